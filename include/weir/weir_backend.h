@@ -1,0 +1,163 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+
+/*
+ * Back end: the socket in the wall through which pages leave. For authors of back ends.
+ *
+ *   slot      a place for one page, named by a number from 0 to slots - 1
+ *   cluster   a run of slots that a back end likes to see written at once, aligned
+ *   request   one struct weir_io: a run of neighbouring slots, read or written
+ *   channel   a queue of requests that one thread uses; threads never meet in a channel
+ *
+ * Always: a back end holds bytes and nothing else. Which page lies in which slot, whether it is
+ * the newest copy, what its checksum is: the runtime knows, so that back ends stay simple. The
+ * bytes of a slot are whatever the last successful write to it put there; before the first write
+ * they may be anything. The runtime never has two requests for one slot in flight when one of
+ * them is a write.
+ *
+ * The runtime holds no lock during any of these calls. A back end must not call weir_*() and gets
+ * no pointer to the runtime, so that it cannot. What it has to say it says through
+ * weir_backend_env.
+ */
+
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/uio.h>
+
+#include <weir/weir_error.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+#pragma GCC visibility push(default)
+
+#define WEIR_BACKEND_ABI   1u
+#define WEIR_SLOT_BYTES    4096u
+#define WEIR_CLUSTER_SLOTS 512u /* 2 MiB: the most that one request moves */
+
+struct weir_backend_ops;
+
+/* A back end's own structure begins with this; so does a channel's. open() sets the fields. */
+struct weir_backend {
+    const struct weir_backend_ops *ops;
+};
+
+struct weir_channel {
+    struct weir_backend *backend;
+};
+
+/*
+ * One request. The submitter fills the first part and keeps it and the bytes unchanged from
+ * submit() until done(); the back end owns the last part meanwhile.
+ */
+struct weir_io {
+    uint64_t slot;                    /* first of the run                                      */
+    uint32_t pages;                   /* 1 to WEIR_CLUSTER_SLOTS                               */
+    uint32_t is_write;                /* 0: slots to memory, 1: memory to slots                */
+    const struct iovec *iov;          /* memory, in order of slots; addresses and lengths are
+                                         multiples of 4096; sums up to pages                   */
+    uint32_t iov_count;               /* 1 to pages                                            */
+    int error;                        /* set before done(): WEIR_OK, WEIR_EIO, WEIR_EFULL ...  */
+    int os_error;                     /* errno behind it, or 0                                 */
+    void (*done)(struct weir_io *io); /* runs exactly once for an accepted request, in poll()  */
+    void *owner;                      /* the submitter's                                       */
+    uint64_t backend_words[6];        /* the back end's                                        */
+};
+
+/* What the runtime tells a back end at open(). Valid until close() has returned. */
+struct weir_backend_env {
+    void *context;
+    /* Raise an event: severity as in weir.h, closed-list error, errno or 0, one line of text.
+     * Any thread; the text is copied. Not from read(), submit() or poll(). */
+    void (*tell)(void *context, int severity, int error, int os_error, const char *text);
+};
+
+enum weir_backend_flags {
+    WEIR_BACKEND_FREE_ON_READ = 1u << 0, /* a slot is to be freed as soon as it was read          */
+    WEIR_BACKEND_VOLATILE = 1u << 1      /* fast memory: reads take no longer than a copy         */
+};
+
+struct weir_backend_info {
+    uint64_t slots;         /* how many there are                                               */
+    uint32_t cluster_slots; /* write unit: power of two, at most WEIR_CLUSTER_SLOTS             */
+    uint32_t flags;         /* enum weir_backend_flags                                          */
+    char how[96];           /* for the report, for example "O_DIRECT, io_uring"                 */
+};
+
+struct weir_backend_ops {
+    uint32_t abi;     /* WEIR_BACKEND_ABI                       */
+    const char *name; /* the word before ':' in a specification */
+
+    /* Once, before all else. Thread: any, not in a signal handler. May block.
+     * spec is what follows the name and its ':' ("/var/tmp?size=4G"); copied if kept.
+     * Failure: leaves nothing behind, has said why by env->tell; close() is not called. */
+    int (*open)(const char *spec, const struct weir_backend_env *env,
+                struct weir_backend **backend_p);
+
+    /* Once, after the last channel was closed and the last read() returned. May block. */
+    void (*close)(struct weir_backend *backend);
+
+    /* After open(), any thread. Must not block. Never changes while open. */
+    void (*describe)(struct weir_backend *backend, struct weir_backend_info *info_p);
+
+    /* Read pages slots into bytes (aligned to 4096) and return when they are there.
+     * Thread: any, many at a time, inside the signal handler of a faulting thread: must be
+     * async-signal-safe, must not allocate, must not be a cancellation point, and must take no
+     * lock that can be held by code outside such a handler. May block for the device only.
+     * Failure: an error of the list; bytes are undefined. */
+    int (*read)(struct weir_backend *backend, uint64_t slot, uint32_t pages, void *bytes);
+
+    /* A queue for at most depth requests at a time. Thread: a runtime thread. May block. */
+    int (*channel_open)(struct weir_backend *backend, uint32_t depth,
+                        struct weir_channel **channel_p);
+
+    /* When nothing is in flight on it. */
+    void (*channel_close)(struct weir_channel *channel);
+
+    /* Begin count requests, in any order. The channel's thread. Must not block for the device.
+     * Returns how many were accepted, from the front: those belong to the back end until their
+     * done(), success or not. Fewer than count: the queue is full, poll and try again. */
+    uint32_t (*submit)(struct weir_channel *channel, struct weir_io *const *ios, uint32_t count);
+
+    /* Call done() of at most max finished requests; return how many. The channel's thread.
+     * Must not block. */
+    uint32_t (*poll)(struct weir_channel *channel, uint32_t max);
+
+    /* A file descriptor that polls readable when poll() has something to finish, or -1 when
+     * everything accepted is finished by the next poll(). The channel's thread; constant. */
+    int (*wait_fd)(struct weir_channel *channel);
+
+    /* Optional. These slots will not be read again before they are written. Runtime thread;
+     * may block. */
+    int (*discard)(struct weir_backend *backend, uint64_t slot, uint64_t count);
+};
+
+/*
+ * The back ends of the library, by the name in a specification:
+ *   mem     memory of this process: the reference and the baseline; not counted in the budget
+ *   file    a file or block device: io_uring, O_DIRECT, large aligned writes
+ *   chaos   wraps another: delays, reorders, fails, shortens, damages, from one seed
+ */
+extern const struct weir_backend_ops weir_backend_mem;
+extern const struct weir_backend_ops weir_backend_file;
+extern const struct weir_backend_ops weir_backend_chaos;
+
+/*
+ * Make a kind of back end known by its name, for specifications. The ops must live on. Before the
+ * first weir_open() that uses it; any thread. WEIR_EINVAL: a mandatory op or the ABI is missing.
+ * WEIR_EBUSY: the name is taken, or 16 kinds are registered.
+ */
+int weir_backend_register(const struct weir_backend_ops *ops);
+
+/*
+ * Open a back end by a whole specification ("file:/var/tmp?size=4G"). For back ends that wrap
+ * others, and for tests; the caller then uses (*backend_p)->ops and ends it by ops->close().
+ * WEIR_ENOENT: no such kind.
+ */
+int weir_backend_open(const char *spec, const struct weir_backend_env *env,
+                      struct weir_backend **backend_p);
+
+#pragma GCC visibility pop
+#ifdef __cplusplus
+}
+#endif
