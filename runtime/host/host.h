@@ -1,0 +1,146 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+
+/*
+ * Host: the one seam to the world.
+ *
+ *   host      what the runtime needs of a kernel: page tables, time, sleeping, threads
+ *   frames    local memory of the runtime itself, named by numbers: first the slab (always
+ *             there), then staging (empty until a page is moved into it)
+ *   place     give the application a page: copy bytes into a new frame and map it
+ *   revoke    take a page that may have been written: its bytes end in a staging frame, the
+ *             application's next touch traps, and no store in between is lost
+ *   drop      unmap pages whose bytes are somewhere else, or not wanted any more
+ *   bell      how a runtime thread is woken
+ *
+ * Always: only the holder of a page's lock calls place, protect, revoke or drop for it. An address
+ * in a region is a number here; nobody above this line can dereference one by accident.
+ *
+ * host_linux.c is the real one; tests/sim has another, on which one seed replays everything.
+ */
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "runtime/base/check.h"
+
+struct wr_host;
+
+enum wr_hosted {
+    WR_HOST_OK,     /* all pages                                                                  */
+    WR_HOST_EXISTS, /* something is mapped where the page should go: not by us                    */
+    WR_HOST_GONE,   /* the range is no longer ours: the application unmapped or remapped it       */
+    WR_HOST_NOMEM   /* the kernel has no memory for it                                            */
+};
+
+enum wr_revoked {
+    WR_REVOKED,        /* the bytes are in the frame, the page is unmapped                        */
+    WR_REVOKE_PINNED,  /* a device holds the page; nothing changed                                */
+    WR_REVOKE_MISSING, /* it was not mapped: dropped by the application's own madvise             */
+    WR_REVOKE_FAILED   /* contention or no memory; nothing changed                                */
+};
+
+struct wr_revoke {
+    uint64_t addr;
+    uint32_t frame; /* a staging frame, empty */
+    enum wr_revoked result;
+};
+
+struct wr_span {
+    uint64_t addr;
+    uint32_t pages;
+};
+
+/* One mapped page whose bytes are to be copied into a slab frame. */
+struct wr_copy {
+    uint64_t addr;
+    uint32_t frame;
+};
+
+/* What the page tables say about a page, for the auditor. */
+enum wr_fact { WR_FACT_PRESENT = 1, WR_FACT_WRITABLE = 2, WR_FACT_ZERO_PAGE = 4 };
+
+struct wr_bell {
+    int fd;
+};
+
+#define WR_FOREVER UINT64_MAX
+
+struct wr_host_ops {
+    uint64_t (*now_ns)(struct wr_host *host);
+
+    /* slab_pages of zeros, then room for staging_pages; sets host->frames. */
+    int (*frames_map)(struct wr_host *host, uint32_t slab_pages, uint32_t staging_pages);
+    void (*frames_unmap)(struct wr_host *host);
+
+    /* Addresses whose touches trap. bytes is a multiple of the page size. */
+    int (*region_map)(struct wr_host *host, uint64_t bytes, uint64_t *addr_p);
+    /* Free all its memory; touches end in SIGSEGV; the addresses stay taken. */
+    void (*region_seal)(struct wr_host *host, uint64_t addr, uint64_t bytes);
+    void (*region_unmap)(struct wr_host *host, uint64_t addr, uint64_t bytes);
+
+    /* Map pages copies of bytes at addr, write-protected or writable. done_p: how many. Signal. */
+    enum wr_hosted (*place)(struct wr_host *host, uint64_t addr, const void *bytes, uint32_t pages,
+                            bool protect, uint32_t *done_p);
+    /* Map the system's shared zero page, write-protected. zeros_p: false when a store slipped in
+     * before the protection, so that the page has a frame of its own after all. Signal. */
+    enum wr_hosted (*place_zero)(struct wr_host *host, uint64_t addr, uint32_t pages,
+                                 bool *zeros_p);
+    /* Trap, or no longer trap, stores to mapped pages. On return every CPU obeys. Signal. */
+    enum wr_hosted (*protect)(struct wr_host *host, uint64_t addr, uint32_t pages, bool on);
+    void (*revoke)(struct wr_host *host, struct wr_revoke *list, uint32_t count);
+    /* How many were copied, from the front: a page that the program dropped ends it. 0 where the
+     * kernel forbids it. */
+    uint32_t (*copy)(struct wr_host *host, const struct wr_copy *list, uint32_t count);
+    void (*drop)(struct wr_host *host, const struct wr_span *spans, uint32_t count);
+    /* Fill an empty staging frame with a page of bytes. */
+    enum wr_hosted (*stage)(struct wr_host *host, uint32_t frame, const void *bytes);
+    /* Free the memory of staging frames. */
+    void (*release)(struct wr_host *host, uint32_t frame, uint32_t pages);
+    /* Is a page mapped there? Signal. */
+    bool (*is_mapped)(struct wr_host *host, uint64_t addr);
+    /* facts[i] of each page. WEIR_ENOSUPPORT: this kernel cannot tell. */
+    int (*facts)(struct wr_host *host, uint64_t addr, uint32_t pages, uint8_t *facts);
+
+    /* Sleep while *word == expect, at most until the deadline; may return early. Signal. */
+    void (*park)(struct wr_host *host, const void *word, uint32_t expect, uint64_t deadline_ns);
+    void (*unpark)(struct wr_host *host, const void *word, uint32_t count);
+    void (*yield)(struct wr_host *host);
+
+    int (*bell_init)(struct wr_host *host, struct wr_bell *bell);
+    void (*bell_fini)(struct wr_host *host, struct wr_bell *bell);
+    void (*bell_ring)(struct wr_host *host, struct wr_bell *bell); /* Signal. */
+    /* Until the bell rings, one of the descriptors is readable, or the deadline. */
+    void (*bell_wait)(struct wr_host *host, struct wr_bell *bell, const int *fds, uint32_t fd_count,
+                      uint64_t deadline_ns);
+
+    /* A runtime thread, all signals blocked. Stop waits for its return. */
+    int (*thread_start)(struct wr_host *host, const char *name, void (*run)(void *), void *context,
+                        void **thread_p);
+    void (*thread_stop)(struct wr_host *host, void *thread);
+
+    void (*close)(struct wr_host *host);
+};
+
+struct wr_host {
+    const struct wr_host_ops *ops;
+    uint8_t *frames;           /* frame f begins at frames + f * WEIR_PAGE_BYTES                 */
+    uint32_t slab_pages;       /* frames below this are the slab                                 */
+    uint32_t transient_frames; /* frames that revoke() may need beside those of the pages        */
+    char how[512];             /* for the report: which engine and why                           */
+};
+
+static inline uint8_t *wr_host_frame(const struct wr_host *host, uint32_t frame)
+{
+    return host->frames + (uint64_t)frame * WEIR_PAGE_BYTES;
+}
+
+/* What wr_host_linux_open() is to use; words as in struct weir_options. */
+struct wr_host_wish {
+    const char *engine;
+    const char *trap;
+};
+
+int wr_host_linux_open(const struct wr_host_wish *wish, const struct wr_events *events,
+                       struct wr_host **host_p);

@@ -1,0 +1,453 @@
+/* SPDX-License-Identifier: MIT */
+#include <errno.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include "runtime/base/reserve.h"
+#include "runtime/host/linux.h"
+#include "runtime/host/uapi.h"
+
+#define PAGE         ((uint64_t)WEIR_PAGE_BYTES)
+#define REGION_ALIGN (2ull << 20) /* a page table's reach: whole tables can be given back */
+#define DROP_VECTOR  128          /* spans of one process_madvise()                       */
+#define COPY_VECTOR  64           /* pages of one process_vm_readv()                       */
+#define AGAIN_MAX    1000         /* the address space changes under us: bounded patience */
+
+static struct wr_linux_host *linux_host(struct wr_host *host)
+{
+    return (struct wr_linux_host *)(void *)host;
+}
+
+static void *pointer_of(uint64_t addr)
+{
+    return (void *)(uintptr_t)addr;
+}
+
+static int refused(int error)
+{
+    return error == EPERM || error == EACCES ? WEIR_EDENIED : WEIR_ENOMEM;
+}
+
+static int map_quiet(uint64_t bytes, uint64_t *addr_p)
+{
+    void *area;
+    int error = wr_reserve(bytes, REGION_ALIGN, &area);
+
+    if (error)
+        return refused(error);
+    madvise(area, bytes, MADV_NOHUGEPAGE); /* EINVAL where there are none */
+    *addr_p = (uintptr_t)area;
+    return WEIR_OK;
+}
+
+static int watch(struct wr_linux_host *linux, uint64_t addr, uint64_t bytes, uint64_t mode)
+{
+    struct uffdio_register request = {.range = {.start = addr, .len = bytes}, .mode = mode};
+
+    return ioctl(linux->uffd, UFFDIO_REGISTER, &request) == 0 ? WEIR_OK : refused(errno);
+}
+
+static int linux_frames_map(struct wr_host *host, uint32_t slab_pages, uint32_t staging_pages)
+{
+    struct wr_linux_host *linux = linux_host(host);
+    uint64_t slab = slab_pages * PAGE;
+    uint64_t staging = staging_pages * PAGE;
+    uint64_t addr;
+    int error = map_quiet(slab + staging, &addr);
+
+    if (error != WEIR_OK)
+        return error;
+    /* Staging is watched for stores only because UFFDIO_MOVE wants its target watched; nothing
+     * there is ever protected, so nothing there ever traps. */
+    error = watch(linux, addr + slab, staging, UFFDIO_REGISTER_MODE_WP);
+    if (error != WEIR_OK) {
+        munmap(pointer_of(addr), slab + staging);
+        return error;
+    }
+    host->frames = pointer_of(addr);
+    host->slab_pages = slab_pages;
+    linux->frames_bytes = slab + staging;
+    return WEIR_OK;
+}
+
+static void linux_frames_unmap(struct wr_host *host)
+{
+    if (host->frames)
+        munmap(host->frames, linux_host(host)->frames_bytes);
+    host->frames = NULL;
+}
+
+static int linux_region_map(struct wr_host *host, uint64_t bytes, uint64_t *addr_p)
+{
+    uint64_t addr;
+    int error = map_quiet(bytes, &addr);
+
+    if (error != WEIR_OK)
+        return error;
+    error = watch(linux_host(host), addr, bytes,
+                  UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_WP);
+    if (error != WEIR_OK) {
+        munmap(pointer_of(addr), bytes);
+        return error;
+    }
+    *addr_p = addr;
+    return WEIR_OK;
+}
+
+static void linux_region_seal(struct wr_host *host, uint64_t addr, uint64_t bytes)
+{
+    (void)host;
+    /* In one step: at no moment can anybody else be given these addresses. */
+    if (mmap(pointer_of(addr), bytes, PROT_NONE,
+             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) == MAP_FAILED)
+        mprotect(pointer_of(addr), bytes, PROT_NONE);
+}
+
+static void linux_region_unmap(struct wr_host *host, uint64_t addr, uint64_t bytes)
+{
+    (void)host;
+    munmap(pointer_of(addr), bytes);
+}
+
+static enum wr_hosted hosted_of(int error)
+{
+    switch (error) {
+    case EEXIST: return WR_HOST_EXISTS;
+    case ENOMEM: return WR_HOST_NOMEM;
+    default: return WR_HOST_GONE; /* ENOENT, EINVAL, ESRCH: no such area of ours any more */
+    }
+}
+
+static enum wr_hosted linux_place(struct wr_host *host, uint64_t addr, const void *bytes,
+                                  uint32_t pages, bool protect, uint32_t *done_p)
+{
+    uint64_t length = pages * PAGE;
+    uint64_t done = 0;
+    enum wr_hosted result = WR_HOST_OK;
+
+    for (int again = 0; done < length;) {
+        struct uffdio_copy request = {
+            .dst = addr + done,
+            .src = (uintptr_t)bytes + done,
+            .len = length - done,
+            .mode = UFFDIO_COPY_MODE_DONTWAKE | (protect ? UFFDIO_COPY_MODE_WP : 0),
+        };
+
+        if (ioctl(linux_host(host)->uffd, UFFDIO_COPY, &request) == 0) {
+            done = length;
+            break;
+        }
+        if (request.copy > 0) {
+            done += (uint64_t)request.copy;
+        } else if (errno != EAGAIN || ++again > AGAIN_MAX) {
+            result = hosted_of(errno);
+            break;
+        }
+    }
+    *done_p = (uint32_t)(done / PAGE);
+    return result;
+}
+
+static enum wr_hosted linux_protect(struct wr_host *host, uint64_t addr, uint32_t pages, bool on)
+{
+    struct uffdio_writeprotect request = {
+        .range = {.start = addr, .len = pages * PAGE},
+        .mode = on ? UFFDIO_WRITEPROTECT_MODE_WP : UFFDIO_WRITEPROTECT_MODE_DONTWAKE,
+    };
+
+    for (int again = 0; ioctl(linux_host(host)->uffd, UFFDIO_WRITEPROTECT, &request) != 0;)
+        if (errno != EAGAIN || ++again > AGAIN_MAX)
+            return hosted_of(errno);
+    return WR_HOST_OK;
+}
+
+/* Are all these pages the system's zero page? True also where the kernel cannot tell. */
+static bool all_zero_pages(struct wr_linux_host *linux, uint64_t addr, uint32_t pages)
+{
+    struct page_region found;
+    struct pm_scan_arg arg = {
+        .size = sizeof(arg),
+        .start = addr,
+        .end = addr + pages * PAGE,
+        .vec = (uintptr_t)&found,
+        .vec_len = 1,
+        .category_inverted = PAGE_IS_PFNZERO,
+        .category_mask = PAGE_IS_PRESENT | PAGE_IS_PFNZERO,
+        .return_mask = PAGE_IS_PRESENT,
+    };
+
+    return linux->pagemap_fd < 0 || ioctl(linux->pagemap_fd, PAGEMAP_SCAN, &arg) <= 0;
+}
+
+static enum wr_hosted linux_place_zero(struct wr_host *host, uint64_t addr, uint32_t pages,
+                                       bool *zeros_p)
+{
+    struct wr_linux_host *linux = linux_host(host);
+    uint64_t length = pages * PAGE;
+    enum wr_hosted result;
+
+    for (int again = 0;;) {
+        struct uffdio_zeropage request = {.range = {.start = addr, .len = length},
+                                          .mode = UFFDIO_ZEROPAGE_MODE_DONTWAKE};
+
+        if (ioctl(linux->uffd, UFFDIO_ZEROPAGE, &request) == 0)
+            break;
+        /* A part was done: take it back and begin again, so that the answer is all or nothing. */
+        if (request.zeropage > 0)
+            madvise(pointer_of(addr), (size_t)request.zeropage, MADV_DONTNEED);
+        if (errno != EAGAIN || ++again > AGAIN_MAX)
+            return hosted_of(errno);
+    }
+    result = linux_protect(host, addr, pages, true);
+    *zeros_p = all_zero_pages(linux, addr, pages);
+    return result;
+}
+
+/* The kernel copies here too: a page that the program dropped ends it instead of raising SIGBUS. */
+static uint32_t linux_copy(struct wr_host *host, const struct wr_copy *list, uint32_t count)
+{
+    struct iovec to[COPY_VECTOR], from[COPY_VECTOR];
+    uint32_t done = 0;
+
+    while (done < count) {
+        uint32_t part = count - done < COPY_VECTOR ? count - done : COPY_VECTOR;
+        ssize_t copied;
+
+        for (uint32_t i = 0; i < part; i++) {
+            to[i] = (struct iovec){wr_host_frame(host, list[done + i].frame), PAGE};
+            from[i] = (struct iovec){pointer_of(list[done + i].addr), PAGE};
+        }
+        copied = syscall(SYS_process_vm_readv, getpid(), to, part, from, part, 0);
+        if (copied > 0)
+            done += (uint32_t)((uint64_t)copied / PAGE);
+        if (copied < (ssize_t)(part * PAGE))
+            break;
+    }
+    return done;
+}
+
+static void drop_one(const struct wr_span *span)
+{
+    if (madvise(pointer_of(span->addr), span->pages * PAGE, MADV_DONTNEED) == 0)
+        return;
+        /* The application has locked it in memory. */
+#ifdef MADV_DONTNEED_LOCKED
+    if (errno == EINVAL)
+        madvise(pointer_of(span->addr), span->pages * PAGE, MADV_DONTNEED_LOCKED);
+#endif
+}
+
+/* Up to DROP_VECTOR spans by one system call and one flush of the CPUs' translations. */
+static bool drop_vector(struct wr_linux_host *linux, const struct wr_span *spans, uint32_t count)
+{
+    struct iovec iov[DROP_VECTOR];
+    long length = 0;
+
+    for (uint32_t i = 0; i < count; i++) {
+        iov[i] = (struct iovec){pointer_of(spans[i].addr), spans[i].pages * PAGE};
+        length += (long)iov[i].iov_len;
+    }
+    return syscall(SYS_process_madvise, linux->pidfd, iov, count, MADV_DONTNEED, 0) == length;
+}
+
+static void linux_drop(struct wr_host *host, const struct wr_span *spans, uint32_t count)
+{
+    struct wr_linux_host *linux = linux_host(host);
+
+    while (count > 0) {
+        uint32_t part = count < DROP_VECTOR ? count : DROP_VECTOR;
+
+        /* After a partial success it is harmless to drop again: the pages are locked. */
+        if (part == 1 || !linux->probe.has_vector_drop || !drop_vector(linux, spans, part))
+            for (uint32_t i = 0; i < part; i++)
+                drop_one(&spans[i]);
+        spans += part;
+        count -= part;
+    }
+}
+
+static enum wr_hosted linux_stage(struct wr_host *host, uint32_t frame, const void *bytes)
+{
+    uint32_t placed;
+
+    return linux_place(host, (uintptr_t)wr_host_frame(host, frame), bytes, 1, false, &placed);
+}
+
+static void linux_release(struct wr_host *host, uint32_t frame, uint32_t pages)
+{
+    madvise(wr_host_frame(host, frame), pages * PAGE, MADV_DONTNEED);
+}
+
+/* How many entries from the first on are neighbours both as pages and as frames? */
+static uint32_t run_length(const struct wr_revoke *list, uint32_t count)
+{
+    uint32_t n = 1;
+
+    while (n < count && list[n].addr == list[0].addr + n * PAGE &&
+           list[n].frame == list[0].frame + n)
+        n++;
+    return n;
+}
+
+static enum wr_revoked revoked_of(int error)
+{
+    switch (error) {
+    case EBUSY: return WR_REVOKE_PINNED;
+    case EINVAL: return WR_REVOKE_PINNED; /* locked in memory by the application */
+    case ENOENT: return WR_REVOKE_MISSING;
+    default: return WR_REVOKE_FAILED;
+    }
+}
+
+static void revoke_by_move(struct wr_linux_host *linux, struct wr_revoke *list, uint32_t count)
+{
+    int again = 0;
+
+    for (uint32_t i = 0; i < count;) {
+        uint32_t run = run_length(list + i, count - i);
+        struct uffdio_move request = {
+            .dst = (uintptr_t)wr_host_frame(&linux->host, list[i].frame),
+            .src = list[i].addr,
+            .len = run * PAGE,
+            .mode = 1, /* do not wake anybody: nobody sleeps in SIGBUS mode */
+        };
+        int error = ioctl(linux->uffd, UFFDIO_MOVE, &request) == 0 ? 0 : errno;
+
+        for (; request.move >= (int64_t)PAGE && run > 0; request.move -= (int64_t)PAGE, run--)
+            list[i++].result = WR_REVOKED;
+        if (run == 0 || error == 0)
+            continue;
+        if (error == EAGAIN && ++again < AGAIN_MAX)
+            continue;
+        list[i++].result = revoked_of(error);
+    }
+}
+
+static void protect_runs(struct wr_linux_host *linux, const struct wr_revoke *list, uint32_t count)
+{
+    for (uint32_t i = 0; i < count;) {
+        uint32_t run = 1;
+
+        while (i + run < count && list[i + run].addr == list[i].addr + run * PAGE)
+            run++;
+        linux_protect(&linux->host, list[i].addr, run, true);
+        i += run;
+    }
+}
+
+/* The kernel copies, so that a page dropped by the application is an error and not a signal. */
+static enum wr_revoked copy_out(struct wr_linux_host *linux, const struct wr_revoke *one)
+{
+    for (int again = 0; again < AGAIN_MAX; again++) {
+        struct uffdio_copy request = {
+            .dst = (uintptr_t)wr_host_frame(&linux->host, one->frame),
+            .src = one->addr,
+            .len = PAGE,
+            .mode = UFFDIO_COPY_MODE_DONTWAKE,
+        };
+
+        if (ioctl(linux->uffd, UFFDIO_COPY, &request) == 0)
+            return WR_REVOKED;
+        if (errno == EFAULT)
+            return WR_REVOKE_MISSING;
+        if (errno != EAGAIN)
+            break;
+    }
+    return WR_REVOKE_FAILED;
+}
+
+static void copy_and_drop(struct wr_linux_host *linux, struct wr_revoke *list, uint32_t count)
+{
+    struct wr_span spans[WR_WP_TRANSIENT];
+    uint32_t span_count = 0;
+
+    for (uint32_t i = 0; i < count; i++) {
+        list[i].result = copy_out(linux, &list[i]);
+        if (list[i].result == WR_REVOKED)
+            spans[span_count++] = (struct wr_span){list[i].addr, 1};
+    }
+    linux_drop(&linux->host, spans, span_count);
+}
+
+static void linux_revoke(struct wr_host *host, struct wr_revoke *list, uint32_t count)
+{
+    struct wr_linux_host *linux = linux_host(host);
+
+    if (linux->engine == WR_ENGINE_MOVE) {
+        revoke_by_move(linux, list, count);
+        return;
+    }
+    while (count > 0) {
+        uint32_t part = count < host->transient_frames ? count : host->transient_frames;
+
+        if (linux->engine == WR_ENGINE_WP)
+            protect_runs(linux, list, part);
+        copy_and_drop(linux, list, part);
+        list += part;
+        count -= part;
+    }
+}
+
+static bool linux_is_mapped(struct wr_host *host, uint64_t addr)
+{
+    unsigned char there = 0;
+
+    (void)host;
+    return mincore(pointer_of(addr), PAGE, &there) == 0 && (there & 1);
+}
+
+static int linux_facts(struct wr_host *host, uint64_t addr, uint32_t pages, uint8_t *facts)
+{
+    struct wr_linux_host *linux = linux_host(host);
+    struct page_region found[64];
+    uint64_t end = addr + pages * PAGE;
+
+    if (linux->pagemap_fd < 0)
+        return WEIR_ENOSUPPORT;
+    memset(facts, 0, pages);
+    for (uint64_t from = addr; from < end;) {
+        struct pm_scan_arg arg = {
+            .size = sizeof(arg),
+            .start = from,
+            .end = end,
+            .vec = (uintptr_t)found,
+            .vec_len = 64,
+            .category_mask = PAGE_IS_PRESENT,
+            .return_mask = PAGE_IS_PRESENT | PAGE_IS_WRITTEN | PAGE_IS_PFNZERO,
+        };
+        int n = ioctl(linux->pagemap_fd, PAGEMAP_SCAN, &arg);
+
+        if (n < 0)
+            return WEIR_ENOSUPPORT;
+        for (int i = 0; i < n; i++)
+            for (uint64_t at = found[i].start; at < found[i].end; at += PAGE)
+                facts[(at - addr) / PAGE] =
+                    (uint8_t)(WR_FACT_PRESENT |
+                              (found[i].categories & PAGE_IS_WRITTEN ? WR_FACT_WRITABLE : 0) |
+                              (found[i].categories & PAGE_IS_PFNZERO ? WR_FACT_ZERO_PAGE : 0));
+        from = arg.walk_end > from ? arg.walk_end : end;
+    }
+    return WEIR_OK;
+}
+
+const struct wr_host_ops wr_linux_memory_ops = {
+    .frames_map = linux_frames_map,
+    .frames_unmap = linux_frames_unmap,
+    .region_map = linux_region_map,
+    .region_seal = linux_region_seal,
+    .region_unmap = linux_region_unmap,
+    .place = linux_place,
+    .place_zero = linux_place_zero,
+    .protect = linux_protect,
+    .revoke = linux_revoke,
+    .copy = linux_copy,
+    .drop = linux_drop,
+    .stage = linux_stage,
+    .release = linux_release,
+    .is_mapped = linux_is_mapped,
+    .facts = linux_facts,
+};

@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+
+/*
+ * Probe: what this kernel, in this container, can do.
+ *
+ * Always: a feature is tried, never guessed from a version; and what the runtime relies upon is
+ * tried with real pages (probe_semantics), because a kernel that says it has userfaultfd may be
+ * patched, filtered by seccomp or simply wrong.
+ */
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "runtime/base/check.h"
+
+struct wr_probe {
+    int uffd_flags;        /* for userfaultfd(2)                                              */
+    uint64_t features;     /* for UFFDIO_API: SIGBUS, write protection, and MOVE if present   */
+    bool has_move;         /* UFFDIO_MOVE works as needed: Linux 6.8                          */
+    bool has_vector_drop;  /* process_madvise(MADV_DONTNEED) on oneself: Linux 6.13           */
+    bool has_pagemap_scan; /* PAGEMAP_SCAN: Linux 6.7; used by the auditor                   */
+    char found[160];       /* what was found, for the report                                  */
+};
+
+/*
+ * Try everything. WEIR_ENOSUPPORT or WEIR_EDENIED, with an event that says what forbids it and
+ * what to change, when faults cannot be trapped at all.
+ */
+int wr_probe_kernel(struct wr_probe *probe, const struct wr_events *events);
+
+/* A descriptor with the probed features, or -1 and errno. */
+int wr_probe_uffd_open(const struct wr_probe *probe);
