@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: MIT */
+#include "runtime/memory/audit.h"
+
+#define LOT 64u
+
+static bool agrees(enum wr_page_state state, uint8_t facts)
+{
+    bool is_present = facts & WR_FACT_PRESENT;
+    bool is_writable = facts & WR_FACT_WRITABLE;
+
+    switch (state) {
+    case WR_PAGE_EMPTY:
+    case WR_PAGE_OUT:
+    case WR_PAGE_READING:
+    case WR_PAGE_CACHED_DIRTY:
+    case WR_PAGE_CACHED_WRITING:
+    case WR_PAGE_CACHED_CLEAN:
+    case WR_PAGE_POISONED: return !is_present;
+    case WR_PAGE_RESIDENT_ZERO: return is_present && !is_writable && (facts & WR_FACT_ZERO_PAGE);
+    case WR_PAGE_RESIDENT_DIRTY: return is_present;
+    case WR_PAGE_RESIDENT_CLEAN:
+    case WR_PAGE_RESIDENT_WRITING: return is_present && !is_writable;
+    case WR_PAGE_STATE_COUNT: break;
+    }
+    return false;
+}
+
+static int audit_lot(struct wr_region *region, uint32_t first, uint32_t count,
+                     struct wr_audit *audit)
+{
+    struct wr_space *space = region->space;
+    struct wr_hold holds[LOT];
+    uint8_t facts[LOT] = {0};
+    int error;
+
+    for (uint32_t i = 0; i < count; i++)
+        wr_page_take(&space->pages, first + i, &holds[i]);
+    error = space->host->ops->facts(space->host, wr_region_addr(region, first), count, facts);
+    for (uint32_t i = 0; i < count; i++) {
+        enum wr_page_state state = wr_hold_state(&holds[i]);
+
+        if (error == WEIR_OK && !agrees(state, facts[i]) && audit->differences++ == 0) {
+            audit->page = first + i - region->first;
+            audit->state = state;
+            audit->facts = facts[i];
+        }
+        wr_page_put(&space->pages, &holds[i]);
+    }
+    audit->pages += count;
+    return error;
+}
+
+int wr_audit_region(struct wr_region *region, struct wr_audit *audit_p)
+{
+    struct wr_audit audit = {0};
+    int error = WEIR_OK;
+
+    for (uint32_t i = 0; i < region->pages && error == WEIR_OK; i += LOT) {
+        uint32_t rest = region->pages - i;
+
+        error = audit_lot(region, region->first + i, rest < LOT ? rest : LOT, &audit);
+    }
+    if (error == WEIR_OK)
+        *audit_p = audit;
+    return error;
+}

@@ -1,0 +1,324 @@
+/* SPDX-License-Identifier: MIT */
+#include "runtime/memory/page.h"
+
+#include <sys/mman.h>
+
+#include "runtime/base/lock.h"
+#include "runtime/base/reserve.h"
+
+#define LOCKED      ((uint64_t)1)
+#define WAITED      ((uint64_t)2)
+#define STATE_SHIFT 2
+#define STATE_MASK  ((uint64_t)15 << STATE_SHIFT)
+#define FLAG_SHIFT  6
+#define PIN_SHIFT   16
+#define PIN_MASK    ((uint64_t)0xffff << PIN_SHIFT)
+#define SUM_SHIFT   32
+
+#define SLOT_BITS  36
+#define SLOT_MASK  (((uint64_t)1 << SLOT_BITS) - 1)
+#define FRAME_MASK (((uint64_t)1 << 28) - 1)
+
+#define SPINS_MAX 64
+
+#define TO(state) (1u << WR_PAGE_##state)
+
+static const uint16_t moves[WR_PAGE_STATE_COUNT] = {
+    [WR_PAGE_EMPTY] = TO(RESIDENT_ZERO) | TO(RESIDENT_DIRTY),
+    [WR_PAGE_OUT] = TO(READING) | TO(EMPTY),
+    [WR_PAGE_READING] = TO(RESIDENT_CLEAN) | TO(RESIDENT_DIRTY) | TO(CACHED_CLEAN) |
+                        TO(CACHED_DIRTY) | TO(OUT) | TO(EMPTY) | TO(POISONED),
+    [WR_PAGE_CACHED_DIRTY] = TO(RESIDENT_DIRTY) | TO(CACHED_WRITING) | TO(EMPTY),
+    [WR_PAGE_CACHED_WRITING] = TO(RESIDENT_WRITING) | TO(RESIDENT_DIRTY) | TO(OUT) |
+                               TO(CACHED_DIRTY) | TO(EMPTY),
+    [WR_PAGE_CACHED_CLEAN] = TO(RESIDENT_CLEAN) | TO(RESIDENT_DIRTY) | TO(OUT) | TO(EMPTY),
+    [WR_PAGE_RESIDENT_ZERO] = TO(RESIDENT_DIRTY) | TO(EMPTY),
+    [WR_PAGE_RESIDENT_DIRTY] = TO(CACHED_DIRTY) | TO(EMPTY),
+    [WR_PAGE_RESIDENT_CLEAN] = TO(RESIDENT_DIRTY) | TO(CACHED_CLEAN) | TO(OUT) | TO(EMPTY),
+    [WR_PAGE_RESIDENT_WRITING] = TO(RESIDENT_CLEAN) | TO(RESIDENT_DIRTY) | TO(EMPTY),
+    [WR_PAGE_POISONED] = TO(EMPTY),
+};
+
+#define TABLE_ALIGN 4096u
+
+static uint64_t table_bytes(const struct wr_pages *pages)
+{
+    return (uint64_t)pages->count * sizeof(*pages->table);
+}
+
+static uint64_t chunk_bytes(const struct wr_pages *pages)
+{
+    uint64_t chunks = (pages->count + WR_CHUNK_PAGES - 1) / WR_CHUNK_PAGES;
+
+    return chunks * sizeof(*pages->chunks);
+}
+
+int wr_pages_init(struct wr_pages *pages, uint32_t count, struct wr_host *host,
+                  struct wr_stats *stats)
+{
+    void *table, *chunks;
+
+    *pages = (struct wr_pages){.count = count, .host = host, .stats = stats};
+    if (wr_reserve(table_bytes(pages), TABLE_ALIGN, &table) != 0)
+        return WEIR_ENOMEM;
+    pages->table = table;
+    if (wr_reserve(chunk_bytes(pages), TABLE_ALIGN, &chunks) != 0) {
+        wr_pages_fini(pages);
+        return WEIR_ENOMEM;
+    }
+    pages->chunks = chunks;
+    return WEIR_OK;
+}
+
+void wr_pages_fini(struct wr_pages *pages)
+{
+    wr_unreserve(pages->table, table_bytes(pages));
+    wr_unreserve(pages->chunks, chunk_bytes(pages));
+    pages->table = NULL;
+    pages->chunks = NULL;
+}
+
+void wr_pages_forget(struct wr_pages *pages, uint32_t first, uint32_t count)
+{
+    /* 512 descriptors fill two pages of memory exactly, and regions begin at whole chunks. */
+    WR_CHECK(first % WR_CHUNK_PAGES == 0 && count % WR_CHUNK_PAGES == 0);
+    madvise(&pages->table[first], (uint64_t)count * sizeof(*pages->table), MADV_DONTNEED);
+}
+
+bool wr_page_is_owned(const struct wr_pages *pages, uint32_t number)
+{
+    return atomic_load(&pages->chunks[number / WR_CHUNK_PAGES].region) != 0;
+}
+
+static enum wr_page_state state_of(uint64_t w0)
+{
+    return (enum wr_page_state)((w0 & STATE_MASK) >> STATE_SHIFT);
+}
+
+enum wr_page_state wr_page_peek(const struct wr_pages *pages, uint32_t number)
+{
+    WR_CHECK_DEBUG(number < pages->count);
+    /* Acquire: pairs with the release in wr_page_put(). A stale state only sends the caller to
+     * take the lock and look again. */
+    return state_of(atomic_load_explicit(&pages->table[number].w0, memory_order_acquire));
+}
+
+bool wr_page_peek_evictable(const struct wr_pages *pages, uint32_t number, bool *dirty_p)
+{
+    /* Relaxed: only a hint; the victim is judged again under its lock. */
+    uint64_t w0 = atomic_load_explicit(&pages->table[number].w0, memory_order_relaxed);
+    enum wr_page_state state = state_of(w0);
+    bool is_freed = (w0 >> FLAG_SHIFT) & WR_PAGE_FREED;
+
+    if ((w0 & (LOCKED | PIN_MASK)) != 0)
+        return false;
+    *dirty_p = state == WR_PAGE_RESIDENT_DIRTY && !is_freed;
+    return state == WR_PAGE_RESIDENT_DIRTY || state == WR_PAGE_RESIDENT_CLEAN;
+}
+
+static const void *futex_word(const struct wr_page *page)
+{
+    /* The low half: lock, waiters, state, flags and pins. */
+    _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the futex word is the low half");
+    return &page->w0;
+}
+
+static bool lock_try(struct wr_page *page, uint64_t *was_p)
+{
+    uint64_t w0 = atomic_load_explicit(&page->w0, memory_order_relaxed);
+
+    /* Acquire: pairs with the release in wr_page_put(); w1 and the page's bytes are visible. */
+    while (!(w0 & LOCKED))
+        if (atomic_compare_exchange_weak_explicit(&page->w0, &w0, w0 | LOCKED, memory_order_acquire,
+                                                  memory_order_relaxed)) {
+            *was_p = w0;
+            return true;
+        }
+    return false;
+}
+
+/* Ask to be woken by the next put, if the word is still as seen, and sleep. */
+static void sleep_on(const struct wr_pages *pages, struct wr_page *page, uint64_t seen)
+{
+    if (!(seen & WAITED) &&
+        !atomic_compare_exchange_strong_explicit(&page->w0, &seen, seen | WAITED,
+                                                 memory_order_relaxed, memory_order_relaxed))
+        return;
+    pages->host->ops->park(pages->host, futex_word(page), (uint32_t)(seen | WAITED), WR_FOREVER);
+}
+
+static uint64_t lock_slowly(const struct wr_pages *pages, struct wr_page *page)
+{
+    uint64_t begun = pages->host->ops->now_ns(pages->host);
+    uint64_t was;
+
+    for (int spins = 0; !lock_try(page, &was); spins++) {
+        uint64_t seen = atomic_load_explicit(&page->w0, memory_order_relaxed);
+
+        if (!(seen & LOCKED))
+            continue;
+        if (spins < SPINS_MAX)
+            wr_lock_relax();
+        else if (spins == SPINS_MAX)
+            pages->host->ops->yield(pages->host); /* on one CPU the holder must run first */
+        else
+            sleep_on(pages, page, seen);
+        wr_lock_point();
+    }
+    wr_stats_time(pages->stats, WR_TIME_page_lock, pages->host->ops->now_ns(pages->host) - begun);
+    return was;
+}
+
+static void begin_hold(const struct wr_pages *pages, uint32_t number, uint64_t was,
+                       struct wr_hold *hold)
+{
+    struct wr_page *page = &pages->table[number];
+
+    *hold = (struct wr_hold){
+        .page = page,
+        .number = number,
+        .was = was,
+        .w0 = was & ~WAITED,
+        .w1 = page->w1,
+    };
+}
+
+void wr_page_take(const struct wr_pages *pages, uint32_t number, struct wr_hold *hold)
+{
+    uint64_t was;
+
+    WR_CHECK_DEBUG(number < pages->count);
+    wr_lock_point();
+    if (!lock_try(&pages->table[number], &was))
+        was = lock_slowly(pages, &pages->table[number]);
+    begin_hold(pages, number, was, hold);
+}
+
+bool wr_page_take_try(const struct wr_pages *pages, uint32_t number, struct wr_hold *hold)
+{
+    uint64_t was;
+
+    wr_lock_point();
+    if (!lock_try(&pages->table[number], &was))
+        return false;
+    begin_hold(pages, number, was, hold);
+    return true;
+}
+
+static void count_resident(const struct wr_pages *pages, const struct wr_hold *hold)
+{
+    int change = (int)wr_state_is_charged(state_of(hold->w0)) -
+                 (int)wr_state_is_charged(state_of(hold->was));
+    _Atomic(uint16_t) *resident = &pages->chunks[hold->number / WR_CHUNK_PAGES].resident;
+
+    /* Relaxed: the hands that look for victims skip chunks by it; a stale count costs one look. */
+    if (change > 0)
+        atomic_fetch_add_explicit(resident, 1, memory_order_relaxed);
+    else if (change < 0)
+        WR_CHECK(atomic_fetch_sub_explicit(resident, 1, memory_order_relaxed) > 0);
+}
+
+void wr_page_put(const struct wr_pages *pages, struct wr_hold *hold)
+{
+    uint64_t before;
+
+    count_resident(pages, hold);
+    hold->page->w1 = hold->w1;
+    /* Release: w1 and the page's bytes are in place before the lock is free. Pairs with the
+     * acquires in lock_try() and wr_page_peek(). */
+    before = atomic_exchange_explicit(&hold->page->w0, hold->w0, memory_order_release);
+    WR_CHECK(before & LOCKED);
+    if (before & WAITED)
+        pages->host->ops->unpark(pages->host, futex_word(hold->page), UINT32_MAX);
+    hold->page = NULL;
+    wr_lock_point();
+}
+
+void wr_page_wait(const struct wr_pages *pages, uint32_t number)
+{
+    struct wr_page *page = &pages->table[number];
+    uint64_t seen = atomic_load_explicit(&page->w0, memory_order_acquire);
+
+    if (state_of(seen) == WR_PAGE_READING)
+        sleep_on(pages, page, seen);
+    wr_lock_point();
+}
+
+bool wr_page_may_move(enum wr_page_state from, enum wr_page_state to)
+{
+    return (moves[from] & (1u << to)) != 0;
+}
+
+void wr_page_move(struct wr_hold *hold, enum wr_page_state from, enum wr_page_state to)
+{
+    WR_CHECK(hold->page);
+    WR_CHECK(state_of(hold->w0) == from);
+    WR_CHECK(wr_page_may_move(from, to));
+    hold->w0 = (hold->w0 & ~STATE_MASK) | ((uint64_t)to << STATE_SHIFT);
+}
+
+enum wr_page_state wr_hold_state(const struct wr_hold *hold)
+{
+    return state_of(hold->w0);
+}
+
+bool wr_hold_has(const struct wr_hold *hold, enum wr_page_flag flag)
+{
+    return ((hold->w0 >> FLAG_SHIFT) & flag) != 0;
+}
+
+void wr_hold_set(struct wr_hold *hold, enum wr_page_flag flag, bool on)
+{
+    uint64_t bit = (uint64_t)flag << FLAG_SHIFT;
+
+    hold->w0 = on ? hold->w0 | bit : hold->w0 & ~bit;
+}
+
+uint32_t wr_hold_pins(const struct wr_hold *hold)
+{
+    return (uint32_t)((hold->w0 & PIN_MASK) >> PIN_SHIFT);
+}
+
+void wr_hold_set_pins(struct wr_hold *hold, uint32_t pins)
+{
+    WR_CHECK(pins <= WR_PIN_MAX);
+    hold->w0 = (hold->w0 & ~PIN_MASK) | ((uint64_t)pins << PIN_SHIFT);
+}
+
+uint32_t wr_hold_sum(const struct wr_hold *hold)
+{
+    return (uint32_t)(hold->w0 >> SUM_SHIFT);
+}
+
+void wr_hold_set_sum(struct wr_hold *hold, uint32_t sum)
+{
+    hold->w0 = (hold->w0 & 0xffffffffu) | ((uint64_t)sum << SUM_SHIFT);
+}
+
+uint64_t wr_hold_slot(const struct wr_hold *hold)
+{
+    return (hold->w1 & SLOT_MASK) ? (hold->w1 & SLOT_MASK) - 1 : WR_SLOT_NONE;
+}
+
+void wr_hold_set_slot(struct wr_hold *hold, uint64_t slot)
+{
+    uint64_t stored = slot == WR_SLOT_NONE ? 0 : slot + 1;
+
+    WR_CHECK(stored <= SLOT_MASK);
+    hold->w1 = (hold->w1 & ~SLOT_MASK) | stored;
+}
+
+uint32_t wr_hold_frame(const struct wr_hold *hold)
+{
+    uint64_t stored = hold->w1 >> SLOT_BITS;
+
+    return stored ? (uint32_t)(stored - 1) : WR_FRAME_NONE;
+}
+
+void wr_hold_set_frame(struct wr_hold *hold, uint32_t frame)
+{
+    uint64_t stored = frame == WR_FRAME_NONE ? 0 : (uint64_t)frame + 1;
+
+    WR_CHECK(stored <= FRAME_MASK);
+    hold->w1 = (hold->w1 & SLOT_MASK) | (stored << SLOT_BITS);
+}

@@ -1,0 +1,72 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+
+/*
+ * Region: from an address to a page.
+ *
+ *   region    a range of addresses and the equally long run of page numbers that stands for it
+ *   published the regions that faults can find: one sorted table for the whole process, replaced
+ *             whole, so that a fault reads it without a lock
+ *
+ * Always: inside the gate, a region that was found stays valid. Page numbers of a region begin at a
+ * whole chunk and belong to nobody else until it is retracted and everybody has left the gate.
+ */
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "runtime/memory/page.h"
+
+struct wr_space;
+
+#define WR_REGIONS_MAX 4096u /* of all runtimes of the process together */
+
+enum wr_pattern { WR_PATTERN_NORMAL, WR_PATTERN_RANDOM, WR_PATTERN_SEQUENTIAL };
+
+struct wr_region {
+    /* Constant while published. */
+    struct wr_space *space;
+    uint64_t addr;
+    uint64_t bytes;
+    uint32_t first; /* page number of the first page                            */
+    uint32_t pages;
+    uint32_t serial; /* never used twice in a process: tells regions apart       */
+    uint16_t number; /* position in the space's table                            */
+    char name[32];
+
+    /* Somebody is unmapping it: a touch is to wait for the kernel to say that nothing is there.
+     * Set under WR_RANK_RUNTIME, read by faults. */
+    _Atomic(bool) is_going;
+
+    /* Advice; relaxed: a fault that sees it late does what it did before. */
+    _Atomic(uint32_t) pattern;
+};
+
+static inline uint64_t wr_region_addr(const struct wr_region *region, uint32_t page)
+{
+    return region->addr + (uint64_t)(page - region->first) * WEIR_PAGE_BYTES;
+}
+
+static inline uint32_t wr_region_page(const struct wr_region *region, uint64_t addr)
+{
+    return region->first + (uint32_t)((addr - region->addr) / WEIR_PAGE_BYTES);
+}
+
+static inline uint32_t wr_region_end(const struct wr_region *region)
+{
+    return region->first + region->pages;
+}
+
+/* Let faults find it. WEIR_ENOMEM: WR_REGIONS_MAX are published. Not in a fault. */
+int wr_region_publish(struct wr_region *region);
+/* Let nobody find it any more; when this returns, nobody is left inside who had. Cannot fail. */
+void wr_region_retract(struct wr_region *region);
+
+/* The region that holds the address, or NULL. Inside the gate. Signal. */
+struct wr_region *wr_region_find(uint64_t addr);
+
+/* In a fork child, where nothing can be inside: was this address in a region of the parent? */
+bool wr_region_was_ours(uint64_t addr);
+
+uint32_t wr_region_next_serial(void);

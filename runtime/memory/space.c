@@ -1,0 +1,172 @@
+/* SPDX-License-Identifier: MIT */
+#include "runtime/memory/space.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "runtime/memory/gate.h"
+
+static uint32_t whole_chunks(uint32_t pages)
+{
+    return (pages + WR_CHUNK_PAGES - 1) / WR_CHUNK_PAGES * WR_CHUNK_PAGES;
+}
+
+/* Position in by_page where the gap before it holds so many pages; the gap's first page. */
+static bool find_gap(const struct wr_space *space, uint32_t pages, uint32_t *position_p,
+                     uint32_t *first_p)
+{
+    uint32_t first = 0;
+
+    for (uint32_t i = 0; i <= space->region_count; i++) {
+        const struct wr_region *next = i < space->region_count ? space->by_page[i] : NULL;
+        uint32_t end = next ? next->first : space->pages.count;
+
+        if (end - first >= pages) {
+            *position_p = i;
+            *first_p = first;
+            return true;
+        }
+        if (next)
+            first = next->first + whole_chunks(next->pages);
+    }
+    return false;
+}
+
+static uint16_t free_number(const struct wr_space *space)
+{
+    for (uint16_t i = 1; i <= WR_REGIONS_MAX; i++)
+        if (!atomic_load(&space->by_number[i]))
+            return i;
+    return 0;
+}
+
+static void name_chunks(struct wr_space *space, const struct wr_region *region, uint16_t number)
+{
+    uint32_t first = region->first / WR_CHUNK_PAGES;
+    uint32_t end = first + whole_chunks(region->pages) / WR_CHUNK_PAGES;
+
+    for (uint32_t i = first; i < end; i++)
+        atomic_store(&space->pages.chunks[i].region, number);
+}
+
+static void find_end(struct wr_space *space)
+{
+    const struct wr_region *last = space->region_count ? space->by_page[space->region_count - 1]
+                                                       : NULL;
+
+    atomic_store(&space->chunk_end,
+                 last ? (last->first + whole_chunks(last->pages)) / WR_CHUNK_PAGES : 0);
+}
+
+static void insert(struct wr_space *space, struct wr_region *region, uint32_t position)
+{
+    memmove(space->by_page + position + 1, space->by_page + position,
+            (space->region_count - position) * sizeof(space->by_page[0]));
+    space->by_page[position] = region;
+    space->region_count++;
+    find_end(space);
+    atomic_fetch_add(&space->mapped_bytes, region->bytes);
+    name_chunks(space, region, region->number);
+    /* The chunks name it before it can be found by its number. */
+    atomic_store(&space->by_number[region->number], region);
+}
+
+static void remove_region(struct wr_space *space, const struct wr_region *region)
+{
+    uint32_t i = 0;
+
+    while (space->by_page[i] != region)
+        i++;
+    space->region_count--;
+    memmove(space->by_page + i, space->by_page + i + 1,
+            (space->region_count - i) * sizeof(space->by_page[0]));
+    find_end(space);
+    atomic_fetch_sub(&space->mapped_bytes, region->bytes);
+}
+
+int wr_space_map(struct wr_space *space, uint64_t bytes, const char *name,
+                 struct wr_region **region_p)
+{
+    uint64_t pages = (bytes + WEIR_PAGE_BYTES - 1) / WEIR_PAGE_BYTES;
+    struct wr_region *region;
+    uint32_t position, first;
+    int error;
+
+    if (pages > space->pages.count ||
+        !find_gap(space, whole_chunks((uint32_t)pages), &position, &first)) {
+        wr_event(&space->events, WEIR_FAILURE, WEIR_ENOMEM, 0, 0,
+                 "no room for the region: all regions together may span address_space_bytes "
+                 "(WEIR_ADDRESS_SPACE)");
+        return WEIR_ENOMEM;
+    }
+    region = calloc(1, sizeof(*region));
+    if (!region)
+        return WEIR_ENOMEM;
+    region->space = space;
+    region->bytes = pages * WEIR_PAGE_BYTES;
+    region->first = first;
+    region->pages = (uint32_t)pages;
+    region->serial = wr_region_next_serial();
+    region->number = free_number(space);
+    strncpy(region->name, name ? name : "", sizeof(region->name) - 1);
+    error = region->number ? WEIR_OK : WEIR_ENOMEM;
+    if (error == WEIR_OK)
+        error = space->host->ops->region_map(space->host, region->bytes, &region->addr);
+    if (error == WEIR_OK) {
+        error = wr_region_publish(region);
+        if (error != WEIR_OK)
+            space->host->ops->region_unmap(space->host, region->addr, region->bytes);
+    }
+    if (error != WEIR_OK) {
+        wr_event(&space->events, WEIR_FAILURE, error, 0, 0,
+                 "the region could not be mapped: look at ulimit -v, vm.overcommit_memory and "
+                 "vm.max_map_count; a process has at most 4096 regions");
+        free(region);
+        return error;
+    }
+    insert(space, region, position);
+    *region_p = region;
+    return WEIR_OK;
+}
+
+void wr_space_abandon(struct wr_space *space, struct wr_region *region)
+{
+    WR_CHECK(atomic_load(&region->is_going));
+    /* Sequentially consistent and before the wait for the gate: whoever enters later sees that the
+     * pages have no owner and leaves their descriptors alone. */
+    name_chunks(space, region, 0);
+    atomic_store(&space->by_number[region->number], NULL);
+    wr_gate_wait(space->host);
+}
+
+void wr_space_unmap(struct wr_space *space, struct wr_region *region)
+{
+    /* A thread that still uses it must find what it would find without us, and not a region that
+     * is no longer published; and nobody may be given the addresses while it is. */
+    space->host->ops->region_seal(space->host, region->addr, region->bytes);
+    wr_region_retract(region);
+    space->host->ops->region_unmap(space->host, region->addr, region->bytes);
+    wr_pages_forget(&space->pages, region->first, whole_chunks(region->pages));
+}
+
+void wr_space_remove(struct wr_space *space, struct wr_region *region)
+{
+    remove_region(space, region);
+    free(region);
+}
+
+struct wr_region *wr_space_region(struct wr_space *space, uint32_t page)
+{
+    uint16_t number = atomic_load(&space->pages.chunks[page / WR_CHUNK_PAGES].region);
+
+    return atomic_load(&space->by_number[number]);
+}
+
+uint64_t wr_space_metadata(const struct wr_space *space)
+{
+    uint64_t pages = atomic_load(&space->mapped_bytes) / WEIR_PAGE_BYTES;
+
+    return sizeof(*space) + sizeof(*space->stats) + wr_cache_metadata(&space->cache) +
+           wr_staging_metadata(&space->staging) + pages * sizeof(struct wr_page) +
+           pages / WR_CHUNK_PAGES * sizeof(struct wr_chunk);
+}

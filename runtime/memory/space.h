@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+
+/*
+ * Space: the nouns of one runtime together, as the verbs need them.
+ *
+ * Always: regions own disjoint runs of whole chunks of page numbers. A chunk names its region, so
+ * that whoever comes from a page (reclaim, drain) finds the address; inside the gate only.
+ */
+
+#include "runtime/memory/cache.h"
+#include "runtime/memory/frame.h"
+#include "runtime/memory/page.h"
+#include "runtime/memory/pager.h"
+#include "runtime/memory/region.h"
+#include "runtime/memory/staging.h"
+
+struct wr_ahead; /* readahead, of the floor above: only carried here */
+
+struct wr_space {
+    /* Constant while the runtime is open. */
+    struct wr_host *host;
+    struct wr_events events;
+    struct wr_stats *stats;
+    struct wr_pager *pager;
+    struct wr_ahead *ahead;
+    uint32_t fault_around_pages; /* at least 1 */
+    uint32_t readahead_pages;    /* 0: off     */
+
+    struct wr_pages pages;
+    struct wr_frames frames;
+    struct wr_cache cache;
+    struct wr_staging staging;
+
+    /* Kept by WR_RANK_RUNTIME; entries of by_number are read inside the gate. */
+    struct wr_region *by_page[WR_REGIONS_MAX]; /* sorted */
+    uint32_t region_count;
+    _Atomic(uint32_t) chunk_end;                               /* beyond the last chunk in use */
+    _Atomic(uint64_t) mapped_bytes;                            /* sum of all regions           */
+    _Atomic(struct wr_region *) by_number[WR_REGIONS_MAX + 1]; /* 0 stays NULL */
+};
+
+/* Map addresses, take page numbers, publish. Under WR_RANK_RUNTIME. */
+int wr_space_map(struct wr_space *space, uint64_t bytes, const char *name,
+                 struct wr_region **region_p);
+/* The region is going: from here on touches of it are not served, and nobody comes to its pages by
+ * what a frame or a slot remembers. Waits for faults: under no lock; by whoever set is_going. */
+void wr_space_abandon(struct wr_space *space, struct wr_region *region);
+/* Every page is EMPTY: give addresses and page numbers back. Waits as above. */
+void wr_space_unmap(struct wr_space *space, struct wr_region *region);
+/* Take it from the lists and free it. Under WR_RANK_RUNTIME. */
+void wr_space_remove(struct wr_space *space, struct wr_region *region);
+
+/* The region of a page, or NULL when it is going or gone. Inside the gate. */
+struct wr_region *wr_space_region(struct wr_space *space, uint32_t page);
+
+/* Bytes that descriptors and tables occupy, descriptors of all mapped pages included. Signal. */
+uint64_t wr_space_metadata(const struct wr_space *space);
