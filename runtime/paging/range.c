@@ -1,0 +1,257 @@
+/* SPDX-License-Identifier: MIT */
+#include "runtime/paging/range.h"
+
+#include "runtime/paging/fault.h"
+#include "runtime/paging/readahead.h"
+
+#define RUN_MAX 64u /* mapped neighbours that one system call serves */
+
+/* Mapped pages of a range that are locked together, in rising order. */
+enum lot_purpose {
+    LOT_FREE,    /* free hint: leave pinned pages alone        */
+    LOT_DISCARD, /* discard: leave pinned pages alone          */
+    LOT_UNMAP    /* the region goes: forget pins               */
+};
+
+struct lot {
+    struct wr_space *space;
+    struct wr_region *region;
+    enum lot_purpose purpose;
+    struct wr_hold hold[RUN_MAX];
+    uint32_t count;
+};
+
+/* --- Letting go of where a page is ----------------------------------------------------------- */
+
+/* Forget the bytes of a page that is not mapped and not being read. */
+static void empty_unmapped(struct wr_space *space, struct wr_hold *hold)
+{
+    enum wr_page_state state = wr_hold_state(hold);
+
+    if (wr_state_is_cached(state))
+        wr_stats_count(space->stats, WR_COUNT_cache_deleted);
+    /* A slot under write is only forgotten: its completion frees it. */
+    if (state == WR_PAGE_OUT || state == WR_PAGE_CACHED_CLEAN || state == WR_PAGE_POISONED)
+        space->pager->ops->forget(space->pager, wr_hold_slot(hold));
+    wr_page_move(hold, state, WR_PAGE_EMPTY);
+    wr_hold_set_slot(hold, WR_SLOT_NONE);
+    wr_hold_set_frame(hold, WR_FRAME_NONE);
+    wr_hold_set(hold, WR_PAGE_AHEAD, false);
+}
+
+/* Forget the bytes of a page that was mapped. True: a frame of the budget came free. */
+static bool empty_mapped(struct wr_space *space, struct wr_hold *hold)
+{
+    enum wr_page_state state = wr_hold_state(hold);
+
+    if (state == WR_PAGE_RESIDENT_CLEAN)
+        space->pager->ops->forget(space->pager, wr_hold_slot(hold));
+    wr_page_move(hold, state, WR_PAGE_EMPTY);
+    wr_hold_set_slot(hold, WR_SLOT_NONE);
+    wr_hold_set(hold, WR_PAGE_AHEAD, false);
+    wr_hold_set(hold, WR_PAGE_FREED, false);
+    return wr_state_is_charged(state);
+}
+
+static bool is_mapped(enum wr_page_state state)
+{
+    return state == WR_PAGE_RESIDENT_ZERO || wr_state_is_charged(state);
+}
+
+/* --- Discard and free ------------------------------------------------------------------------ */
+
+static void lot_begin(struct lot *lot, struct wr_region *region, enum lot_purpose purpose)
+{
+    lot->space = region->space;
+    lot->region = region;
+    lot->purpose = purpose;
+    lot->count = 0;
+}
+
+/* Does this page continue the lot? Only neighbours do. */
+static bool lot_takes(const struct lot *lot, uint32_t page)
+{
+    return lot->count < RUN_MAX &&
+           (lot->count == 0 || page == lot->hold[lot->count - 1].number + 1);
+}
+
+static void lot_discard(struct lot *lot)
+{
+    struct wr_span span;
+    uint32_t freed = 0;
+
+    if (lot->count == 0)
+        return;
+    span = (struct wr_span){wr_region_addr(lot->region, lot->hold[0].number), lot->count};
+    lot->space->host->ops->drop(lot->space->host, &span, 1);
+    for (uint32_t i = 0; i < lot->count; i++) {
+        freed += empty_mapped(lot->space, &lot->hold[i]);
+        wr_page_put(&lot->space->pages, &lot->hold[i]);
+    }
+    wr_frames_put(&lot->space->frames, freed);
+    lot->count = 0;
+}
+
+/* Protect the pages: the store that ends the hint must trap. */
+static void lot_free(struct lot *lot)
+{
+    bool is_protected;
+
+    if (lot->count == 0)
+        return;
+    is_protected = lot->space->host->ops->protect(lot->space->host,
+                                                  wr_region_addr(lot->region, lot->hold[0].number),
+                                                  lot->count, true) == WR_HOST_OK;
+    for (uint32_t i = 0; i < lot->count; i++) {
+        wr_hold_set(&lot->hold[i], WR_PAGE_FREED, is_protected);
+        wr_page_put(&lot->space->pages, &lot->hold[i]);
+    }
+    lot->count = 0;
+}
+
+static void lot_flush(struct lot *lot)
+{
+    if (lot->purpose == LOT_FREE)
+        lot_free(lot);
+    else
+        lot_discard(lot);
+}
+
+/* One more page. False: it is pinned and was left alone. */
+static bool lot_add(struct lot *lot, uint32_t page)
+{
+    struct wr_pages *pages = &lot->space->pages;
+    struct wr_hold hold;
+    enum wr_page_state state;
+
+    if (!lot_takes(lot, page))
+        lot_flush(lot);
+    wr_page_take(pages, page, &hold);
+    state = wr_hold_state(&hold);
+    if (lot->purpose == LOT_UNMAP)
+        wr_hold_set_pins(&hold, 0);
+    if (wr_hold_pins(&hold) > 0) {
+        wr_page_put(pages, &hold);
+        return false;
+    }
+    if (is_mapped(state) && !(lot->purpose == LOT_FREE && state == WR_PAGE_RESIDENT_ZERO)) {
+        lot->hold[lot->count++] = hold;
+        return true;
+    }
+    if (state == WR_PAGE_READING)
+        wr_hold_set(&hold, WR_PAGE_CANCELLED, true); /* whoever reads it makes it EMPTY */
+    else if (state != WR_PAGE_EMPTY && !is_mapped(state))
+        empty_unmapped(lot->space, &hold);
+    wr_page_put(pages, &hold);
+    return true;
+}
+
+static bool for_range(struct wr_region *region, uint32_t page, uint32_t count,
+                      enum lot_purpose purpose)
+{
+    bool all = true;
+    struct lot lot;
+
+    lot_begin(&lot, region, purpose);
+    for (uint32_t i = 0; i < count; i++) {
+        /* A stale EMPTY is as good as a call that came a moment earlier. */
+        if (wr_page_peek(&region->space->pages, page + i) == WR_PAGE_EMPTY)
+            continue;
+        all &= lot_add(&lot, page + i);
+    }
+    lot_flush(&lot);
+    return all;
+}
+
+int wr_range_discard(struct wr_region *region, uint32_t page, uint32_t count)
+{
+    return for_range(region, page, count, LOT_DISCARD) ? WEIR_OK : WEIR_EBUSY;
+}
+
+void wr_range_free(struct wr_region *region, uint32_t page, uint32_t count)
+{
+    (void)for_range(region, page, count, LOT_FREE);
+}
+
+/* --- Will need ------------------------------------------------------------------------------- */
+
+void wr_range_willneed(struct wr_region *region, uint32_t page, uint32_t count)
+{
+    struct wr_space *space = region->space;
+
+    for (uint32_t i = 0; i < count;) {
+        uint32_t part = count - i < WR_FETCH_PAGES ? count - i : WR_FETCH_PAGES;
+        bool any = false;
+
+        for (uint32_t k = 0; k < part && !any; k++)
+            any = wr_page_peek(&space->pages, page + i + k) == WR_PAGE_OUT;
+        /* Beyond what is free, pages that were just brought would be taken away again. */
+        if (any && (wr_frames_free(&space->frames) < atomic_load(&space->frames.high) ||
+                    !wr_ahead_want(space->ahead, region, page + i, part)))
+            return;
+        i += part;
+    }
+}
+
+/* --- Pins ------------------------------------------------------------------------------------ */
+
+static uint32_t change_pins(struct wr_region *region, uint32_t page, uint32_t count, int change)
+{
+    struct wr_pages *pages = &region->space->pages;
+
+    for (uint32_t i = 0; i < count; i++) {
+        struct wr_hold hold;
+        uint32_t pins;
+
+        wr_page_take(pages, page + i, &hold);
+        pins = wr_hold_pins(&hold);
+        if (change < 0 ? pins == 0 : pins == WR_PIN_MAX) {
+            wr_page_put(pages, &hold);
+            return i;
+        }
+        wr_hold_set_pins(&hold, change < 0 ? pins - 1 : pins + 1);
+        wr_page_put(pages, &hold);
+    }
+    return count;
+}
+
+int wr_range_pin(struct wr_region *region, uint32_t page, uint32_t count, enum wr_access access)
+{
+    for (uint32_t i = 0; i < count; i++) {
+        int error = wr_fault_pin(region, page + i, access);
+
+        if (error != WEIR_OK) {
+            change_pins(region, page, i, -1);
+            return error;
+        }
+    }
+    return WEIR_OK;
+}
+
+int wr_range_unpin(struct wr_region *region, uint32_t page, uint32_t count)
+{
+    uint32_t unpinned = change_pins(region, page, count, -1);
+
+    if (unpinned == count)
+        return WEIR_OK;
+    change_pins(region, page, unpinned, 1);
+    return WEIR_EINVAL;
+}
+
+/* --- The end of a region --------------------------------------------------------------------- */
+
+void wr_range_release(struct wr_region *region)
+{
+    (void)for_range(region, region->first, region->pages, LOT_UNMAP);
+}
+
+void wr_range_await_empty(struct wr_region *region)
+{
+    struct wr_pages *pages = &region->space->pages;
+
+    for (uint32_t page = region->first; page < wr_region_end(region); page++) {
+        while (wr_page_peek(pages, page) == WR_PAGE_READING)
+            wr_page_wait(pages, page);
+        WR_CHECK(wr_page_peek(pages, page) == WR_PAGE_EMPTY);
+    }
+}

@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+
+/*
+ * Reclaim: when pages leave, and how many. The thread is kswapd.
+ *
+ *   pressure   free frames fell below low, or somebody waits for one: kswapd is woken
+ *   shortage   frames that are missing to high, those that writes in flight will free deducted
+ *   drop       take away pages that cost nothing: clean ones, freed ones
+ *   stage      revoke dirty pages into staging, whole clusters, to be written at once
+ *   round      drop what can be dropped; only if that was not enough, stage and write
+ *
+ * Always: kswapd alone frees, so that a fault never does (seed C18). One round drops or stages no
+ * more than the shortage and one cluster. It never waits for a page's lock: a page that is busy is
+ * not a victim (seed D9). It waits for writes only when nothing else is left to do (C10).
+ */
+
+#include "runtime/paging/aging.h"
+
+struct wr_reclaim;
+
+struct wr_reclaim_wish {
+    uint32_t drop_batch;
+    uint32_t scan_ratio;
+};
+
+/* Prepare; no thread yet, so that the pressure callback has something to ring. */
+int wr_reclaim_open(struct wr_space *space, const struct wr_reclaim_wish *wish,
+                    struct wr_reclaim **reclaim_p);
+/* The pager is there: run. */
+int wr_reclaim_start(struct wr_reclaim *reclaim);
+/* Stop when what is being written is written. */
+void wr_reclaim_stop(struct wr_reclaim *reclaim);
+void wr_reclaim_close(struct wr_reclaim *reclaim);
+
+/* The pressure callback of the frames. context is the reclaim. Signal. */
+void wr_reclaim_press(void *context);
+
+/* Let these pages leave before others. A hint: when too many wait, the oldest is forgotten. */
+void wr_reclaim_cold(struct wr_reclaim *reclaim, uint32_t page, uint32_t count);
