@@ -1,0 +1,378 @@
+/* SPDX-License-Identifier: MIT */
+
+/*
+ * Launder: staged pages become clean by being written, or by needing no write.
+ *
+ * A cluster is built page by page, each under its own lock for a moment, into slots that were
+ * taken together; only when it is whole is it submitted, as one write (seed D3, D7, E9). A page
+ * that is taken back by a fault meanwhile just is not in it.
+ */
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "runtime/memory/gate.h"
+#include "runtime/swap/swap.h"
+
+/* A back end that failed is left alone for a while, twice as long every time; after so many
+ * failures in a row those who wait for memory are told. About a quarter of a second: a hiccup
+ * passes, a full disk is noticed. */
+#define SICK_NS_FIRST 1000000ull
+#define SICK_NS_MOST  1000000000ull
+#define PATIENCE      8u
+
+static void count(const struct wr_swap *swap, enum wr_counter counter, uint64_t amount)
+{
+    wr_stats_add(swap->space->stats, counter, amount);
+}
+
+/* --- Which pages need a write? --------------------------------------------------------------- */
+
+static bool is_zero(const uint8_t *bytes)
+{
+    /* Most pages that are not zero differ early or at the very end. */
+    return bytes[0] == 0 && bytes[WEIR_PAGE_BYTES - 1] == 0 &&
+           memcmp(bytes, bytes + 1, WEIR_PAGE_BYTES - 1) == 0;
+}
+
+/* Lock the page of a staged frame, if the frame is still where its bytes are. Inside the gate. */
+static bool take_staged(struct wr_space *space, const struct wr_extent *extent, uint32_t index,
+                        struct wr_hold *hold)
+{
+    uint32_t page = extent->pages[index];
+
+    if (!wr_extent_holds(extent, index) || !wr_page_is_owned(&space->pages, page))
+        return false;
+    wr_page_take(&space->pages, page, hold);
+    if (wr_hold_state(hold) == WR_PAGE_CACHED_DIRTY &&
+        wr_hold_frame(hold) == extent->first_frame + index)
+        return true;
+    wr_page_put(&space->pages, hold);
+    return false;
+}
+
+uint32_t wr_launder_inspect(struct wr_pager *pager, struct wr_extent *extent)
+{
+    struct wr_swap *swap = (struct wr_swap *)(void *)pager;
+    struct wr_space *space = swap->space;
+    uint32_t live = 0, zeros = 0;
+
+    for (uint32_t i = 0; i < extent->fill; i++) {
+        const uint8_t *bytes = wr_host_frame(space->host, extent->first_frame + i);
+        struct wr_hold hold;
+
+        if (!take_staged(space, extent, i, &hold))
+            continue;
+        if (swap->wish.zero_elision && is_zero(bytes)) {
+            wr_page_move(&hold, WR_PAGE_CACHED_DIRTY, WR_PAGE_EMPTY);
+            wr_hold_set_frame(&hold, WR_FRAME_NONE);
+            zeros++;
+        } else {
+            /* Nobody can change the bytes any more, so that the sum holds until the write. */
+            wr_hold_set_sum(&hold, wr_swap_sum(swap, hold.number, bytes));
+            live++;
+        }
+        wr_page_put(&space->pages, &hold);
+    }
+    count(swap, WR_COUNT_pages_elided_zero, zeros);
+    count(swap, WR_COUNT_cache_deleted, zeros);
+    return live;
+}
+
+/* --- The write is over ----------------------------------------------------------------------- */
+
+/* What became of one page of a write. True: its bytes are still only in the staging frame. */
+static bool settle(struct wr_writeout *w, uint32_t index, bool is_written)
+{
+    struct wr_space *space = w->lane->swap->space;
+    uint32_t place = (uint32_t)w->io.slot + index;
+    uint64_t slot = wr_slot_make(w->backend->number, place);
+    enum wr_page_state state;
+    bool is_ours, stays = false;
+    struct wr_hold hold;
+
+    if (!wr_page_is_owned(&space->pages, w->pages[index])) {
+        wr_slots_free(&w->backend->slots, place);
+        return false;
+    }
+    wr_page_take(&space->pages, w->pages[index], &hold);
+    state = wr_hold_state(&hold);
+    is_ours = (state == WR_PAGE_CACHED_WRITING || state == WR_PAGE_RESIDENT_WRITING) &&
+              wr_hold_slot(&hold) == slot;
+    if (is_ours && is_written) {
+        wr_page_move(&hold, state,
+                     state == WR_PAGE_CACHED_WRITING ? WR_PAGE_OUT : WR_PAGE_RESIDENT_CLEAN);
+        wr_hold_set_frame(&hold, WR_FRAME_NONE);
+        if (state == WR_PAGE_CACHED_WRITING)
+            count(w->lane->swap, WR_COUNT_cache_deleted, 1);
+    } else {
+        /* Failed, or the page was written again or discarded while it was on its way. */
+        if (is_ours) {
+            stays = state == WR_PAGE_CACHED_WRITING;
+            wr_page_move(&hold, state, stays ? WR_PAGE_CACHED_DIRTY : WR_PAGE_RESIDENT_DIRTY);
+            wr_hold_set_slot(&hold, WR_SLOT_NONE);
+        }
+        wr_slots_free(&w->backend->slots, place);
+    }
+    wr_page_put(&space->pages, &hold);
+    return stays;
+}
+
+static uint32_t held_in(const struct wr_segment *segment)
+{
+    uint32_t held = 0;
+
+    for (uint32_t i = segment->from; i < segment->to; i++)
+        held += wr_extent_holds(segment->extent, i);
+    return held;
+}
+
+/* Segments of a failed write in which pages are left go back to wait for another. */
+static void return_segments(struct wr_writeout *w)
+{
+    struct wr_staging *staging = &w->lane->swap->space->staging;
+
+    for (uint32_t i = w->segment_count; i > 0; i--) {
+        struct wr_segment *segment = &w->segments[i - 1];
+
+        if (segment->live > 0)
+            wr_staging_retry(staging, segment);
+        else
+            wr_staging_release(staging, segment);
+    }
+}
+
+static void mark_sick(struct wr_swap_backend *backend, const struct wr_space *space, int error,
+                      int os_error)
+{
+    uint64_t now = space->host->ops->now_ns(space->host);
+    uint32_t failures = atomic_fetch_add(&backend->failures, 1);
+    uint64_t pause = SICK_NS_FIRST << (failures < PATIENCE ? failures : PATIENCE);
+
+    atomic_fetch_add_explicit(&backend->errors, 1, memory_order_relaxed);
+    if (failures >= PATIENCE)
+        pause = SICK_NS_MOST;
+    atomic_store(&backend->last_error, error);
+    atomic_store(&backend->sick_until_ns, now + pause);
+    if (failures + 1 == PATIENCE)
+        backend->env.tell(backend->env.context, WEIR_FAILURE, error, os_error,
+                          error == WEIR_EFULL
+                              ? "the device is full; pages go elsewhere or stay in memory, and it "
+                                "is tried again every second"
+                              : "writes fail; pages go elsewhere or stay in memory, and it is "
+                                "tried again every second");
+}
+
+/* In which segment is this frame? */
+static struct wr_segment *segment_of(struct wr_writeout *w, uint32_t frame)
+{
+    for (uint32_t i = 0; i < w->segment_count; i++) {
+        struct wr_segment *segment = &w->segments[i];
+
+        if (frame >= wr_segment_frame(segment, segment->from) &&
+            frame < wr_segment_frame(segment, segment->to))
+            return segment;
+    }
+    wr_check_failed("a written frame is in no segment of its write");
+}
+
+static void write_done(struct weir_io *io)
+{
+    struct wr_writeout *w = io->owner;
+    struct wr_swap_lane *lane = w->lane;
+    struct wr_space *space = lane->swap->space;
+    bool is_written = io->error == WEIR_OK;
+
+    lane->in_flight[w->backend->number]--;
+    wr_stats_time(space->stats, WR_TIME_write, space->host->ops->now_ns(space->host) - w->begun_ns);
+    lane->coming -= w->held;
+    for (uint32_t i = 0; i < w->segment_count; i++)
+        w->segments[i].live = 0;
+    for (uint32_t i = 0; i < w->count; i++)
+        if (settle(w, i, is_written))
+            segment_of(w, w->frames[i])->live++;
+    if (is_written) {
+        atomic_store(&w->backend->sick_until_ns, 0);
+        atomic_store(&w->backend->failures, 0);
+    } else {
+        count(lane->swap, WR_COUNT_write_errors, 1);
+        mark_sick(w->backend, space, io->error, io->os_error);
+    }
+    return_segments(w);
+    w->is_busy = false;
+}
+
+/* --- Building and submitting ----------------------------------------------------------------- */
+
+static struct wr_writeout *free_writeout(struct wr_swap_lane *lane)
+{
+    uint32_t most = lane->swap->wish.writes_max;
+
+    if (!lane->writeouts)
+        lane->writeouts = calloc(most, sizeof(*lane->writeouts));
+    for (uint32_t i = 0; lane->writeouts && i < most; i++)
+        if (!lane->writeouts[i].is_busy)
+            return &lane->writeouts[i];
+    return NULL;
+}
+
+/* Why nothing can be written, given that this back end is sick too. Hope counts most. */
+static enum wr_laundered worse(enum wr_laundered why, const struct wr_swap_backend *backend)
+{
+    if (why == WR_LAUNDER_BUSY || atomic_load(&backend->failures) < PATIENCE)
+        return WR_LAUNDER_BUSY;
+    return atomic_load(&backend->last_error) == WEIR_EFULL ? why : WR_LAUNDER_BROKEN;
+}
+
+/* A back end with room, in order; and a run of slots of it. */
+static enum wr_laundered choose_slots(struct wr_swap_lane *lane, struct wr_swap_backend **backend_p,
+                                      struct wr_slot_run *run_p)
+{
+    struct wr_host *host = lane->swap->space->host;
+    enum wr_laundered why = WR_LAUNDER_FULL;
+
+    for (uint32_t i = 0; i < WR_BACKENDS_MAX; i++) {
+        struct wr_swap_backend *backend = wr_swap_backend(lane->swap, i);
+
+        if (!backend || atomic_load(&backend->draining))
+            continue;
+        if (atomic_load(&backend->sick_until_ns) > host->ops->now_ns(host) ||
+            !wr_lane_channel(lane, backend)) {
+            why = worse(why, backend);
+            continue;
+        }
+        if (wr_slots_take(&backend->slots, run_p)) {
+            *backend_p = backend;
+            return WR_LAUNDERED;
+        }
+    }
+    return why;
+}
+
+/* Take pages of a segment into the write, as far as there are slots. */
+static void gather_segment(struct wr_writeout *w, const struct wr_segment *segment,
+                           const struct wr_slot_run *run)
+{
+    struct wr_space *space = w->lane->swap->space;
+
+    for (uint32_t i = segment->from; i < segment->to; i++) {
+        uint32_t place = run->place + w->count;
+        struct wr_hold hold;
+
+        if (!take_staged(space, segment->extent, i, &hold))
+            continue;
+        WR_CHECK(w->count < run->count);
+        wr_page_move(&hold, WR_PAGE_CACHED_DIRTY, WR_PAGE_CACHED_WRITING);
+        wr_hold_set_slot(&hold, wr_slot_make(w->backend->number, place));
+        wr_slots_own(&w->backend->slots, place, hold.number);
+        w->pages[w->count] = hold.number;
+        w->frames[w->count] = wr_segment_frame(segment, i);
+        w->count++;
+        wr_page_put(&space->pages, &hold);
+    }
+}
+
+static void gather(struct wr_writeout *w, const struct wr_slot_run *run)
+{
+    struct wr_staging *staging = &w->lane->swap->space->staging;
+
+    w->count = 0;
+    w->segment_count = 0;
+    while (w->count < run->count && w->segment_count < WR_WRITEOUT_SEGMENTS) {
+        struct wr_segment *last = w->segment_count ? &w->segments[w->segment_count - 1] : NULL;
+        struct wr_segment next;
+
+        if (!wr_staging_next(staging, run->count - w->count, &next))
+            break;
+        if (last && last->extent == next.extent && last->to == next.from)
+            last->to = next.to;
+        else
+            w->segments[w->segment_count++] = next;
+        gather_segment(w, &next, run);
+    }
+}
+
+/* Memory for the write: neighbouring frames are one piece. */
+static uint32_t fill_iov(struct wr_writeout *w)
+{
+    struct wr_host *host = w->lane->swap->space->host;
+    uint32_t n = 0;
+
+    for (uint32_t i = 0; i < w->count; i++) {
+        if (i > 0 && w->frames[i] == w->frames[i - 1] + 1)
+            w->iov[n - 1].iov_len += WEIR_PAGE_BYTES;
+        else
+            w->iov[n++] = (struct iovec){wr_host_frame(host, w->frames[i]), WEIR_PAGE_BYTES};
+    }
+    return n;
+}
+
+static void submit(struct wr_swap_lane *lane, struct wr_writeout *w, const struct wr_slot_run *run)
+{
+    struct wr_host *host = lane->swap->space->host;
+    struct weir_channel *channel = wr_lane_channel(lane, w->backend);
+    struct weir_io *io = &w->io;
+
+    w->io = (struct weir_io){
+        .slot = run->place,
+        .pages = w->count,
+        .is_write = 1,
+        .iov = w->iov,
+        .iov_count = fill_iov(w),
+        .done = write_done,
+        .owner = w,
+    };
+    w->begun_ns = host->ops->now_ns(host);
+    w->is_busy = true;
+    w->held = 0;
+    for (uint32_t i = 0; i < w->segment_count; i++)
+        w->held += held_in(&w->segments[i]);
+    lane->coming += w->held;
+    count(lane->swap, WR_COUNT_pages_written, w->count);
+    count(lane->swap, WR_COUNT_writes, 1);
+    if (w->count == WEIR_CLUSTER_SLOTS && run->place % WEIR_CLUSTER_SLOTS == 0)
+        count(lane->swap, WR_COUNT_writes_full, 1);
+    lane->in_flight[w->backend->number]++;
+    if (!channel || channel->backend->ops->submit(channel, &io, 1) != 1) {
+        /* There is room in the channel for all our writes: the back end is broken. */
+        io->error = WEIR_EIO;
+        write_done(io);
+    }
+}
+
+/* Writes in flight hold memory that is of no use to anybody: no more than an eighth of it. */
+static bool may_write_more(const struct wr_swap_lane *lane)
+{
+    int64_t total = atomic_load_explicit(&lane->swap->space->frames.total, memory_order_relaxed);
+
+    return lane->coming == 0 || lane->coming + WEIR_CLUSTER_SLOTS <= total / 8;
+}
+
+enum wr_laundered wr_launder(struct wr_lane *given)
+{
+    struct wr_swap_lane *lane = (struct wr_swap_lane *)(void *)given;
+    struct wr_writeout *w = free_writeout(lane);
+    enum wr_laundered chosen;
+    struct wr_slot_run run;
+
+    if (!w || !may_write_more(lane))
+        return WR_LAUNDER_BUSY;
+    w->lane = lane;
+    chosen = choose_slots(lane, &w->backend, &run);
+    if (chosen != WR_LAUNDERED)
+        return chosen;
+    gather(w, &run);
+    wr_slots_return(&w->backend->slots, &run, w->count);
+    if (w->count == 0) {
+        for (uint32_t i = 0; i < w->segment_count; i++)
+            wr_staging_release(&lane->swap->space->staging, &w->segments[i]);
+        return WR_LAUNDER_NOTHING;
+    }
+    submit(lane, w, &run);
+    return WR_LAUNDERED;
+}
+
+uint32_t wr_launder_coming(const struct wr_lane *given)
+{
+    return ((const struct wr_swap_lane *)(const void *)given)->coming;
+}

@@ -1,0 +1,138 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+
+/*
+ * Swap: the pager for private memory, over the back ends.
+ *
+ *   back end  one weir_backend with the tables of its slots
+ *   order     back ends are filled in the order they were added
+ *   sick      a back end whose last write failed: left alone for a while, then tried again
+ *   draining  a back end that takes no new pages, because it is to go
+ *   lane      a runtime thread's channels, one to each back end
+ *   writeout  one write on its way: up to a cluster of pages in neighbouring slots
+ *
+ * Always: a slot is freed by whoever takes it from its page, under the page's lock; a slot whose
+ * write is in flight is freed by the completion. Adding and removing back ends is under
+ * WR_RANK_BACKENDS; an entry is published before its first slot is used and outlives its last.
+ */
+
+#include "runtime/memory/space.h"
+#include "runtime/swap/slot.h"
+
+#define WR_SPEC_ROOM 256u
+
+struct wr_swap_wish {
+    bool zero_elision;
+    bool checksums;
+    uint32_t keep_percent;
+    uint32_t writes_max;
+    void (*rouse)(void *context); /* have all lanes reap, so that they see a back end go */
+    void *rouse_context;
+};
+
+struct wr_swap_backend {
+    _Atomic(uint32_t) references; /* the table's, and one of each open channel */
+
+    /* Constant while published. */
+    struct weir_backend *backend;
+    struct weir_backend_info info;
+    struct wr_slots slots;
+    struct weir_backend_env env;
+    const struct wr_events *events;
+    uint32_t number;
+    char spec[WR_SPEC_ROOM];
+
+    _Atomic(bool) draining;
+    _Atomic(uint64_t) sick_until_ns; /* 0: healthy                */
+    _Atomic(uint32_t) failures;      /* writes failed in a row    */
+    _Atomic(int) last_error;         /* of the last that failed   */
+    _Atomic(uint64_t) errors;
+};
+
+struct wr_swap {
+    struct wr_pager pager; /* first */
+    struct wr_space *space;
+    struct wr_swap_wish wish;
+
+    /* By number, which is also the upper part of a slot. Entries appear and vanish under
+     * WR_RANK_BACKENDS; everybody reads. */
+    _Atomic(struct wr_swap_backend *) backends[WR_BACKENDS_MAX];
+    /* Grows with every change to the table: lanes open and close channels when they see it. */
+    _Atomic(uint32_t) changes;
+};
+
+/* A pager without back ends. */
+int wr_swap_open(struct wr_space *space, const struct wr_swap_wish *wish, struct wr_swap **swap_p);
+/* All lanes are closed. Closes the back ends. */
+void wr_swap_close(struct wr_swap *swap);
+
+/* Under WR_RANK_BACKENDS. */
+int wr_swap_add(struct wr_swap *swap, const char *spec, uint32_t *number_p);
+/* Take all pages off a back end and close it. Waits. Under WR_RANK_BACKENDS. */
+int wr_swap_drain(struct wr_swap *swap, uint32_t number);
+
+static inline struct wr_swap_backend *wr_swap_backend(const struct wr_swap *swap, uint32_t number)
+{
+    return atomic_load_explicit(&swap->backends[number], memory_order_acquire);
+}
+
+/* Sum of slots and of slots in use. */
+void wr_swap_usage(const struct wr_swap *swap, uint64_t *used_p, uint64_t *total_p);
+/* Bytes of tables that are in use. */
+uint64_t wr_swap_metadata(const struct wr_swap *swap);
+
+/* --- Between the files of this room ---------------------------------------------------------- */
+
+#define WR_WRITEOUT_SEGMENTS 16u
+
+struct wr_writeout {
+    struct weir_io io;
+    struct wr_swap_lane *lane;
+    struct wr_swap_backend *backend;
+    uint64_t begun_ns;
+    uint32_t count;
+    uint32_t held; /* frames that come free when it is done */
+    bool is_busy;
+    struct wr_segment segments[WR_WRITEOUT_SEGMENTS];
+    uint32_t segment_count;
+    uint32_t pages[WEIR_CLUSTER_SLOTS];
+    uint32_t frames[WEIR_CLUSTER_SLOTS];
+    struct iovec iov[WEIR_CLUSTER_SLOTS];
+};
+
+#define WR_FETCH_REQUESTS 16u /* requests that one fetch is split into, at most */
+#define WR_LANE_REQUESTS  512u
+
+struct wr_fetch_request {
+    struct weir_io io;
+    struct iovec iov;
+    struct wr_fetch *fetch;
+    struct wr_swap_lane *lane;
+    uint32_t index; /* of the first page in the fetch */
+    uint32_t backend;
+    bool is_busy;
+};
+
+struct wr_swap_lane {
+    struct wr_lane lane; /* first */
+    struct wr_swap *swap;
+    uint32_t changes_seen;
+    struct weir_channel *channels[WR_BACKENDS_MAX];
+    struct wr_swap_backend *channel_of[WR_BACKENDS_MAX]; /* whose, by reference */
+    uint32_t in_flight[WR_BACKENDS_MAX];
+    uint32_t coming;                   /* frames that writes in flight hold */
+    struct wr_fetch_request *requests; /* WR_LANE_REQUESTS, allocated by the first fetch()  */
+    struct wr_writeout *writeouts;     /* writes_max, allocated by the first launder()      */
+    uint32_t request_hand;
+};
+
+/* The channel to a back end, opened by its first use; NULL when it cannot be had. */
+struct weir_channel *wr_lane_channel(struct wr_swap_lane *lane, struct wr_swap_backend *backend);
+/* Let go of a back end: the last closes it. */
+void wr_swap_unref(struct wr_swap_backend *backend);
+/* launder.c */
+uint32_t wr_launder_inspect(struct wr_pager *pager, struct wr_extent *extent);
+enum wr_laundered wr_launder(struct wr_lane *lane);
+uint32_t wr_launder_coming(const struct wr_lane *lane);
+/* The checksum of a page; its number goes in, so that a page in the wrong slot is found out. */
+uint32_t wr_swap_sum(const struct wr_swap *swap, uint32_t page, const void *bytes);
