@@ -1,0 +1,298 @@
+/* SPDX-License-Identifier: MIT */
+
+/* Api: every weir_*() of weir.h that needs a runtime: judge the arguments, then one call inward. */
+
+#include <signal.h>
+#include <string.h>
+
+#include "runtime/memory/gate.h"
+#include "runtime/paging/range.h"
+#include "runtime/runtime.h"
+
+/* Hold signals off while pages may be locked here: a handler of the application that ran in between
+ * could touch one of them and would wait for itself. */
+static void hold_signals(sigset_t *before)
+{
+    sigset_t all;
+
+    sigfillset(&all);
+    /* Faults of our own must show as what they are. */
+    sigdelset(&all, SIGSEGV);
+    sigdelset(&all, SIGBUS);
+    sigdelset(&all, SIGABRT);
+    pthread_sigmask(SIG_SETMASK, &all, before);
+}
+
+static void let_signals(const sigset_t *before)
+{
+    pthread_sigmask(SIG_SETMASK, before, NULL);
+}
+
+/* For calls about ranges: signals held off, and inside the gate. */
+struct shelter {
+    struct wr_pass pass;
+    sigset_t before;
+};
+
+static void shelter_enter(struct shelter *shelter)
+{
+    hold_signals(&shelter->before);
+    shelter->pass = wr_gate_enter();
+}
+
+static void shelter_leave(const struct shelter *shelter)
+{
+    wr_gate_leave(shelter->pass);
+    let_signals(&shelter->before);
+}
+
+int weir_open(const struct weir_options *options, struct weir_runtime **runtime_p)
+{
+    if (!runtime_p)
+        return WEIR_EINVAL;
+    if (wr_runtime_is_forked())
+        return WEIR_EFORKED;
+    return wr_runtime_open(options, NULL, runtime_p);
+}
+
+int weir_close(struct weir_runtime *rt)
+{
+    sigset_t before;
+
+    if (!rt)
+        return WEIR_OK;
+    if (wr_runtime_is_forked())
+        return WEIR_EFORKED;
+    hold_signals(&before);
+    wr_runtime_close(rt);
+    let_signals(&before);
+    return WEIR_OK;
+}
+
+int weir_budget_set(struct weir_runtime *rt, uint64_t bytes, uint32_t timeout_ms)
+{
+    if (!rt)
+        return WEIR_EINVAL;
+    if (wr_runtime_is_forked())
+        return WEIR_EFORKED;
+    return wr_runtime_resize(rt, bytes, timeout_ms);
+}
+
+int weir_map(struct weir_runtime *rt, uint64_t bytes, const struct weir_region_options *options,
+             void **address_p)
+{
+    struct wr_region *region;
+    int error;
+
+    if (!rt || bytes == 0 || !address_p ||
+        (options && options->size != sizeof(struct weir_region_options)))
+        return WEIR_EINVAL;
+    if (wr_runtime_is_forked())
+        return WEIR_EFORKED;
+    error = wr_runtime_map(rt, bytes, options ? options->name : NULL, &region);
+    if (error == WEIR_OK)
+        *address_p = (void *)(uintptr_t)region->addr;
+    return error;
+}
+
+int weir_unmap(void *address)
+{
+    struct wr_pass pass;
+    struct wr_region *region;
+    struct weir_runtime *rt = NULL;
+    uint64_t addr = (uintptr_t)address;
+    sigset_t before;
+    int error;
+
+    if (wr_runtime_is_forked())
+        return WEIR_EFORKED;
+    pass = wr_gate_enter();
+    region = wr_region_find(addr);
+    if (region && region->addr == addr)
+        rt = wr_runtime_of(region->space);
+    wr_gate_leave(pass);
+    if (!rt)
+        return WEIR_ENOENT;
+    hold_signals(&before);
+    error = wr_runtime_unmap(rt, addr);
+    let_signals(&before);
+    return error;
+}
+
+/* The whole pages inside, or, to pin, the pages touched by [address, address + bytes). */
+static int find_range(const void *address, uint64_t bytes, bool inside, struct wr_region **region_p,
+                      uint32_t *page_p, uint32_t *count_p)
+{
+    uint64_t addr = (uintptr_t)address;
+    struct wr_region *region = wr_region_find(addr);
+    uint64_t from, to;
+
+    if (!region || atomic_load(&region->is_going) || bytes == 0 ||
+        bytes > region->bytes - (addr - region->addr))
+        return WEIR_EINVAL;
+    from = addr - region->addr;
+    to = from + bytes;
+    if (inside) {
+        from = (from + WEIR_PAGE_BYTES - 1) / WEIR_PAGE_BYTES;
+        to = to / WEIR_PAGE_BYTES;
+    } else {
+        from = from / WEIR_PAGE_BYTES;
+        to = (to + WEIR_PAGE_BYTES - 1) / WEIR_PAGE_BYTES;
+    }
+    *region_p = region;
+    *page_p = region->first + (uint32_t)from;
+    *count_p = to > from ? (uint32_t)(to - from) : 0;
+    return WEIR_OK;
+}
+
+static int advise(struct wr_region *region, uint32_t page, uint32_t count, enum weir_hint hint)
+{
+    switch (hint) {
+    case WEIR_NORMAL: atomic_store(&region->pattern, WR_PATTERN_NORMAL); return WEIR_OK;
+    case WEIR_RANDOM: atomic_store(&region->pattern, WR_PATTERN_RANDOM); return WEIR_OK;
+    case WEIR_SEQUENTIAL: atomic_store(&region->pattern, WR_PATTERN_SEQUENTIAL); return WEIR_OK;
+    case WEIR_WILLNEED: wr_range_willneed(region, page, count); return WEIR_OK;
+    case WEIR_COLD:
+        if (count)
+            wr_reclaim_cold(wr_runtime_of(region->space)->reclaim, page, count);
+        return WEIR_OK;
+    case WEIR_FREE: wr_range_free(region, page, count); return WEIR_OK;
+    case WEIR_DISCARD: return wr_range_discard(region, page, count);
+    }
+    return WEIR_EINVAL;
+}
+
+int weir_advise(void *address, uint64_t bytes, enum weir_hint hint)
+{
+    struct shelter shelter;
+    struct wr_region *region;
+    uint32_t page, count;
+    int error;
+
+    if (wr_runtime_is_forked())
+        return WEIR_EFORKED;
+    shelter_enter(&shelter);
+    error = find_range(address, bytes, true, &region, &page, &count);
+    if (error == WEIR_OK)
+        error = advise(region, page, count, hint);
+    shelter_leave(&shelter);
+    return error;
+}
+
+int weir_pin(void *address, uint64_t bytes, enum weir_access access)
+{
+    struct shelter shelter;
+    struct wr_region *region;
+    uint32_t page, count;
+    int error;
+
+    if (access != WEIR_READ && access != WEIR_WRITE)
+        return WEIR_EINVAL;
+    if (wr_runtime_is_forked())
+        return WEIR_EFORKED;
+    shelter_enter(&shelter);
+    error = find_range(address, bytes, false, &region, &page, &count);
+    if (error == WEIR_OK)
+        error = wr_range_pin(region, page, count,
+                             access == WEIR_WRITE ? WR_ACCESS_WRITE : WR_ACCESS_READ);
+    shelter_leave(&shelter);
+    return error;
+}
+
+int weir_unpin(void *address, uint64_t bytes)
+{
+    struct shelter shelter;
+    struct wr_region *region;
+    uint32_t page, count;
+    int error;
+
+    if (wr_runtime_is_forked())
+        return WEIR_EFORKED;
+    shelter_enter(&shelter);
+    error = find_range(address, bytes, false, &region, &page, &count);
+    if (error == WEIR_OK)
+        error = wr_range_unpin(region, page, count);
+    shelter_leave(&shelter);
+    return error;
+}
+
+int weir_backend_add(struct weir_runtime *rt, const char *spec, uint32_t *number_p)
+{
+    uint32_t number;
+    int error;
+
+    if (!rt || !spec || strlen(spec) >= WR_SPEC_ROOM)
+        return WEIR_EINVAL;
+    if (wr_runtime_is_forked())
+        return WEIR_EFORKED;
+    wr_lock_take(&rt->backends_lock);
+    error = wr_swap_add(rt->swap, spec, &number);
+    wr_lock_drop(&rt->backends_lock);
+    if (error == WEIR_OK && number_p)
+        *number_p = number;
+    return error;
+}
+
+int weir_backend_drain(struct weir_runtime *rt, uint32_t number)
+{
+    sigset_t before;
+    int error;
+
+    if (!rt)
+        return WEIR_EINVAL;
+    if (wr_runtime_is_forked())
+        return WEIR_EFORKED;
+    hold_signals(&before);
+    wr_lock_take(&rt->backends_lock);
+    error = wr_swap_drain(rt->swap, number);
+    wr_lock_drop(&rt->backends_lock);
+    let_signals(&before);
+    return error;
+}
+
+int weir_backend_get(struct weir_runtime *rt, uint32_t position, struct weir_backend_state *state_p)
+{
+    struct wr_pass pass;
+    int error = WEIR_ENOENT;
+
+    if (!rt || !state_p)
+        return WEIR_EINVAL;
+    if (wr_runtime_is_forked())
+        return WEIR_EFORKED;
+    pass = wr_gate_enter();
+    for (uint32_t i = 0; i < WR_BACKENDS_MAX && error != WEIR_OK; i++) {
+        const struct wr_swap_backend *b = wr_swap_backend(rt->swap, i);
+
+        if (!b || position-- > 0)
+            continue;
+        *state_p = (struct weir_backend_state){
+            .number = i,
+            .bytes_total = b->slots.count * WEIR_SLOT_BYTES,
+            .bytes_used = wr_slots_used(&b->slots) * WEIR_SLOT_BYTES,
+            .errors = atomic_load(&b->errors),
+            .draining = atomic_load(&b->draining),
+            .sick = atomic_load(&b->sick_until_ns) != 0,
+        };
+        memcpy(state_p->spec, b->spec, sizeof(state_p->spec));
+        error = WEIR_OK;
+    }
+    wr_gate_leave(pass);
+    return error;
+}
+
+int weir_stats(struct weir_runtime *rt, struct weir_stats *stats)
+{
+    struct weir_stats full = {.size = sizeof(full)};
+    size_t size;
+
+    if (!rt || !stats || stats->size < sizeof(size_t))
+        return WEIR_EINVAL;
+    if (wr_runtime_is_forked())
+        return WEIR_EFORKED;
+    size = stats->size < sizeof(full) ? stats->size : sizeof(full);
+    wr_stats_collect(rt->stats, &full);
+    wr_report_gauges(rt, &full);
+    full.size = stats->size;
+    memcpy(stats, &full, size);
+    return WEIR_OK;
+}

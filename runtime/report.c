@@ -1,0 +1,206 @@
+/* SPDX-License-Identifier: MIT */
+
+/* Report: what the runtime says of itself, in a form that a signal handler may print. */
+
+#include <errno.h>
+#include <signal.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "runtime/base/text.h"
+#include "runtime/memory/gate.h"
+#include "runtime/runtime.h"
+
+static uint64_t bytes_of(uint64_t pages)
+{
+    return pages * WEIR_PAGE_BYTES;
+}
+
+void wr_report_gauges(struct weir_runtime *rt, struct weir_stats *stats)
+{
+    struct wr_space *space = &rt->space;
+    uint64_t budget = atomic_load(&rt->budget_pages);
+    int64_t free_frames = wr_frames_free(&space->frames);
+    uint64_t total = budget - rt->reserved_pages;
+    uint64_t held = atomic_load(&space->staging.held_count);
+    uint64_t cached = stats->cache_added - stats->cache_deleted;
+    uint64_t busy = (uint64_t)((int64_t)total - free_frames);
+
+    stats->lru_pages = cached;
+    stats->dirty_pages = held;
+    stats->budget_bytes = bytes_of(budget);
+    stats->free_bytes = free_frames > 0 ? bytes_of((uint64_t)free_frames) : 0;
+    stats->staged_bytes = bytes_of(held);
+    stats->resident_bytes = bytes_of(busy > held ? busy - held : 0);
+    stats->slab_bytes = bytes_of(rt->reserved_pages);
+    stats->mapped_bytes = atomic_load(&space->mapped_bytes);
+    wr_swap_usage(rt->swap, &stats->slots_used, &stats->slots_total);
+    stats->metadata_bytes = wr_space_metadata(space) + wr_swap_metadata(rt->swap);
+}
+
+static void add_bytes(struct wr_text *text, const char *before, uint64_t bytes)
+{
+    wr_text_add(text, before);
+    wr_text_bytes(text, bytes);
+}
+
+static void add_number(struct wr_text *text, const char *before, uint64_t number)
+{
+    wr_text_add(text, before);
+    wr_text_number(text, number);
+}
+
+static void add_head(struct wr_text *text, const struct weir_runtime *rt,
+                     const struct weir_stats *s)
+{
+    wr_text_add(text, "weir ");
+    wr_text_add(text, weir_version());
+    wr_text_add(text, ": ");
+    wr_text_add(text, rt->host->how);
+    add_bytes(text, "\nbudget ", s->budget_bytes);
+    add_bytes(text, ": resident ", s->resident_bytes);
+    add_bytes(text, ", staged ", s->staged_bytes);
+    add_bytes(text, ", slab ", s->slab_bytes);
+    add_bytes(text, ", free ", s->free_bytes);
+    add_bytes(text, "; mapped ", s->mapped_bytes);
+    wr_text_add(text, "\n");
+}
+
+static void add_backends(struct wr_text *text, const struct weir_runtime *rt)
+{
+    for (uint32_t i = 0; i < WR_BACKENDS_MAX; i++) {
+        const struct wr_swap_backend *b = wr_swap_backend(rt->swap, i);
+
+        if (!b)
+            continue;
+        add_number(text, "back end ", i);
+        wr_text_add(text, ": ");
+        wr_text_add(text, b->spec);
+        wr_text_add(text, " (");
+        wr_text_add(text, b->info.how);
+        add_bytes(text, "), used ", bytes_of(wr_slots_used(&b->slots)));
+        add_bytes(text, " of ", bytes_of(b->slots.count));
+        add_number(text, ", errors ", atomic_load(&b->errors));
+        wr_text_add(text, atomic_load(&b->draining) ? ", draining" : "");
+        wr_text_add(text, atomic_load(&b->sick_until_ns) ? ", sick" : "");
+        wr_text_add(text, "\n");
+    }
+}
+
+/* The four lines of the seed: "I modified the Alt-SysReq-M key to have a better understanding of
+ * what's going on in the system". To the letter, so that what parses them parses these. */
+static void add_seed_lines(struct wr_text *text, const struct weir_stats *s)
+{
+    add_number(text, "Swap cache: add ", s->cache_added);
+    add_number(text, " [", s->cache_added_ahead);
+    add_number(text, "-", s->cache_added_reclaim);
+    add_number(text, "], del ", s->cache_deleted);
+    add_number(text, ", find ", s->cache_found);
+    add_number(text, "/", s->swap_faults);
+    add_number(text, " [", s->cache_found_marked);
+    add_number(text, "] ", s->swap_faults ? s->cache_found * 100 / s->swap_faults : 0);
+    add_number(text, "%\nkswapd: total ", s->reclaim_marked);
+    add_number(text, " overload ", s->reclaim_overload);
+    add_number(text, " out of sync ", s->frame_waits);
+    add_number(text, "\nkswapd: wakeup ", s->reclaim_wakeups);
+    add_number(text, " [g ", s->aging_green);
+    add_number(text, " y ", s->aging_yellow);
+    add_number(text, " o ", s->aging_orange);
+    add_number(text, " r ", s->aging_red);
+    add_number(text, "] free ", s->reclaim_free_tries);
+    add_number(text, " io ", s->reclaim_write_tries);
+    add_number(text, "\nkswapd: aged pages ", s->lru_pages);
+    add_number(text, " dirty pages ", s->dirty_pages);
+    wr_text_add(text, "\n");
+}
+
+static void add_times(struct wr_text *text, const struct weir_stats *s)
+{
+    static const char *const names[] = {
+#define REPORT_NAME(name, meaning) #name,
+        WEIR_TIME_MAP(REPORT_NAME)
+#undef REPORT_NAME
+    };
+    const struct weir_histogram *const times[] = {
+#define REPORT_TIME(name, meaning) &s->time_##name,
+        WEIR_TIME_MAP(REPORT_TIME)
+#undef REPORT_TIME
+    };
+
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+        if (times[i]->count == 0)
+            continue;
+        wr_text_add(text, names[i]);
+        add_number(text, ": ", times[i]->count);
+        add_number(text, " times, mean ", times[i]->sum_ns / times[i]->count / 1000);
+        add_number(text, " us, p50 under ", weir_histogram_quantile(times[i], 0.5) / 1000);
+        add_number(text, " us, p99 under ", weir_histogram_quantile(times[i], 0.99) / 1000);
+        wr_text_add(text, " us\n");
+    }
+}
+
+static void add_report(struct wr_text *text, struct weir_runtime *rt)
+{
+    struct weir_stats stats = {.size = sizeof(stats)};
+    struct wr_pass pass = wr_gate_enter();
+
+    wr_stats_collect(rt->stats, &stats);
+    wr_report_gauges(rt, &stats);
+    add_head(text, rt, &stats);
+    add_backends(text, rt);
+    add_seed_lines(text, &stats);
+    add_times(text, &stats);
+    wr_gate_leave(pass);
+}
+
+size_t weir_report(struct weir_runtime *rt, char *buffer, size_t bytes)
+{
+    struct wr_text text;
+
+    wr_text_init(&text, buffer, bytes);
+    if (rt && !wr_runtime_is_forked())
+        add_report(&text, rt);
+    return text.length;
+}
+
+int weir_report_fd(struct weir_runtime *rt, int fd)
+{
+    char piece[512];
+    struct wr_text text;
+
+    if (!rt || fd < 0)
+        return WEIR_EINVAL;
+    if (wr_runtime_is_forked())
+        return WEIR_EFORKED;
+    wr_text_init_fd(&text, piece, sizeof(piece), fd);
+    add_report(&text, rt);
+    return wr_text_flush(&text) ? WEIR_OK : WEIR_EIO;
+}
+
+/* --- On a signal ----------------------------------------------------------------------------- */
+
+static void on_report_signal(int number)
+{
+    int kept_errno = errno;
+
+    (void)number;
+    for (uint32_t i = 0; i < WR_RUNTIMES_MAX; i++) {
+        struct wr_pass pass = wr_gate_enter(); /* it is not closed while we are inside */
+        struct weir_runtime *rt = wr_runtime_at(i);
+
+        if (rt)
+            weir_report_fd(rt, STDERR_FILENO);
+        wr_gate_leave(pass);
+    }
+    errno = kept_errno;
+}
+
+int wr_report_arm(int number)
+{
+    struct sigaction action;
+
+    memset(&action, 0, sizeof(action));
+    action.sa_handler = on_report_signal;
+    action.sa_flags = SA_RESTART;
+    return sigaction(number, &action, NULL) == 0 ? WEIR_OK : WEIR_EINVAL;
+}

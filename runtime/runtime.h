@@ -1,0 +1,59 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+
+/*
+ * Runtime: the roof. Builds the house in order and tears it down in reverse; the only room that
+ * knows paging and swap at the same time.
+ *
+ *   budget    total memory; slab + frames + what the engine needs in passing == budget
+ *
+ * Always: after wr_runtime_open() everything runs; after wr_runtime_close() nothing is left, no
+ * thread, descriptor, mapping or handler.
+ */
+
+#include "runtime/paging/reclaim.h"
+#include "runtime/swap/swap.h"
+
+#define WR_RUNTIMES_MAX 16u /* of one process */
+
+struct weir_runtime {
+    struct wr_space space; /* first */
+    struct wr_host *host;
+    struct wr_stats *stats;
+    struct wr_reclaim *reclaim;
+    struct wr_swap *swap;
+    struct weir_options settings; /* strings are copies */
+    char *strings[3];             /* those copies       */
+
+    struct wr_lock backends_lock; /* WR_RANK_BACKENDS */
+    struct wr_lock lock;          /* WR_RANK_RUNTIME: regions and the budget */
+    _Atomic(uint64_t) budget_pages;
+    uint32_t reserved_pages; /* of the budget: slab and transient frames */
+};
+
+/* host NULL: the real one is opened; else it is taken over, also on failure. */
+int wr_runtime_open(const struct weir_options *options, struct wr_host *host,
+                    struct weir_runtime **runtime_p);
+void wr_runtime_close(struct weir_runtime *rt);
+
+int wr_runtime_map(struct weir_runtime *rt, uint64_t bytes, const char *name,
+                   struct wr_region **region_p);
+/* WEIR_ENOENT: no region of this runtime begins there. */
+int wr_runtime_unmap(struct weir_runtime *rt, uint64_t addr);
+int wr_runtime_resize(struct weir_runtime *rt, uint64_t bytes, uint32_t timeout_ms);
+
+/* True in a fork child of a process that had a runtime open. */
+bool wr_runtime_is_forked(void);
+/* The i-th open runtime of the process, or NULL. Signal. */
+struct weir_runtime *wr_runtime_at(uint32_t i);
+
+/* The runtime of a space: it is its first member. */
+static inline struct weir_runtime *wr_runtime_of(struct wr_space *space)
+{
+    return (struct weir_runtime *)(void *)space;
+}
+
+/* report.c */
+/* Print the report of every open runtime on standard error when this signal comes. */
+int wr_report_arm(int number);
+void wr_report_gauges(struct weir_runtime *rt, struct weir_stats *stats);
