@@ -1,0 +1,434 @@
+/* SPDX-License-Identifier: MIT */
+
+/* The promises of weir.h, one by one, on the real kernel. */
+
+#include <fcntl.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "tests/stress/real.h"
+
+#define BUDGET (8 * MIB)
+#define PAGES  ((size_t)8192) /* 32 MiB: four times the budget */
+
+Test(api, a_region_larger_than_the_budget_keeps_its_bytes)
+{
+    struct weir_runtime *rt = real_open(BUDGET, "mem:?size=64M");
+    void *memory = real_map(rt, PAGES * PAGE);
+
+    real_fill(memory, PAGES, 1);
+    real_check(memory, PAGES, 1);
+    cr_assert_leq(real_resident(memory, PAGES), BUDGET / PAGE);
+    cr_assert_eq(weir_unmap(memory), WEIR_OK);
+    cr_assert_eq(weir_close(rt), WEIR_OK);
+}
+
+Test(api, memory_is_zero_before_the_first_store)
+{
+    struct weir_runtime *rt = real_open(BUDGET, "mem:?size=64M");
+    const unsigned char *memory = real_map(rt, PAGES * PAGE);
+
+    for (size_t i = 0; i < PAGES * PAGE; i += 509)
+        cr_assert_eq(memory[i], 0);
+    cr_assert_eq(real_stats(rt).pages_written, 0);
+    weir_close(rt);
+}
+
+Test(api, sizes_are_rounded_up_and_zero_is_refused)
+{
+    struct weir_runtime *rt = real_open(BUDGET, "mem:?size=64M");
+    void *memory;
+
+    cr_assert_eq(weir_map(rt, 0, NULL, &memory), WEIR_EINVAL);
+    memory = real_map(rt, 1);
+    memset(memory, 7, PAGE);
+    cr_assert_eq((uintptr_t)memory % (2 * MIB), 0);
+    weir_close(rt);
+}
+
+Test(api, regions_come_and_go)
+{
+    struct weir_runtime *rt = real_open(BUDGET, "mem:?size=64M");
+    void *memory[40];
+
+    for (int round = 0; round < 5; round++) {
+        for (size_t i = 0; i < 40; i++) {
+            memory[i] = real_map(rt, (i + 1) * 16 * PAGE);
+            real_check((char *)memory[i] - 0, 0, 0);
+            real_fill(memory[i], (i + 1) * 16, i);
+        }
+        for (size_t i = 0; i < 40; i++)
+            real_check(memory[i], (i + 1) * 16, i);
+        for (size_t i = 0; i < 40; i++)
+            cr_assert_eq(weir_unmap(memory[(i * 7) % 40]), WEIR_OK);
+    }
+    cr_assert_eq(weir_unmap(memory[0]), WEIR_ENOENT);
+    cr_assert_eq(weir_unmap(&rt), WEIR_ENOENT);
+    cr_assert_eq(real_stats(rt).slots_used, 0);
+    weir_close(rt);
+}
+
+Test(api, two_runtimes_do_not_meet)
+{
+    struct weir_runtime *a = real_open(BUDGET, "mem:?size=64M");
+    struct weir_runtime *b = real_open(BUDGET, "mem:?size=64M");
+    void *in_a = real_map(a, PAGES * PAGE), *in_b = real_map(b, PAGES * PAGE);
+
+    real_fill(in_a, PAGES, 1);
+    real_fill(in_b, PAGES, 2);
+    real_check(in_a, PAGES, 1);
+    weir_close(a);
+    real_check(in_b, PAGES, 2);
+    weir_close(b);
+}
+
+Test(api, discard_zeroes_and_frees)
+{
+    struct weir_runtime *rt = real_open(BUDGET, "mem:?size=64M");
+    unsigned char *memory = real_map(rt, PAGES * PAGE);
+
+    real_fill(memory, PAGES, 3);
+    cr_assert_gt(real_stats(rt).slots_used, 0);
+    cr_assert_eq(weir_advise(memory, PAGES * PAGE, WEIR_DISCARD), WEIR_OK);
+    cr_assert_eq(real_resident(memory, PAGES), 0);
+    for (size_t i = 0; i < PAGES; i++)
+        cr_assert_eq(memory[i * PAGE] | memory[i * PAGE + PAGE - 1], 0);
+    /* Slots under write are freed by their completion. */
+    for (int i = 0; i < 1000 && real_stats(rt).slots_used; i++)
+        usleep(1000);
+    cr_assert_eq(real_stats(rt).slots_used, 0);
+    weir_close(rt);
+}
+
+Test(api, a_hint_touches_whole_pages_only)
+{
+    struct weir_runtime *rt = real_open(BUDGET, "mem:?size=64M");
+    unsigned char *memory = real_map(rt, 16 * PAGE);
+
+    memset(memory, 9, 16 * PAGE);
+    cr_assert_eq(weir_advise(memory + 1, 4 * PAGE - 2, WEIR_DISCARD), WEIR_OK);
+    cr_assert_eq(memory[0], 9);
+    cr_assert_eq(memory[PAGE], 0);
+    cr_assert_eq(memory[3 * PAGE - 1], 0);
+    cr_assert_eq(memory[3 * PAGE], 9);
+    cr_assert_eq(weir_advise(memory + 5, 10, WEIR_DISCARD), WEIR_OK);
+    cr_assert_eq(memory[5], 9);
+    cr_assert_eq(weir_advise(memory, 17 * PAGE, WEIR_DISCARD), WEIR_EINVAL);
+    cr_assert_eq(weir_advise(&rt, 1, WEIR_DISCARD), WEIR_EINVAL);
+    cr_assert_eq(weir_advise(memory, PAGE, (enum weir_hint)99), WEIR_EINVAL);
+    weir_close(rt);
+}
+
+Test(api, freed_pages_are_never_written)
+{
+    struct weir_runtime *rt = real_open(BUDGET, "mem:?size=64M");
+    size_t half = BUDGET / 2 / PAGE;
+    volatile uint64_t *freed = real_map(rt, half * PAGE);
+    void *others = real_map(rt, PAGES * PAGE);
+    struct weir_stats stats;
+
+    real_fill((void *)(uintptr_t)freed, half, 4);
+    cr_assert_eq(weir_advise((void *)(uintptr_t)freed, half * PAGE, WEIR_FREE), WEIR_OK);
+    freed[512 * 3] = 77; /* a store ends the hint for its page */
+    real_fill(others, PAGES, 5);
+    real_check(others, PAGES, 5);
+    stats = real_stats(rt);
+    cr_assert_geq(stats.pages_elided_free, half - 64, "only %llu were forgotten",
+                  (unsigned long long)stats.pages_elided_free);
+    cr_assert_eq(freed[512 * 3], 77);
+    for (size_t i = 0; i < half; i++)
+        cr_assert(i == 3 || freed[i * 512] == 0 || freed[i * 512] == (i * 0x9e3779b97f4a7c15u ^ 4));
+    weir_close(rt);
+}
+
+Test(api, zero_pages_are_never_written)
+{
+    struct weir_runtime *rt = real_open(BUDGET, "mem:?size=64M");
+    unsigned char *memory = real_map(rt, PAGES * PAGE);
+
+    for (size_t i = 0; i < PAGES; i++)
+        memory[i * PAGE] = 0; /* a store, of zero */
+    cr_assert_eq(real_stats(rt).pages_written, 0);
+    cr_assert_gt(real_stats(rt).pages_elided_zero, PAGES / 2);
+    cr_assert_eq(real_stats(rt).slots_used, 0);
+    weir_close(rt);
+}
+
+Test(api, clean_pages_are_not_written_again)
+{
+    struct weir_runtime *rt = real_open(BUDGET, "mem:?size=128M");
+    void *memory = real_map(rt, PAGES * PAGE);
+    uint64_t written;
+
+    real_fill(memory, PAGES, 6);
+    real_check(memory, PAGES, 6); /* the last of the dirty ones leave in this pass */
+    written = real_stats(rt).pages_written;
+    real_check(memory, PAGES, 6);
+    real_check(memory, PAGES, 6);
+    cr_assert_eq(real_stats(rt).pages_written, written);
+    weir_close(rt);
+}
+
+Test(api, pinned_pages_stay_and_system_calls_work_on_them)
+{
+    struct weir_runtime *rt = real_open(BUDGET, "mem:?size=64M");
+    char *memory = real_map(rt, PAGES * PAGE);
+    char *pinned = memory + 100 * PAGE;
+    int fd = open("/dev/zero", O_RDONLY);
+
+    real_fill(memory, PAGES, 7);
+    cr_assert_eq(weir_pin(pinned, 64 * PAGE, WEIR_WRITE), WEIR_OK);
+    real_fill(memory + 200 * PAGE, PAGES - 200, 8); /* pressure */
+    cr_assert_eq(real_resident(pinned, 64), 64);
+    cr_assert_eq(read(fd, pinned, 64 * PAGE), (ssize_t)(64 * PAGE));
+    cr_assert_eq(weir_advise(pinned, PAGE, WEIR_DISCARD), WEIR_EBUSY);
+    cr_assert_eq(weir_unpin(pinned, 64 * PAGE), WEIR_OK);
+    cr_assert_eq(weir_unpin(pinned, 64 * PAGE), WEIR_EINVAL);
+    real_fill(memory + 200 * PAGE, PAGES - 200, 9);
+    for (size_t i = 0; i < 64 * PAGE; i += 64)
+        cr_assert_eq(pinned[i], 0);
+    weir_close(rt);
+}
+
+Test(api, a_read_pin_does_not_dirty)
+{
+    struct weir_runtime *rt = real_open(BUDGET, "mem:?size=128M");
+    char *memory = real_map(rt, PAGES * PAGE);
+    uint64_t written;
+    int fd = open("/dev/null", O_WRONLY);
+
+    real_fill(memory, PAGES, 7);
+    real_check(memory, PAGES, 7);
+    written = real_stats(rt).pages_written;
+    for (size_t i = 0; i < PAGES; i += 16) {
+        cr_assert_eq(weir_pin(memory + i * PAGE, 16 * PAGE, WEIR_READ), WEIR_OK);
+        cr_assert_eq(write(fd, memory + i * PAGE, 16 * PAGE), (ssize_t)(16 * PAGE));
+        cr_assert_eq(weir_unpin(memory + i * PAGE, 16 * PAGE), WEIR_OK);
+    }
+    real_check(memory, PAGES, 7);
+    cr_assert_eq(real_stats(rt).pages_written, written);
+    weir_close(rt);
+}
+
+Test(api, pinning_too_much_fails_and_leaves_no_pin)
+{
+    struct weir_runtime *rt = real_open(BUDGET, "mem:?size=64M");
+    char *memory = real_map(rt, PAGES * PAGE);
+
+    cr_assert_eq(weir_pin(memory, PAGES * PAGE, WEIR_WRITE), WEIR_ENOMEM);
+    cr_assert_eq(weir_unpin(memory, PAGE), WEIR_EINVAL);
+    real_fill(memory, PAGES, 1);
+    real_check(memory, PAGES, 1);
+    weir_close(rt);
+}
+
+Test(api, the_budget_can_change)
+{
+    struct weir_runtime *rt = real_open(32 * MIB, "mem:?size=128M");
+    void *memory = real_map(rt, PAGES * PAGE);
+
+    real_fill(memory, PAGES, 2);
+    cr_assert_gt(real_resident(memory, PAGES), 20 * MIB / PAGE);
+    cr_assert_eq(weir_budget_set(rt, 8 * MIB, 10000), WEIR_OK);
+    cr_assert_leq(real_resident(memory, PAGES), 8 * MIB / PAGE);
+    real_check(memory, PAGES, 2);
+    cr_assert_eq(weir_budget_set(rt, 64 * MIB, 0), WEIR_OK);
+    real_check(memory, PAGES, 2);
+    real_check(memory, PAGES, 2);
+    cr_assert_gt(real_resident(memory, PAGES), 28 * MIB / PAGE);
+    cr_assert_eq(weir_budget_set(rt, 4096, 0), WEIR_EINVAL);
+    weir_close(rt);
+}
+
+Test(api, back_ends_are_added_filled_in_order_and_drained)
+{
+    struct weir_runtime *rt = real_open(BUDGET, "mem:?size=8M");
+    void *memory = real_map(rt, PAGES * PAGE);
+    struct weir_backend_state state;
+    uint32_t second;
+
+    cr_assert_eq(weir_backend_add(rt, "mem:?size=64M", &second), WEIR_OK);
+    real_fill(memory, PAGES, 3);
+    cr_assert_eq(weir_backend_get(rt, 0, &state), WEIR_OK);
+    cr_assert_gt(state.bytes_used, 7 * MIB);
+    cr_assert_eq(weir_backend_get(rt, 1, &state), WEIR_OK);
+    cr_assert_gt(state.bytes_used, 8 * MIB);
+    cr_assert_eq(weir_backend_get(rt, 2, &state), WEIR_ENOENT);
+    cr_assert_eq(weir_backend_drain(rt, 0), WEIR_OK);
+    cr_assert_eq(weir_backend_get(rt, 0, &state), WEIR_OK);
+    cr_assert_eq(state.number, second);
+    cr_assert_eq(weir_backend_get(rt, 1, &state), WEIR_ENOENT);
+    cr_assert_eq(weir_backend_drain(rt, 0), WEIR_ENOENT);
+    real_check(memory, PAGES, 3);
+    weir_close(rt);
+}
+
+Test(api, a_drain_that_has_nowhere_to_go_is_refused)
+{
+    struct weir_runtime *rt = real_open(BUDGET, "mem:?size=64M");
+    void *memory = real_map(rt, PAGES * PAGE);
+    struct weir_backend_state state;
+
+    real_fill(memory, PAGES, 3);
+    cr_assert_eq(weir_backend_drain(rt, 0), WEIR_EFULL);
+    cr_assert_eq(weir_backend_get(rt, 0, &state), WEIR_OK);
+    cr_assert_not(state.draining);
+    real_check(memory, PAGES, 3);
+    weir_close(rt);
+}
+
+Test(api, bad_settings_are_refused_by_name)
+{
+    struct weir_options options;
+    struct weir_runtime *rt;
+
+    real_options(&options, 1 * MIB, "mem:?size=64M");
+    cr_assert_eq(weir_open(&options, &rt), WEIR_EINVAL);
+    cr_assert(strstr(real_events.text[WEIR_FAILURE], "WEIR_BUDGET"));
+    real_options(&options, BUDGET, "nosuch:thing");
+    cr_assert_eq(weir_open(&options, &rt), WEIR_ENOENT);
+    cr_assert(strstr(real_events.text[WEIR_FAILURE], "nosuch"));
+    real_options(&options, BUDGET, "mem:?size=64M");
+    options.engine = "steam";
+    cr_assert_eq(weir_open(&options, &rt), WEIR_EINVAL);
+    cr_assert(strstr(real_events.text[WEIR_FAILURE], "steam"));
+    real_options(&options, BUDGET, "mem:?size=64M");
+    options.drop_batch_pages = 100000;
+    cr_assert_eq(weir_open(&options, &rt), WEIR_EINVAL);
+    cr_assert(strstr(real_events.text[WEIR_FAILURE], "drop_batch_pages"));
+    setenv("WEIR_READAHEAD", "lots", 1);
+    real_options(&options, BUDGET, "mem:?size=64M");
+    cr_assert_eq(weir_open(&options, &rt), WEIR_EINVAL);
+    cr_assert(strstr(real_events.text[WEIR_FAILURE], "WEIR_READAHEAD=lots"));
+    cr_assert_eq(weir_open(&options, NULL), WEIR_EINVAL);
+}
+
+Test(api, the_environment_fills_what_the_program_leaves_open)
+{
+    struct weir_runtime *rt = NULL;
+
+    setenv("WEIR_BUDGET", "16m", 1);
+    setenv("WEIR_BACKENDS", " mem:?size=8M  mem:?size=16M ", 1);
+    setenv("WEIR_ENGINE", "wp", 1);
+    cr_assert_eq(weir_open(NULL, &rt), WEIR_OK);
+    cr_assert_eq(real_stats(rt).budget_bytes, 16 * MIB);
+    cr_assert_eq(real_stats(rt).slots_total, 24 * MIB / PAGE);
+    weir_close(rt);
+}
+
+Test(api, options_of_a_newer_caller_are_refused_when_they_mean_something)
+{
+    struct {
+        struct weir_options known;
+        uint64_t unknown;
+    } newer = {.unknown = 0};
+    struct weir_runtime *rt = NULL;
+
+    real_options(&newer.known, BUDGET, "mem:?size=64M");
+    newer.known.size = sizeof(newer);
+    cr_assert_eq(weir_open(&newer.known, &rt), WEIR_OK);
+    weir_close(rt);
+    newer.unknown = 1;
+    cr_assert_eq(weir_open(&newer.known, &rt), WEIR_EINVAL);
+}
+
+Test(api, every_setting_is_a_row_and_defaults_are_valid)
+{
+    size_t rows = 0;
+
+    for (const struct weir_setting *s; (s = weir_setting(rows)) != NULL; rows++) {
+        cr_assert(s->name && s->initial && s->unit && strlen(s->help) > 10);
+        cr_assert_eq(strncmp(s->environment, "WEIR_", 5), 0);
+    }
+    /* size and the listener with its context are no settings. */
+    cr_assert_eq(rows, (sizeof(struct weir_options) - 3 * sizeof(void *)) / 8);
+}
+
+Test(api, errors_have_names_and_words)
+{
+    cr_assert_str_eq(weir_error_name(WEIR_EFULL), "WEIR_EFULL");
+    cr_assert_str_eq(weir_error_text(WEIR_OK), "success");
+    cr_assert_str_eq(weir_error_text(-1000), "unknown error");
+}
+
+/* The four lines of the seed, to the letter. */
+Test(api, the_report_can_be_parsed_and_agrees_with_the_statistics)
+{
+    struct weir_runtime *rt = real_open(BUDGET, "mem:?size=64M");
+    void *memory = real_map(rt, PAGES * PAGE);
+    unsigned long long v[20];
+    char report[8192];
+    struct weir_stats s;
+    const char *lines;
+
+    real_fill(memory, PAGES, 1);
+    real_check(memory, PAGES, 1);
+    usleep(50000);
+    s = real_stats(rt);
+    cr_assert_lt(weir_report(rt, report, sizeof(report)), sizeof(report));
+    lines = strstr(report, "Swap cache:");
+    cr_assert_not_null(lines);
+    cr_assert_eq(sscanf(lines,
+                        "Swap cache: add %llu [%llu-%llu], del %llu, find %llu/%llu [%llu] %llu%%\n"
+                        "kswapd: total %llu overload %llu out of sync %llu\n"
+                        "kswapd: wakeup %llu [g %llu y %llu o %llu r %llu] free %llu io %llu\n"
+                        "kswapd: aged pages %llu dirty pages %llu\n",
+                        &v[0], &v[1], &v[2], &v[3], &v[4], &v[5], &v[6], &v[7], &v[8], &v[9],
+                        &v[10], &v[11], &v[12], &v[13], &v[14], &v[15], &v[16], &v[17], &v[18],
+                        &v[19]),
+                 20);
+    cr_assert_eq(v[0], s.cache_added);
+    cr_assert_eq(v[5], s.swap_faults);
+    cr_assert_eq(v[11], s.reclaim_wakeups);
+    cr_assert_eq(v[19], s.dirty_pages);
+    cr_assert(strstr(report, "engine"));
+    cr_assert(strstr(report, "mem:?size=64M"));
+    weir_close(rt);
+}
+
+/* requirements.md, table of the twenty statistics: their identities. */
+Test(api, the_statistics_keep_their_identities)
+{
+    struct weir_runtime *rt = real_open(BUDGET, "mem:?size=64M");
+    volatile uint64_t *memory = real_map(rt, PAGES * PAGE);
+    uint64_t random = 1;
+    struct weir_stats s;
+
+    for (int i = 0; i < 100000; i++) {
+        random = random * 6364136223846793005u + 1;
+        if (random >> 63)
+            memory[(random >> 33) % PAGES * 512] = random;
+        else
+            (void)memory[(random >> 33) % PAGES * 512];
+    }
+    usleep(50000);
+    s = real_stats(rt);
+    cr_assert_geq(s.cache_added, s.cache_added_ahead + s.cache_added_reclaim);
+    cr_assert_leq(s.cache_deleted, s.cache_added);
+    cr_assert_eq(s.lru_pages, s.cache_added - s.cache_deleted);
+    cr_assert_leq(s.cache_found, s.swap_faults);
+    cr_assert_eq(s.swap_faults, s.cache_found + s.reads_demand + s.reads_joined);
+    cr_assert_leq(s.cache_found_marked, s.cache_found);
+    cr_assert_geq(s.reclaim_marked, s.pages_written + s.pages_elided_zero);
+    cr_assert_geq(s.reclaim_free_tries, s.reclaim_write_tries);
+    cr_assert_leq(s.writes_full, s.writes);
+    cr_assert_leq(s.resident_bytes + s.staged_bytes + s.slab_bytes + s.free_bytes, s.budget_bytes);
+    cr_assert_eq(s.time_fault.count, s.faults);
+    weir_close(rt);
+}
+
+Test(api, null_is_refused_and_close_takes_it)
+{
+    struct weir_stats stats = {.size = 0};
+    char text[8];
+
+    cr_assert_eq(weir_close(NULL), WEIR_OK);
+    cr_assert_eq(weir_budget_set(NULL, 1, 0), WEIR_EINVAL);
+    cr_assert_eq(weir_stats(NULL, &stats), WEIR_EINVAL);
+    cr_assert_eq(weir_report(NULL, text, sizeof(text)), 0);
+    cr_assert_eq(weir_report_fd(NULL, 2), WEIR_EINVAL);
+    cr_assert_eq(weir_backend_add(NULL, "mem:", NULL), WEIR_EINVAL);
+    cr_assert_eq(weir_backend_drain(NULL, 0), WEIR_EINVAL);
+    cr_assert_eq(weir_pin(NULL, 1, WEIR_READ), WEIR_EINVAL);
+    cr_assert_eq(weir_unmap(NULL), WEIR_ENOENT);
+}

@@ -1,0 +1,95 @@
+/* SPDX-License-Identifier: MIT */
+#include "tests/stress/real.h"
+
+#include <stdlib.h>
+#include <sys/mman.h>
+
+struct real_events real_events;
+
+/* Async-signal-safe, like every listener. */
+static void listen(void *context, const struct weir_event *event)
+{
+    (void)context;
+    real_events.count[event->severity]++;
+    real_events.error[event->severity] = event->error;
+    strncpy(real_events.text[event->severity], event->text,
+            sizeof(real_events.text[event->severity]) - 1);
+}
+
+void real_options(struct weir_options *options, uint64_t budget, const char *backends)
+{
+    weir_options_init(options);
+    options->budget_bytes = budget;
+    options->backends = backends;
+    options->on_event = listen;
+}
+
+struct weir_runtime *real_open_with(const struct weir_options *options)
+{
+    struct weir_runtime *rt = NULL;
+    int error = weir_open(options, &rt);
+
+    cr_assert_eq(error, WEIR_OK, "weir_open gave %s: %s", weir_error_name(error),
+                 real_events.text[WEIR_FAILURE]);
+    return rt;
+}
+
+struct weir_runtime *real_open(uint64_t budget, const char *backends)
+{
+    struct weir_options options;
+
+    real_options(&options, budget, backends);
+    return real_open_with(&options);
+}
+
+void *real_map(struct weir_runtime *rt, uint64_t bytes)
+{
+    void *memory = NULL;
+    int error = weir_map(rt, bytes, NULL, &memory);
+
+    cr_assert_eq(error, WEIR_OK, "weir_map gave %s", weir_error_name(error));
+    return memory;
+}
+
+struct weir_stats real_stats(struct weir_runtime *rt)
+{
+    struct weir_stats stats = {.size = sizeof(stats)};
+
+    cr_assert_eq(weir_stats(rt, &stats), WEIR_OK);
+    return stats;
+}
+
+void real_fill(void *memory, size_t pages, uint64_t salt)
+{
+    volatile uint64_t *words = memory;
+
+    for (size_t i = 0; i < pages; i++) {
+        words[i * 512] = i * 0x9e3779b97f4a7c15u ^ salt;
+        words[i * 512 + 511] = i + salt;
+    }
+}
+
+void real_check(const void *memory, size_t pages, uint64_t salt)
+{
+    const volatile uint64_t *words = memory;
+
+    for (size_t i = 0; i < pages; i++) {
+        uint64_t first = words[i * 512], last = words[i * 512 + 511];
+
+        cr_assert(first == (i * 0x9e3779b97f4a7c15u ^ salt) && last == i + salt,
+                  "page %zu holds %#llx %#llx", i, (unsigned long long)first,
+                  (unsigned long long)last);
+    }
+}
+
+size_t real_resident(const void *memory, size_t pages)
+{
+    unsigned char *there = calloc(pages, 1);
+    size_t count = 0;
+
+    cr_assert_eq(mincore((void *)(uintptr_t)memory, pages * PAGE, there), 0);
+    for (size_t i = 0; i < pages; i++)
+        count += there[i] & 1;
+    free(there);
+    return count;
+}

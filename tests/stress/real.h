@@ -1,0 +1,41 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+
+/*
+ * Real: what the tests on the real kernel share. Each test opens a runtime of its own in the
+ * process that Criterion gives it.
+ */
+
+#include <criterion/criterion.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <weir/weir.h>
+
+#define PAGE ((size_t)WEIR_PAGE_BYTES)
+#define MIB  ((uint64_t)1 << 20)
+
+/* The last event of each severity, and how many there were. */
+struct real_events {
+    int count[WEIR_FATAL + 1];
+    int error[WEIR_FATAL + 1];
+    char text[WEIR_FATAL + 1][512];
+};
+
+extern struct real_events real_events;
+
+/* Open with a budget and back ends; fails the test if that fails. */
+struct weir_runtime *real_open(uint64_t budget, const char *backends);
+/* The same with options that the caller has filled by real_options(). */
+void real_options(struct weir_options *options, uint64_t budget, const char *backends);
+struct weir_runtime *real_open_with(const struct weir_options *options);
+
+void *real_map(struct weir_runtime *rt, uint64_t bytes);
+struct weir_stats real_stats(struct weir_runtime *rt);
+
+/* Write a recognisable number into every page / check it. */
+void real_fill(void *memory, size_t pages, uint64_t salt);
+void real_check(const void *memory, size_t pages, uint64_t salt);
+/* How many of these pages does the kernel have in memory? */
+size_t real_resident(const void *memory, size_t pages);
