@@ -1,0 +1,20 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+
+/*
+ * Watch: a back end that hands everything on to another and counts what is asked of it, so that a
+ * bench need not believe the library's own counters. "watch(file:/var/tmp?size=1G)".
+ */
+
+#include <stdint.h>
+
+struct bench_watch {
+    uint64_t writes;
+    uint64_t bytes_written;
+    uint64_t bytes_written_whole; /* by writes of a whole, aligned cluster of 2 MiB */
+    uint64_t bytes_read;
+};
+
+void bench_watch_register(void);
+/* Of all watching back ends of the process together. */
+void bench_watch_get(struct bench_watch *watch_p);
