@@ -114,6 +114,14 @@ static void add_seed_lines(struct wr_text *text, const struct weir_stats *s)
     wr_text_add(text, "\n");
 }
 
+static void add_time(struct wr_text *text, uint64_t ns)
+{
+    bool is_short = ns < 2000;
+
+    add_number(text, "", is_short ? ns : ns / 1000);
+    wr_text_add(text, is_short ? " ns" : " us");
+}
+
 static void add_times(struct wr_text *text, const struct weir_stats *s)
 {
     static const char *const names[] = {
@@ -132,10 +140,13 @@ static void add_times(struct wr_text *text, const struct weir_stats *s)
             continue;
         wr_text_add(text, names[i]);
         add_number(text, ": ", times[i]->count);
-        add_number(text, " times, mean ", times[i]->sum_ns / times[i]->count / 1000);
-        add_number(text, " us, p50 under ", weir_histogram_quantile(times[i], 0.5) / 1000);
-        add_number(text, " us, p99 under ", weir_histogram_quantile(times[i], 0.99) / 1000);
-        wr_text_add(text, " us\n");
+        wr_text_add(text, " times, mean ");
+        add_time(text, times[i]->sum_ns / times[i]->count);
+        wr_text_add(text, ", p50 under ");
+        add_time(text, weir_histogram_quantile(times[i], 0.5));
+        wr_text_add(text, ", p99 under ");
+        add_time(text, weir_histogram_quantile(times[i], 0.99));
+        wr_text_add(text, "\n");
     }
 }
 
