@@ -241,49 +241,49 @@ int weir_backend_get(struct weir_runtime *runtime, uint32_t position,
 /* --- Statistics ------------------------------------------------------------------------------ */
 
 /* Counters: name, letter in the report (or ' '), meaning. */
-#define WEIR_COUNTER_MAP(X)                                                                 \
-    X(cache_added, 'A', "pages added to the swap cache")                                    \
-    X(cache_added_ahead, 'B', "of those, by readahead")                                     \
-    X(cache_added_reclaim, 'C', "of those, unmapped by kswapd")                             \
-    X(cache_deleted, 'D', "pages deleted from the swap cache")                              \
-    X(cache_found, 'E', "swap faults that found their page in the cache")                   \
-    X(swap_faults, 'F', "faults on pages that had been swapped or cached")                  \
-    X(cache_found_marked, 'G', "of the found, those marked for swapout or being written")   \
-    X(reclaim_marked, 'I', "pages marked for swapout by kswapd")                            \
-    X(reclaim_overload, 'J', "times kswapd had to sweep all memory for a victim")           \
-    X(frame_waits, 'K', "times an allocation waited for kswapd")                            \
-    X(reclaim_wakeups, 'L', "times kswapd was woken")                                       \
-    X(aging_green, 'M', "ageing passes with free memory above high")                        \
-    X(aging_yellow, 'N', "ageing passes with free memory between low and high")             \
-    X(aging_orange, 'O', "ageing passes with free memory between min and low")              \
-    X(aging_red, 'P', "ageing passes below min or with a waiting allocation")               \
-    X(reclaim_free_tries, 'Q', "times kswapd tried to free without writing")                \
-    X(reclaim_write_tries, 'R', "times kswapd tried to write pages out")                    \
-    X(faults, ' ', "faults of all kinds")                                                   \
-    X(faults_first_touch, ' ', "faults on pages that were never written or were forgotten") \
-    X(faults_write, ' ', "first writes to pages that were mapped read-only")                \
-    X(faults_stale, ' ', "faults that somebody else had resolved already")                  \
-    X(reads_demand, ' ', "pages read because a thread waited for them")                     \
-    X(reads_joined, ' ', "faults that waited for a read begun by another")                  \
-    X(reads_ahead, ' ', "pages read ahead")                                                 \
-    X(reads_ahead_hit, ' ', "pages read ahead and then used")                               \
-    X(reads_ahead_wasted, ' ', "pages read ahead and dropped unused")                       \
-    X(reads_ahead_refused, ' ', "pages not read ahead because memory was low")              \
-    X(pages_written, ' ', "pages written to back ends")                                     \
-    X(writes, ' ', "write requests to back ends")                                           \
-    X(writes_full, ' ', "of those, whole aligned clusters")                                 \
-    X(pages_elided_zero, ' ', "pages of zeros forgotten instead of written")                \
-    X(pages_elided_free, ' ', "freed pages forgotten instead of written")                   \
-    X(pages_dropped_clean, ' ', "clean pages dropped without any write")                    \
-    X(pages_moved_busy, ' ', "pages not evicted because a device holds them")               \
-    X(pages_rescued_writing, ' ', "faults served while their page was being written")       \
-    X(pages_drained, ' ', "pages taken off a draining back end")                            \
-    X(slots_kept, ' ', "pages read that kept their slot")                                   \
-    X(slots_doomed, ' ', "slots freed because their page was written again")                \
-    X(read_errors, ' ', "reads that failed")                                                \
-    X(write_errors, ' ', "writes that failed")                                              \
-    X(checksum_errors, ' ', "pages that came back damaged")                                 \
-    X(foreign_discards, ' ', "pages that the program dropped by its own madvise")           \
+#define WEIR_COUNTER_MAP(X)                                                                  \
+    X(cache_added, 'A', "pages added to the swap cache")                                     \
+    X(cache_added_ahead, 'B', "of those, by readahead")                                      \
+    X(cache_added_reclaim, 'C', "of those, unmapped by kswapd")                              \
+    X(cache_deleted, 'D', "pages deleted from the swap cache")                               \
+    X(cache_found, 'E', "swap faults that found their page in the cache")                    \
+    X(swap_faults, 'F', "faults on pages that had been swapped or cached")                   \
+    X(cache_found_marked, 'G', "of the found, those marked for swapout or being written")    \
+    X(reclaim_marked, 'I', "pages marked for swapout by kswapd")                             \
+    X(reclaim_overload, 'J', "times kswapd had to sweep all memory for a victim")            \
+    X(frame_waits, 'K', "times an allocation waited for kswapd")                             \
+    X(reclaim_wakeups, 'L', "times kswapd was woken")                                        \
+    X(aging_green, 'M', "ageing passes with free memory above high")                         \
+    X(aging_yellow, 'N', "ageing passes with free memory between low and high")              \
+    X(aging_orange, 'O', "ageing passes with free memory between min and low")               \
+    X(aging_red, 'P', "ageing passes below min or with a waiting allocation")                \
+    X(reclaim_free_tries, 'Q', "times kswapd tried to free without writing")                 \
+    X(reclaim_write_tries, 'R', "times kswapd tried to write pages out")                     \
+    X(faults, ' ', "faults of all kinds")                                                    \
+    X(faults_first_touch, ' ', "faults on pages that were never written or were forgotten")  \
+    X(faults_write, ' ', "first writes to pages that were mapped read-only")                 \
+    X(faults_stale, ' ', "faults that somebody else had resolved already")                   \
+    X(reads_demand, ' ', "pages read because a thread waited for them")                      \
+    X(reads_joined, ' ', "faults that waited for a read begun by another")                   \
+    X(reads_ahead, ' ', "pages read ahead")                                                  \
+    X(reads_ahead_hit, ' ', "pages read ahead and then used")                                \
+    X(reads_ahead_wasted, ' ', "pages read ahead and dropped unused")                        \
+    X(reads_ahead_refused, ' ', "pages not read ahead because memory was low")               \
+    X(pages_written, ' ', "pages written to back ends")                                      \
+    X(writes, ' ', "write requests to back ends")                                            \
+    X(writes_full, ' ', "of those, whole aligned clusters")                                  \
+    X(pages_elided_zero, ' ', "pages of zeros forgotten instead of written")                 \
+    X(pages_elided_free, ' ', "freed pages forgotten instead of written")                    \
+    X(pages_dropped_clean, ' ', "clean pages dropped without any write")                     \
+    X(pages_moved_busy, ' ', "pages not evicted because a device holds them")                \
+    X(pages_rescued_writing, ' ', "faults served while their page was being written")        \
+    X(pages_drained, ' ', "pages taken off a draining back end")                             \
+    X(slots_kept, ' ', "pages mapped again that kept their slot")                            \
+    X(slots_doomed, ' ', "slots freed as their page was written, or slot_keep_percent said") \
+    X(read_errors, ' ', "reads that failed")                                                 \
+    X(write_errors, ' ', "writes that failed")                                               \
+    X(checksum_errors, ' ', "pages that came back damaged")                                  \
+    X(foreign_discards, ' ', "pages that the program dropped by its own madvise")            \
     X(frame_failures, ' ', "allocations that failed: out of swap or I/O error")
 
 /* Gauges: state of this moment. */

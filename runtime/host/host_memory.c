@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include <errno.h>
+#include <sched.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -360,6 +361,15 @@ static enum wr_revoked copy_out(struct wr_linux_host *linux, const struct wr_rev
     return WR_REVOKE_FAILED;
 }
 
+/* Between copy and drop. In tests others run here: what a store may do to a page that is being
+ * taken, it then does (and to the naive engine, which does not protect, it must). */
+static void linger(void)
+{
+#ifdef WR_TESTING
+    sched_yield();
+#endif
+}
+
 static void copy_and_drop(struct wr_linux_host *linux, struct wr_revoke *list, uint32_t count)
 {
     struct wr_span spans[WR_WP_TRANSIENT];
@@ -370,6 +380,7 @@ static void copy_and_drop(struct wr_linux_host *linux, struct wr_revoke *list, u
         if (list[i].result == WR_REVOKED)
             spans[span_count++] = (struct wr_span){list[i].addr, 1};
     }
+    linger();
     linux_drop(&linux->host, spans, span_count);
 }
 

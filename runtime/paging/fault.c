@@ -206,24 +206,26 @@ static int restore_one(struct fault *f, struct wr_hold *hold, bool store)
     return WEIR_OK;
 }
 
-static void restored_clean(struct fault *f, struct wr_hold *hold, bool store)
+static void restored_clean(struct fault *f, struct wr_hold *hold, bool writable)
 {
     if (wr_hold_has(hold, WR_PAGE_AHEAD))
         count(f, WR_COUNT_reads_ahead_hit);
     wr_hold_set_frame(hold, WR_FRAME_NONE);
-    if (store) {
+    if (writable) {
         wr_page_move(hold, WR_PAGE_CACHED_CLEAN, WR_PAGE_RESIDENT_DIRTY);
         f->space->pager->ops->forget(f->space->pager, wr_hold_slot(hold));
         wr_hold_set_slot(hold, WR_SLOT_NONE);
         count(f, WR_COUNT_slots_doomed);
     } else {
         wr_page_move(hold, WR_PAGE_CACHED_CLEAN, WR_PAGE_RESIDENT_CLEAN);
+        count(f, WR_COUNT_slots_kept);
     }
 }
 
 /* A run of clean cached pages in neighbouring frames: what a stream finds at its edge. The page
- * that was touched is mapped as the touch wants it, the others as the stream does. */
-static int restore_clean_run(struct fault *f, struct wr_run *run, bool store, bool stores)
+ * that was touched is mapped as the touch wants it, the others as the stream does; but all of them
+ * writable when they are not to keep their slots. */
+static int restore_clean_run(struct fault *f, struct wr_run *run, bool writable, bool writables)
 {
     const struct wr_host_ops *ops = f->space->host->ops;
     uint32_t others = run->count - 1;
@@ -231,7 +233,7 @@ static int restore_clean_run(struct fault *f, struct wr_run *run, bool store, bo
     uint32_t low = run->direction > 0 ? 1 : others; /* of the others, the lowest */
     int error = judge(f, ops->place(f->space->host, addr_of(f),
                                     wr_host_frame(f->space->host, wr_hold_frame(&run->hold[0])), 1,
-                                    !store, &placed));
+                                    !writable, &placed));
 
     if (error != WEIR_OK) {
         wr_frames_put(&f->space->frames, others);
@@ -242,12 +244,12 @@ static int restore_clean_run(struct fault *f, struct wr_run *run, bool store, bo
     if (others)
         (void)ops->place(f->space->host, wr_region_addr(f->region, run->hold[low].number),
                          wr_host_frame(f->space->host, wr_hold_frame(&run->hold[low])), others,
-                         !stores, &placed);
+                         !writables, &placed);
     /* Fewer than asked is no error: the rest stays cached. place() goes upward. */
     wr_frames_put(&f->space->frames, others - placed);
-    restored_clean(f, &run->hold[0], store);
+    restored_clean(f, &run->hold[0], writable);
     for (uint32_t i = 0; i < placed; i++)
-        restored_clean(f, &run->hold[run->direction > 0 ? 1 + i : others - i], stores);
+        restored_clean(f, &run->hold[run->direction > 0 ? 1 + i : others - i], writables);
     wr_hold_set(&run->hold[0], WR_PAGE_AHEAD, false);
     wr_stats_add(f->space->stats, WR_COUNT_cache_deleted, 1 + placed);
     return WEIR_OK;
@@ -266,7 +268,7 @@ static void count_found(const struct fault *f, enum wr_page_state state)
 static int touch_cached(struct fault *f, struct wr_hold *hold, const struct wr_plan *plan)
 {
     enum wr_page_state state = wr_hold_state(hold);
-    bool store = f->access == WR_ACCESS_WRITE;
+    bool store = f->access == WR_ACCESS_WRITE, frees_slots;
     struct wr_run run;
     uint32_t mapped;
     int error;
@@ -281,9 +283,10 @@ static int touch_cached(struct fault *f, struct wr_hold *hold, const struct wr_p
         count_found(f, state);
         return done(f, hold);
     }
+    frees_slots = !f->space->pager->ops->keeps(f->space->pager, wr_hold_slot(hold));
     wr_run_gather(&run, f->region, hold, plan);
     wr_run_take_frames(&run);
-    error = restore_clean_run(f, &run, store, plan->stores);
+    error = restore_clean_run(f, &run, store || frees_slots, plan->stores || frees_slots);
     mapped = run.count;
     wr_run_put_neighbours(&run);
     if (error != WEIR_OK) {
@@ -330,6 +333,7 @@ static int finish_read(struct fault *f, struct wr_hold *hold, int read_error, co
     } else {
         pager->ops->forget(pager, wr_hold_slot(hold));
         wr_hold_set_slot(hold, WR_SLOT_NONE);
+        count(f, WR_COUNT_slots_doomed);
     }
     return WEIR_OK;
 }

@@ -11,6 +11,7 @@
 #define COLD_ROOM      64u
 #define STUCK_TRIES    20 /* fruitless rounds, a millisecond apart, before waiters are refused */
 #define NS_MILLISECOND 1000000ull
+#define GRACE_NS       (100 * NS_MILLISECOND) /* a cluster that does not fill up waits so long */
 
 struct victim {
     struct wr_hold hold;
@@ -39,6 +40,7 @@ struct wr_reclaim {
     /* Kept by kswapd. */
     struct wr_aging aging;
     struct wr_extent *extent; /* being filled, or NULL                             */
+    uint64_t staged_ns;       /* when a page was staged last                       */
     uint32_t chance_frame;    /* first of the chunk that takes victims; or none    */
     uint32_t chance_used;     /* frames of it that are taken                       */
     int launder_error;        /* why nothing can be written, or WEIR_OK            */
@@ -300,6 +302,8 @@ static uint32_t stage_pages(struct wr_reclaim *r, const uint32_t *pages, uint32_
             revoked(r, &r->victims[i], &r->revokes[i]);
         }
     }
+    if (staged)
+        r->staged_ns = r->space->host->ops->now_ns(r->space->host);
     return staged;
 }
 
@@ -319,6 +323,12 @@ static uint32_t waiting_to_be_written(const struct wr_reclaim *r)
     return atomic_load_explicit(&r->space->staging.live_count, memory_order_relaxed);
 }
 
+/* When what is staged should go even though it fills no cluster; never, when nothing is. */
+static uint64_t grace_end(const struct wr_reclaim *r)
+{
+    return r->extent || waiting_to_be_written(r) > 0 ? r->staged_ns + GRACE_NS : WR_FOREVER;
+}
+
 /* Submit what is staged: whole clusters, or everything when it must be. False: nothing more can be
  * begun now. */
 static enum round write_staged(struct wr_reclaim *r, bool everything)
@@ -336,6 +346,21 @@ static enum round write_staged(struct wr_reclaim *r, bool everything)
         }
     }
     return result;
+}
+
+/* The rest of a storm: too few pages for a cluster, and no more have come. */
+static void write_leftovers(struct wr_reclaim *r)
+{
+    uint64_t now = r->space->host->ops->now_ns(r->space->host);
+    struct wr_pass pass;
+
+    if (grace_end(r) > now)
+        return;
+    r->staged_ns = now;
+    pass = wr_gate_enter();
+    close_extent(r);
+    (void)write_staged(r, true); /* what cannot be written now waits for another grace */
+    wr_gate_leave(pass);
 }
 
 /* --- One round ------------------------------------------------------------------------------- */
@@ -494,6 +519,7 @@ static void balance(struct wr_reclaim *r)
         int64_t want;
 
         r->space->pager->ops->reap(r->lane);
+        write_leftovers(r);
         want = shortage(r);
         if (want <= 0)
             return;
@@ -531,7 +557,8 @@ static void kswapd_main(void *context)
             count(r, WR_COUNT_reclaim_wakeups, is_pressed);
             balance(r);
         } else if (!is_changed && !atomic_load(&r->pressed)) {
-            sleep_until(r, WR_FOREVER);
+            sleep_until(r, grace_end(r));
+            write_leftovers(r);
         }
     }
     while (!r->space->pager->ops->is_idle(r->lane))

@@ -138,15 +138,16 @@ bool bench_drive_zero(struct bench *bench)
 /* A prime to any power of two: its multiples visit every page in no order that could be guessed. */
 #define ODD 0x9e3779b1u
 
-/* cycle: memory= budget= pages= spec= keep= random= -> pass1 pass2 pass3 pass4 written later */
+/* cycle: memory= budget= pages= spec= keep= random= -> pass1 pass2 pass3 pass4 written again */
 void bench_run_cycle(void)
 {
     const uint64_t step = bench_argument("random", 0) ? ODD : 1;
-    double before, of_pass[PASSES + 1];
+    double begun, before, once, all, of_pass[PASSES + 1];
     struct bench_memory memory;
     char result[20];
 
     bench_memory_open(&memory);
+    begun = written(&memory);
     bench_fill_all(&memory);
     for (unsigned pass = 1; pass <= PASSES; pass++) {
         before = written(&memory);
@@ -156,7 +157,11 @@ void bench_run_cycle(void)
         snprintf(result, sizeof(result), "pass%u", pass);
         bench_tell(result, of_pass[pass]);
     }
-    bench_tell("later", of_pass[3] + of_pass[4]);
+    /* What is dirty when reading begins is written when it leaves, be it in a later pass; no page
+     * need be written twice. */
+    once = (double)(memory.pages * BENCH_PAGE);
+    all = written(&memory) - begun;
+    bench_tell("again", all > once ? all - once : 0);
     bench_tell("written", of_pass[2] + of_pass[3] + of_pass[4]);
     bench_memory_close(&memory);
 }
@@ -166,7 +171,7 @@ static void print_cycle(const struct bench *bench, const struct bench_side sides
 {
     for (int i = 1; i < 3; i++) {
         print_bytes(bench, &sides[0], &sides[i], point, "written in passes 2 to 4", "written");
-        print_bytes(bench, &sides[0], &sides[i], point, "written in passes 3 and 4", "later");
+        print_bytes(bench, &sides[0], &sides[i], point, "written again", "again");
     }
 }
 
