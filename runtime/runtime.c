@@ -15,7 +15,9 @@
 #include "runtime/paging/range.h"
 #include "runtime/paging/readahead.h"
 
+#ifndef BUDGET_MIN_PAGES       /* the simulator is content with less */
 #define BUDGET_MIN_PAGES 1024u /* 4 MiB: below it the fixed parts would leave no room */
+#endif
 #define CHUNKS_MIN       4u
 #define NS_MILLISECOND   1000000ull
 #define PERCENT_OF_FREE  80

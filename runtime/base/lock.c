@@ -24,16 +24,8 @@ void wr_lock_fini(struct wr_lock *lock)
 
 void wr_lock_take(struct wr_lock *lock)
 {
-#ifdef WR_TESTING
-    if (wr_lock_point_fn) {
-        /* All simulated threads share one real one: a blocking lock would never be dropped, and
-         * ranks, which belong to a thread, would mix. */
-        while (pthread_mutex_trylock(&lock->mutex) != 0)
-            wr_lock_point_fn();
-        return;
-    }
-#endif
     WR_CHECK((ranks_held >> lock->rank) == 0);
+    wr_lock_point();
     pthread_mutex_lock(&lock->mutex);
     ranks_held |= 1u << lock->rank;
 }

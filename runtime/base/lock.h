@@ -46,8 +46,8 @@ static inline void wr_lock_relax(void)
 void wr_lock_assert_none(void);
 
 /*
- * A point at which another thread may run. Nothing in the library; the simulator, which runs all
- * threads of a test on one, switches here. Set once before threads exist.
+ * A point at which another thread may run. Nothing in the library; the simulator, which lets one
+ * thread run at a time, switches here. Set once before threads exist.
  */
 #ifdef WR_TESTING
 extern void (*wr_lock_point_fn)(void);

@@ -163,12 +163,19 @@ int wr_frames_take(struct wr_frames *frames, enum wr_frame_use use)
 
 uint32_t wr_frames_take_spare(struct wr_frames *frames, uint32_t count)
 {
-    int64_t low = atomic_load_explicit(&frames->low, memory_order_relaxed);
-    int64_t spare = wr_frames_free(frames) - low;
+    int64_t floor = floor_of(frames, WR_FRAME_FOR_NEW);
+    int64_t spare = wr_frames_free(frames) - floor;
+    int64_t left;
 
+    if (atomic_load_explicit(&frames->waiting, memory_order_relaxed) > 0)
+        return 0;
     if (spare < (int64_t)count)
         count = spare > 0 ? (uint32_t)spare : 0;
-    return count > 0 && take_above(frames, low, count) >= 0 ? count : 0;
+    left = count > 0 ? take_above(frames, floor, count) : -1;
+    if (left < 0)
+        return 0;
+    warn(frames, left);
+    return count;
 }
 
 void wr_frames_overdraw(struct wr_frames *frames, uint32_t count)

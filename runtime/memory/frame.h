@@ -72,7 +72,8 @@ void wr_frames_resize(struct wr_frames *frames, uint64_t total, const struct wr_
  * failed with. WEIR_ESTOPPED: closing. Signal. */
 int wr_frames_take(struct wr_frames *frames, enum wr_frame_use use);
 
-/* Take up to count, leaving at least low free; never waits. How many. Signal. */
+/* Take up to count more for one who would soon come for them one by one: down to min, and none
+ * while others wait. Never waits. How many. Signal. */
 uint32_t wr_frames_take_spare(struct wr_frames *frames, uint32_t count);
 
 /* Take count whether there are so many or not: for a frame that the kernel has given already. */

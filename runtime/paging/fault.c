@@ -18,7 +18,8 @@ struct fault {
     enum wr_access access;
     enum wr_presence presence;
     bool is_pin;
-    bool has_frame; /* taken from the budget and not yet given to the page */
+    bool has_joined; /* waited for a read of somebody else's                  */
+    bool has_frame;  /* taken from the budget and not yet given to the page */
 };
 
 /* What a store into a page that was never written is mapped onto. Never written to. */
@@ -374,6 +375,7 @@ static int join_read(struct fault *f)
     while (wr_page_peek(&f->space->pages, f->page) == WR_PAGE_READING)
         wr_page_wait(&f->space->pages, f->page);
     wr_stats_time(f->space->stats, WR_TIME_join, now_ns(f) - begun);
+    f->has_joined = true;
     count(f, WR_COUNT_swap_faults);
     count(f, WR_COUNT_reads_joined);
     return WEIR_EAGAIN;
@@ -502,7 +504,7 @@ static struct wr_plan plan_for(struct fault *f, enum wr_page_state state, bool i
     else if (state == WR_PAGE_OUT)
         step = WR_STEP_MISS;
     else if (wr_state_is_cached(state))
-        step = is_ahead ? WR_STEP_HIT : WR_STEP_CACHED;
+        step = !is_ahead ? WR_STEP_CACHED : f->has_joined ? WR_STEP_LATE : WR_STEP_HIT;
     else if (state != WR_PAGE_RESIDENT_CLEAN || f->presence == WR_PAGE_ABSENT)
         return (struct wr_plan){.around = 1, .direction = 1};
     return wr_ahead_note(f->space->ahead, f->region, f->page, step, is_store(f, state));

@@ -7,7 +7,6 @@
 #include "runtime/memory/gate.h"
 #include "runtime/paging/stream.h"
 
-#define DEPTH      4u /* windows that are asked for ahead of the edge */
 #define QUEUE_ROOM 256u
 #define FETCHES    32u
 
@@ -120,7 +119,8 @@ static void ask_ahead(struct wr_ahead *ahead, const struct wr_region *region,
 {
     struct wr_space *space = ahead->space;
     uint32_t most = space->cache.chunk_count / 4 * WR_CACHE_CHUNK;
-    uint32_t depth = stream->window * DEPTH < most ? stream->window * DEPTH : most;
+    uint32_t wish = (uint32_t)stream->window * stream->depth;
+    uint32_t depth = wish < most ? wish : most;
     struct wr_reach reach;
 
     while (wr_stream_reach(stream, region->first, wr_region_end(region), depth, &reach)) {
@@ -141,6 +141,7 @@ struct wr_plan wr_ahead_note(struct wr_ahead *ahead, const struct wr_region *reg
 {
     struct wr_plan plan = {.around = 1, .direction = 1};
     uint32_t pattern = atomic_load_explicit(&region->pattern, memory_order_relaxed);
+    bool is_hit = step == WR_STEP_HIT || step == WR_STEP_LATE;
     struct wr_stream *stream;
 
     if (pattern == WR_PATTERN_RANDOM)
@@ -148,17 +149,19 @@ struct wr_plan wr_ahead_note(struct wr_ahead *ahead, const struct wr_region *reg
     if (step == WR_STEP_STORE)
         stream = wr_stream_note_store(region->serial, page);
     else
-        stream = wr_stream_note(region->serial, page, step == WR_STEP_HIT,
-                                pattern == WR_PATTERN_SEQUENTIAL, ahead->space->readahead_pages);
+        stream = wr_stream_note(region->serial, page, is_hit, pattern == WR_PATTERN_SEQUENTIAL,
+                                ahead->space->readahead_pages);
     if (!stream)
         return plan;
+    if (step == WR_STEP_LATE)
+        wr_stream_late(stream);
     if (is_store && step != WR_STEP_STORE)
         wr_stream_believe(stream);
     plan.around = ahead->space->fault_around_pages;
     plan.direction = stream->direction;
     plan.stores = stream->belief > 0;
     plan.stream = stream;
-    if (ahead->space->readahead_pages > 0 && (step == WR_STEP_MISS || step == WR_STEP_HIT))
+    if (ahead->space->readahead_pages > 0 && (step == WR_STEP_MISS || is_hit))
         ask_ahead(ahead, region, stream);
     return plan;
 }
@@ -215,7 +218,7 @@ static void map_page(struct wr_space *space, struct wr_region *region, uint32_t 
     struct wr_hold hold;
     uint32_t placed;
 
-    if (wr_frames_take_spare(&space->frames, 1) == 0)
+    if (memory_is_low(space) || wr_frames_take_spare(&space->frames, 1) == 0)
         return;
     wr_page_take(&space->pages, page, &hold);
     if (wr_hold_state(&hold) == WR_PAGE_CACHED_CLEAN && wr_hold_frame(&hold) == frame &&

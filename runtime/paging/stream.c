@@ -7,6 +7,8 @@
 #define WALKS        16
 #define SINGLES      8
 #define WINDOW_FIRST 8u
+#define DEPTH_FIRST  4
+#define DEPTH_MOST   32
 #define SLACK        8 /* pages that a walk may leave out and still be one             */
 #define BELIEF       4
 #define NEAR         128 /* pages between a walk of stores and the walk that mapped them */
@@ -58,8 +60,12 @@ static struct wr_stream *begin_walk(struct table *table, uint32_t serial, uint32
 {
     struct wr_stream *walk = &table->walk[table->next_walk++ % WALKS];
 
-    *walk = (struct wr_stream){
-        .serial = serial, .last = page, .edge = page, .asked = page, .direction = direction};
+    *walk = (struct wr_stream){.serial = serial,
+                               .last = page,
+                               .edge = page,
+                               .asked = page,
+                               .direction = direction,
+                               .depth = DEPTH_FIRST};
     return walk;
 }
 
@@ -98,6 +104,7 @@ static void resize_window(struct wr_stream *walk, uint32_t page, bool is_hit, ui
     } else if (beyond(walk, page, walk->asked) < 0 && ++walk->misses >= 2) {
         /* Asked for and twice not there when it was needed: dropped unused, or never begun. */
         walk->window = (uint16_t)(walk->window > WINDOW_FIRST ? walk->window / 2 : walk->window);
+        walk->depth = walk->depth > 1 ? walk->depth / 2 : 1;
         walk->misses = 0;
     }
 }
@@ -137,6 +144,11 @@ struct wr_stream *wr_stream_note_store(uint32_t serial, uint32_t page)
             (touches.walk[i].belief > 0 || (walk && walk->direction == touches.walk[i].direction)))
             wr_stream_believe(&touches.walk[i]);
     return walk;
+}
+
+void wr_stream_late(struct wr_stream *stream)
+{
+    stream->depth = stream->depth < DEPTH_MOST / 2 ? 2 * stream->depth : DEPTH_MOST;
 }
 
 void wr_stream_believe(struct wr_stream *stream)

@@ -7,6 +7,8 @@
  *   walk        touches of neighbours, all upward or all downward; two make one
  *   edge        the first page beyond what is mapped: where the walk traps next
  *   asked       the first page beyond what readahead was asked for
+ *   depth       windows that are asked for beyond the edge: more for a walk that had to wait for
+ *               what was asked for, fewer for one that found it gone
  *   belief      for how many more runs a walk counts as one that writes
  *
  * Always: all of this is arithmetic on a thread's own memory: no lock, no clock, no other thread.
@@ -24,6 +26,7 @@ struct wr_stream {
     uint16_t window;  /* pages of one request; 0: none made yet   */
     int8_t direction; /* 1, -1; 0: one touch, not yet a walk      */
     uint8_t belief;
+    uint8_t depth;
     uint8_t misses; /* pages asked for and not there, in a row  */
 };
 
@@ -42,6 +45,9 @@ struct wr_stream *wr_stream_note(uint32_t serial, uint32_t page, bool is_hit, bo
  * that mapped the page one that is believed to write. */
 struct wr_stream *wr_stream_note_store(uint32_t serial, uint32_t page);
 void wr_stream_believe(struct wr_stream *stream);
+
+/* The page had been asked for, but too late: the walk had to wait for it. */
+void wr_stream_late(struct wr_stream *stream);
 /* So many pages from this one on, in the stream's direction, are mapped now. */
 void wr_stream_mapped(struct wr_stream *stream, uint32_t page, uint32_t count);
 /* The next window within depth pages of the edge and within [first, end). False: asked enough. */

@@ -1,0 +1,39 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""check_lines.py BENCH NAME...: run benches and see that every line is what docs/BENCHMARKS.md says."""
+import json
+import math
+import subprocess
+import sys
+
+FIELDS = {"bench", "case", "metric", "unit", "weir", "baseline", "baseline_name", "better"}
+
+def wrong(line):
+    missing = FIELDS - line.keys()
+    if missing:
+        return f"lacks {', '.join(sorted(missing))}"
+    if line["better"] not in ("higher", "lower"):
+        return "better is neither higher nor lower"
+    if "ratio" not in line:
+        return None if line.get("baseline_missing") else "has neither ratio nor baseline_missing"
+    of, by = (line["weir"], line["baseline"])[:: 1 if line["better"] == "higher" else -1]
+    least = 4096 if line["unit"] == "bytes" else 0
+    if not math.isclose(line["ratio"], max(of, least) / max(by, least), rel_tol=1e-3):
+        return f"says ratio {line['ratio']} of {of} and {by}"
+    return None
+
+def main(bench, names):
+    bad = 0
+    for name in names:
+        run = subprocess.run([bench, name, "--quick"], capture_output=True, text=True)
+        lines = [json.loads(text) for text in run.stdout.splitlines()]
+        print(f"{name}: {len(lines)} lines, status {run.returncode}\n{run.stderr}", end="")
+        bad += run.returncode != 0 or not lines
+        for line in lines:
+            fault = wrong(line) or (line["bench"] != name and "names another bench")
+            if fault:
+                bad += 1
+                print(f"{name}, {line.get('case')}: {fault}")
+    return bad
+
+sys.exit(main(sys.argv[1], sys.argv[2:]) > 0)
