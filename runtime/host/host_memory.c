@@ -328,15 +328,18 @@ static void revoke_by_move(struct wr_linux_host *linux, struct wr_revoke *list, 
     }
 }
 
-static void protect_runs(struct wr_linux_host *linux, const struct wr_revoke *list, uint32_t count)
+/* Those that are protected now are marked as if they were revoked already. */
+static void protect_runs(struct wr_linux_host *linux, struct wr_revoke *list, uint32_t count)
 {
     for (uint32_t i = 0; i < count;) {
+        enum wr_hosted result;
         uint32_t run = 1;
 
         while (i + run < count && list[i + run].addr == list[i].addr + run * PAGE)
             run++;
-        linux_protect(&linux->host, list[i].addr, run, true);
-        i += run;
+        result = linux_protect(&linux->host, list[i].addr, run, true);
+        for (uint32_t end = i + run; i < end; i++)
+            list[i].result = result == WR_HOST_OK ? WR_REVOKED : WR_REVOKE_FAILED;
     }
 }
 
@@ -376,7 +379,8 @@ static void copy_and_drop(struct wr_linux_host *linux, struct wr_revoke *list, u
     uint32_t span_count = 0;
 
     for (uint32_t i = 0; i < count; i++) {
-        list[i].result = copy_out(linux, &list[i]);
+        if (list[i].result == WR_REVOKED)
+            list[i].result = copy_out(linux, &list[i]);
         if (list[i].result == WR_REVOKED)
             spans[span_count++] = (struct wr_span){list[i].addr, 1};
     }
@@ -397,6 +401,9 @@ static void linux_revoke(struct wr_host *host, struct wr_revoke *list, uint32_t 
 
         if (linux->engine == WR_ENGINE_WP)
             protect_runs(linux, list, part);
+        else
+            for (uint32_t i = 0; i < part; i++)
+                list[i].result = WR_REVOKED; /* naive: as if there were nothing to protect from */
         copy_and_drop(linux, list, part);
         list += part;
         count -= part;

@@ -103,6 +103,14 @@ enum wr_page_state wr_page_peek(const struct wr_pages *pages, uint32_t number)
     return state_of(atomic_load_explicit(&pages->table[number].w0, memory_order_acquire));
 }
 
+bool wr_page_peek_untouched(const struct wr_pages *pages, uint32_t number)
+{
+    /* Acquire: as above. Who has stored to a page that is being mapped sees that it is locked. */
+    uint64_t w0 = atomic_load_explicit(&pages->table[number].w0, memory_order_acquire);
+
+    return state_of(w0) == WR_PAGE_EMPTY && !(w0 & LOCKED);
+}
+
 bool wr_page_peek_evictable(const struct wr_pages *pages, uint32_t number, bool *dirty_p)
 {
     /* Relaxed: only a hint; the victim is judged again under its lock. */

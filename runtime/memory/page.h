@@ -138,6 +138,9 @@ void wr_pages_forget(struct wr_pages *pages, uint32_t first, uint32_t count);
 
 /* What the page's state is at this moment; another thread may change it in the next. */
 enum wr_page_state wr_page_peek(const struct wr_pages *pages, uint32_t number);
+/* Is the page EMPTY and in nobody's hands? While it is locked it may be mapped, and stored to,
+ * though its state is still EMPTY. */
+bool wr_page_peek_untouched(const struct wr_pages *pages, uint32_t number);
 bool wr_page_peek_evictable(const struct wr_pages *pages, uint32_t number, bool *dirty_p);
 
 /*

@@ -8,6 +8,8 @@
 /* The kernel has no memory for a page: beside the errors of the list, and not for outside. */
 #define KERNEL_FULL       1
 #define KERNEL_FULL_TRIES 200 /* of a millisecond each */
+/* The region is being unmapped: likewise. */
+#define REGION_GOES       2
 #define NS_MILLISECOND    1000000ull
 
 /* One touch on its way. */
@@ -126,30 +128,35 @@ static int first_load(struct fault *f, struct wr_run *run)
     return error;
 }
 
+/* The kernel mapped so many pages of a run, from the lowest on. They stay, whatever became of the
+ * rest: they are writable, so that others may have stored to them already. */
+static int keep_placed(struct fault *f, struct wr_run *run, uint32_t placed, int error)
+{
+    bool is_up = run->direction > 0;
+    bool is_first_placed = is_up ? placed > 0 : placed == run->count;
+
+    for (uint32_t i = 0; i < placed; i++)
+        wr_page_move(&run->hold[is_up ? i : run->count - 1 - i], WR_PAGE_EMPTY,
+                     WR_PAGE_RESIDENT_DIRTY);
+    wr_frames_put(&f->space->frames, run->count - 1 - (placed - is_first_placed));
+    if (!is_first_placed)
+        return error;
+    f->has_frame = false;
+    while (run->count > placed)
+        wr_page_put(&run->space->pages, &run->hold[--run->count]);
+    return WEIR_OK;
+}
+
 static int first_store(struct fault *f, struct wr_run *run)
 {
     uint32_t placed = 0;
-    uint64_t addr;
     int error;
 
     wr_run_take_frames(run);
-    addr = wr_run_addr(run);
-    error = judge(
-        f, f->space->host->ops->place(f->space->host, addr, zeros, run->count, false, &placed));
+    error = judge(f, f->space->host->ops->place(f->space->host, wr_run_addr(run), zeros, run->count,
+                                                false, &placed));
     WR_CHECK(error != WEIR_OK || placed == run->count);
-    if (error != WEIR_OK) {
-        const struct wr_span span = {addr, placed};
-
-        /* All or nothing: what came is taken back, and its frames with it. */
-        if (placed)
-            f->space->host->ops->drop(f->space->host, &span, 1);
-        wr_frames_put(&f->space->frames, run->count - 1);
-        return error;
-    }
-    f->has_frame = false;
-    for (uint32_t i = 0; i < run->count; i++)
-        wr_page_move(&run->hold[i], WR_PAGE_EMPTY, WR_PAGE_RESIDENT_DIRTY);
-    return WEIR_OK;
+    return keep_placed(f, run, placed, error);
 }
 
 static int touch_empty(struct fault *f, struct wr_hold *hold, const struct wr_plan *plan)
@@ -569,6 +576,12 @@ static int serve_once(struct fault *f)
     if (error != WEIR_OK)
         return error;
     wr_page_take(&f->space->pages, f->page, &hold);
+    /* Once its pages have no owner, frames of staging that they name are released and used again:
+     * nothing may be mapped from them. */
+    if (atomic_load(&f->region->is_going)) {
+        put(f, &hold);
+        return REGION_GOES;
+    }
     if (!f->has_frame && needs_frame(f, wr_hold_state(&hold))) {
         put(f, &hold);
         return WEIR_EAGAIN;
@@ -633,6 +646,10 @@ static enum wr_trap_answer serve_touch(struct wr_region *region, const struct wr
     uint64_t begun = now_ns(&f);
     int error = serve(&f);
 
+    if (error == REGION_GOES) {
+        await_end(f.space->host);
+        return WR_TRAP_RETRY;
+    }
     count(&f, WR_COUNT_faults);
     wr_stats_time(f.space->stats, WR_TIME_fault, now_ns(&f) - begun);
     if (error != WEIR_OK)
@@ -666,6 +683,7 @@ int wr_fault_pin(struct wr_region *region, uint32_t page, enum wr_access access)
         .presence = WR_PRESENCE_UNKNOWN,
         .is_pin = true,
     };
+    int error = serve(&f);
 
-    return serve(&f);
+    return error == REGION_GOES ? WEIR_EINVAL : error;
 }

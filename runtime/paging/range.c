@@ -154,8 +154,8 @@ static bool for_range(struct wr_region *region, uint32_t page, uint32_t count,
 
     lot_begin(&lot, region, purpose);
     for (uint32_t i = 0; i < count; i++) {
-        /* A stale EMPTY is as good as a call that came a moment earlier. */
-        if (wr_page_peek(&region->space->pages, page + i) == WR_PAGE_EMPTY)
+        /* A stale answer is as good as a call that came a moment earlier. */
+        if (wr_page_peek_untouched(&region->space->pages, page + i))
             continue;
         all &= lot_add(&lot, page + i);
     }

@@ -3,6 +3,8 @@
 /* The promises of weir.h, one by one, on the real kernel. */
 
 #include <fcntl.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -97,6 +99,57 @@ Test(api, discard_zeroes_and_frees)
     for (int i = 0; i < 1000 && real_stats(rt).slots_used; i++)
         usleep(1000);
     cr_assert_eq(real_stats(rt).slots_used, 0);
+    weir_close(rt);
+}
+
+/* Walks upward through fresh memory and leaves out every 16th page: its touches map runs, and with
+ * them pages that it will not touch. */
+#define WALK_PAGES 20000u
+#define WALK_APART 16u
+
+struct walk {
+    unsigned char *memory;
+    _Atomic(size_t) at;
+};
+
+static void *walk_main(void *context)
+{
+    struct walk *walk = context;
+
+    for (size_t page = 0; page < WALK_PAGES; page++) {
+        if (page % WALK_APART != WALK_APART - 1)
+            walk->memory[page * PAGE] = 1;
+        atomic_store(&walk->at, page);
+    }
+    atomic_store(&walk->at, SIZE_MAX / 2);
+    return NULL;
+}
+
+/* A page may be discarded at the very moment at which a neighbour's touch maps it too. */
+Test(api, a_discard_is_obeyed_while_a_run_is_mapped)
+{
+    struct weir_runtime *rt = real_open(2 * WALK_PAGES * PAGE, "mem:?size=64M");
+    struct walk walk = {.memory = real_map(rt, WALK_PAGES * PAGE)};
+    unsigned disobeyed = 0;
+    pthread_t walker;
+
+    pthread_create(&walker, NULL, walk_main, &walk);
+    for (size_t page = WALK_APART - 1; page < WALK_PAGES; page += WALK_APART) {
+        unsigned char *place = walk.memory + page * PAGE;
+        volatile unsigned char *byte = place;
+
+        while (atomic_load(&walk.at) + 40 < page)
+            ;
+        do {
+            *byte = 7;
+            cr_assert_eq(weir_advise(place, PAGE, WEIR_DISCARD), WEIR_OK);
+            for (volatile int pause = 0; pause < 1000; pause++)
+                ;
+            disobeyed += *byte != 0;
+        } while (atomic_load(&walk.at) < page);
+    }
+    pthread_join(walker, NULL);
+    cr_assert_eq(disobeyed, 0);
     weir_close(rt);
 }
 
