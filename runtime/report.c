@@ -25,6 +25,7 @@ void wr_report_gauges(struct weir_runtime *rt, struct weir_stats *stats)
     uint64_t held = atomic_load(&space->staging.held_count);
     uint64_t cached = stats->cache_added - stats->cache_deleted;
     uint64_t busy = (uint64_t)((int64_t)total - free_frames);
+    struct wr_pass pass = wr_gate_enter(); /* a back end may be on its way out */
 
     stats->lru_pages = cached;
     stats->dirty_pages = held;
@@ -36,6 +37,7 @@ void wr_report_gauges(struct weir_runtime *rt, struct weir_stats *stats)
     stats->mapped_bytes = atomic_load(&space->mapped_bytes);
     wr_swap_usage(rt->swap, &stats->slots_used, &stats->slots_total);
     stats->metadata_bytes = wr_space_metadata(space) + wr_swap_metadata(rt->swap);
+    wr_gate_leave(pass);
 }
 
 static void add_bytes(struct wr_text *text, const char *before, uint64_t bytes)
@@ -68,6 +70,8 @@ static void add_head(struct wr_text *text, const struct weir_runtime *rt,
 
 static void add_backends(struct wr_text *text, const struct weir_runtime *rt)
 {
+    struct wr_pass pass = wr_gate_enter();
+
     for (uint32_t i = 0; i < WR_BACKENDS_MAX; i++) {
         const struct wr_swap_backend *b = wr_swap_backend(rt->swap, i);
 
@@ -85,6 +89,7 @@ static void add_backends(struct wr_text *text, const struct weir_runtime *rt)
         wr_text_add(text, atomic_load(&b->sick_until_ns) ? ", sick" : "");
         wr_text_add(text, "\n");
     }
+    wr_gate_leave(pass);
 }
 
 /* The four lines of the seed: "I modified the Alt-SysReq-M key to have a better understanding of

@@ -18,9 +18,9 @@
 #ifndef BUDGET_MIN_PAGES       /* the simulator is content with less */
 #define BUDGET_MIN_PAGES 1024u /* 4 MiB: below it the fixed parts would leave no room */
 #endif
-#define CHUNKS_MIN       4u
-#define NS_MILLISECOND   1000000ull
-#define PERCENT_OF_FREE  80
+#define CHUNKS_MIN      4u
+#define NS_MILLISECOND  1000000ull
+#define PERCENT_OF_FREE 80
 
 static pthread_mutex_t list_mutex = PTHREAD_MUTEX_INITIALIZER; /* keeps changes of the list */
 static _Atomic(struct weir_runtime *) open_runtimes[WR_RUNTIMES_MAX];

@@ -50,8 +50,8 @@ struct wr_extent *wr_staging_take(struct wr_staging *staging)
         if (!staging->extents[i].is_taken) {
             found = &staging->extents[i];
             found->first_frame = staging->first_frame + i * WR_EXTENT_FRAMES;
-            if (i >= staging->extents_seen)
-                staging->extents_seen = i + 1;
+            if (i >= atomic_load_explicit(&staging->extents_seen, memory_order_relaxed))
+                atomic_store_explicit(&staging->extents_seen, i + 1, memory_order_relaxed);
         }
     if (found) {
         found->is_taken = true;
@@ -186,6 +186,6 @@ void wr_staging_release(struct wr_staging *staging, const struct wr_segment *seg
 
 uint64_t wr_staging_metadata(const struct wr_staging *staging)
 {
-    return staging->extents_seen *
+    return atomic_load_explicit(&staging->extents_seen, memory_order_relaxed) *
            (sizeof(*staging->extents) + SEGMENTS_PER_EXTENT * sizeof(*staging->queue));
 }

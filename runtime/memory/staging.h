@@ -49,9 +49,9 @@ struct wr_staging {
     struct wr_segment *queue;  /* ring: oldest first                                       */
     uint32_t queue_first, queue_count;
 
-    uint32_t extents_seen; /* beyond the highest extent that was ever taken */
-
-    _Atomic(uint32_t) held_count; /* gauge */
+    /* Gauges; relaxed. */
+    _Atomic(uint32_t) extents_seen; /* beyond the highest extent that was ever taken */
+    _Atomic(uint32_t) held_count;
     _Atomic(uint32_t) live_count; /* pages that wait in the queue; a hint */
 };
 

@@ -46,7 +46,7 @@ static uint32_t collect_any(struct wr_aging *aging, uint32_t end, uint32_t want,
 {
     uint32_t found = 0;
 
-    for (uint32_t steps = 0; steps <= end && found < want; steps++) {
+    for (uint32_t steps = 0; steps < end && found < want; steps++) {
         if (resident_of(aging, aging->write_hand) > 0)
             found += collect_chunk(aging, aging->write_hand, true, want - found, pages + found);
         if (found == want)
@@ -75,7 +75,7 @@ static uint32_t collect_clean(struct wr_aging *aging, uint32_t end, uint32_t win
     uint32_t passed = window == UINT32_MAX ? 0 : pages_ahead(aging, end, window);
     uint32_t found = 0;
 
-    for (uint32_t steps = 0; steps <= end && passed < window; steps++) {
+    for (uint32_t steps = 0; steps < end && passed < window; steps++) {
         uint32_t here = resident_of(aging, aging->clean_hand);
 
         if (here > 0)

@@ -533,7 +533,9 @@ static void balance(struct wr_reclaim *r)
         if (round == ROUND_PROGRESS) {
             stuck = 0;
         } else if (r->space->pager->ops->coming(r->lane) > 0) {
-            sleep_until(r, WR_FOREVER);
+            /* What needs no descriptor is finished by a look, and nobody would ring for it. */
+            if (!r->space->pager->ops->reap(r->lane))
+                sleep_until(r, WR_FOREVER);
         } else {
             stuck += round == ROUND_STUCK;
             rest(r);

@@ -135,7 +135,7 @@ static struct drain_fetch *free_fetch(struct drain *d)
 
 static void finish_fetches(struct drain *d)
 {
-    while (!d->lane->pager->ops->is_idle(d->lane))
+    while (d->lane && !d->lane->pager->ops->is_idle(d->lane))
         if (!d->lane->pager->ops->reap(d->lane))
             rest(d);
 }
@@ -174,9 +174,17 @@ static bool claim(struct drain *d, uint32_t place, uint32_t page, uint32_t *sum_
     return must_read;
 }
 
-/* Frames for as many pages as may be read at once. They are waited for, like any allocation. */
+/* Frames for as many pages as may be read at once. They are waited for, like any allocation; what
+ * was drained so far is not held back meanwhile, or nobody could write it to make room, and those
+ * who wait for our reads would wait for frames too. */
 static bool take_frames(struct drain *d, uint32_t count)
 {
+    const struct wr_frames *frames = &space_of(d)->frames;
+
+    if (wr_frames_free(frames) < atomic_load(&frames->low) + count) {
+        finish_fetches(d);
+        queue_extent(d);
+    }
     for (uint32_t i = 0; i < count; i++) {
         d->error = wr_frames_take(&space_of(d)->frames, WR_FRAME_FOR_NEW);
         if (d->error != WEIR_OK) {
