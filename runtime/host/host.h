@@ -83,10 +83,11 @@ struct wr_host_ops {
     /* Map pages copies of bytes at addr, write-protected or writable. done_p: how many. Signal. */
     enum wr_hosted (*place)(struct wr_host *host, uint64_t addr, const void *bytes, uint32_t pages,
                             bool protect, uint32_t *done_p);
-    /* Map the system's shared zero page, write-protected. zeros_p: false when a store slipped in
-     * before the protection, so that the page has a frame of its own after all. Signal. */
+    /* Map the system's shared zero page, write-protected, at most 64 pages. done_p: how many, from
+     * the lowest on. owned_p: a bit for each of them, the lowest first, that has, or may have, a
+     * frame of its own and is writable: a store came before the protection. Signal. */
     enum wr_hosted (*place_zero)(struct wr_host *host, uint64_t addr, uint32_t pages,
-                                 bool *zeros_p);
+                                 uint32_t *done_p, uint64_t *owned_p);
     /* Trap, or no longer trap, stores to mapped pages. On return every CPU obeys. Signal. */
     enum wr_hosted (*protect)(struct wr_host *host, uint64_t addr, uint32_t pages, bool on);
     void (*revoke)(struct wr_host *host, struct wr_revoke *list, uint32_t count);

@@ -237,7 +237,7 @@ int wr_host_linux_open(const struct wr_host_wish *wish, const struct wr_events *
     if (error == WEIR_OK) {
         linux->uffd = wr_probe_uffd_open(&linux->probe);
         linux->pidfd = (int)syscall(SYS_pidfd_open, getpid(), 0); /* only for the vectored drop */
-        if (linux->probe.has_pagemap_scan)
+        if (linux->probe.has_pagemap_scan || linux->probe.tells_zero_pages)
             linux->pagemap_fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
         if (linux->uffd < 0)
             error = WEIR_ENOMEM;

@@ -166,45 +166,46 @@ static enum wr_hosted linux_protect(struct wr_host *host, uint64_t addr, uint32_
     return WR_HOST_OK;
 }
 
-/* Are all these pages the system's zero page? True also where the kernel cannot tell. */
-static bool all_zero_pages(struct wr_linux_host *linux, uint64_t addr, uint32_t pages)
+/* Which of these pages are not the system's zero page? All of them, where nobody can tell: a page
+ * that was stored to must not be taken for one of zeros. */
+static uint64_t owned_pages(const struct wr_linux_host *linux, uint64_t addr, uint32_t pages)
 {
-    struct page_region found;
-    struct pm_scan_arg arg = {
-        .size = sizeof(arg),
-        .start = addr,
-        .end = addr + pages * PAGE,
-        .vec = (uintptr_t)&found,
-        .vec_len = 1,
-        .category_inverted = PAGE_IS_PFNZERO,
-        .category_mask = PAGE_IS_PRESENT | PAGE_IS_PFNZERO,
-        .return_mask = PAGE_IS_PRESENT,
-    };
+    uint64_t entry[64], owned = 0;
+    ssize_t wanted = (ssize_t)(pages * sizeof(entry[0]));
 
-    return linux->pagemap_fd < 0 || ioctl(linux->pagemap_fd, PAGEMAP_SCAN, &arg) <= 0;
+    WR_CHECK(pages <= 64);
+    if (!linux->probe.tells_zero_pages || pread(linux->pagemap_fd, entry, (size_t)wanted,
+                                                (off_t)(addr / PAGE * sizeof(entry[0]))) != wanted)
+        return UINT64_MAX;
+    for (uint32_t i = 0; i < pages; i++)
+        if (!wr_pagemap_is_zero_page(entry[i]))
+            owned |= 1ull << i;
+    return owned;
 }
 
 static enum wr_hosted linux_place_zero(struct wr_host *host, uint64_t addr, uint32_t pages,
-                                       bool *zeros_p)
+                                       uint32_t *done_p, uint64_t *owned_p)
 {
     struct wr_linux_host *linux = linux_host(host);
-    uint64_t length = pages * PAGE;
-    enum wr_hosted result;
+    enum wr_hosted result = WR_HOST_OK;
+    uint64_t length = pages * PAGE, done = 0;
 
-    for (int again = 0;;) {
-        struct uffdio_zeropage request = {.range = {.start = addr, .len = length},
+    for (int again = 0; done < length && result == WR_HOST_OK;) {
+        struct uffdio_zeropage request = {.range = {.start = addr + done, .len = length - done},
                                           .mode = UFFDIO_ZEROPAGE_MODE_DONTWAKE};
 
         if (ioctl(linux->uffd, UFFDIO_ZEROPAGE, &request) == 0)
-            break;
-        /* A part was done: take it back and begin again, so that the answer is all or nothing. */
-        if (request.zeropage > 0)
-            madvise(pointer_of(addr), (size_t)request.zeropage, MADV_DONTNEED);
-        if (errno != EAGAIN || ++again > AGAIN_MAX)
-            return hosted_of(errno);
+            done = length;
+        else if (request.zeropage > 0)
+            done += (uint64_t)request.zeropage;
+        else if (errno != EAGAIN || ++again > AGAIN_MAX)
+            result = hosted_of(errno);
     }
-    result = linux_protect(host, addr, pages, true);
-    *zeros_p = all_zero_pages(linux, addr, pages);
+    /* What is mapped stays, even when not all of it is: it may have been stored to already. */
+    *done_p = (uint32_t)(done / PAGE);
+    *owned_p = UINT64_MAX;
+    if (done > 0 && linux_protect(host, addr, *done_p, true) == WR_HOST_OK)
+        *owned_p = owned_pages(linux, addr, *done_p);
     return result;
 }
 
@@ -424,7 +425,7 @@ static int linux_facts(struct wr_host *host, uint64_t addr, uint32_t pages, uint
     struct page_region found[64];
     uint64_t end = addr + pages * PAGE;
 
-    if (linux->pagemap_fd < 0)
+    if (!linux->probe.has_pagemap_scan)
         return WEIR_ENOSUPPORT;
     memset(facts, 0, pages);
     for (uint64_t from = addr; from < end;) {

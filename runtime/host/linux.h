@@ -24,7 +24,7 @@ struct wr_linux_host {
     enum wr_engine engine;
     int uffd;
     int pidfd;      /* of this process, for process_madvise() */
-    int pagemap_fd; /* -1 without PAGEMAP_SCAN                */
+    int pagemap_fd; /* -1 when it tells nothing that we need  */
     uint64_t frames_bytes;
 };
 

@@ -214,6 +214,27 @@ static bool try_pagemap_scan(struct trial *t)
     return works;
 }
 
+/* A zero page and two pages of our own, one of them protected: are they told apart? */
+static bool try_zero_pages(struct trial *t)
+{
+    static const bool expected[3] = {true, false, false};
+    uint64_t entry[3] = {0};
+    int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+    bool works;
+
+    madvise(t->region, 3 * PAGE, MADV_DONTNEED);
+    works = fd >= 0 && zeropage(t, t->region) && protect(t, t->region, true) &&
+            copy(t, t->region + PAGE, 0) && copy(t, t->region + 2 * PAGE, UFFDIO_COPY_MODE_WP) &&
+            pread(fd, entry, sizeof(entry), (off_t)((uintptr_t)t->region / PAGE * 8)) ==
+                (ssize_t)sizeof(entry);
+    for (int i = 0; i < 3; i++)
+        works = works && wr_pagemap_is_zero_page(entry[i]) == expected[i];
+    madvise(t->region, 3 * PAGE, MADV_DONTNEED);
+    if (fd >= 0)
+        close(fd);
+    return works;
+}
+
 static bool trial_register(const struct trial *t, char *area, uint64_t mode)
 {
     struct uffdio_register request = {
@@ -265,6 +286,7 @@ static const char *probe_semantics(struct wr_probe *probe)
         probe->has_move = (probe->features & UFFD_FEATURE_MOVE) && try_move(&t);
         probe->has_vector_drop = try_vector_drop(&t);
         probe->has_pagemap_scan = try_pagemap_scan(&t);
+        probe->tells_zero_pages = try_zero_pages(&t);
     }
     trial_close(&t);
     return why;

@@ -19,6 +19,7 @@ struct wr_probe {
     uint64_t features;     /* for UFFDIO_API: SIGBUS, write protection, and MOVE if present   */
     bool has_move;         /* UFFDIO_MOVE works as needed: Linux 6.8                          */
     bool has_vector_drop;  /* process_madvise(MADV_DONTNEED) on oneself: Linux 6.13           */
+    bool tells_zero_pages; /* /proc/self/pagemap tells the zero page from a page of our own   */
     bool has_pagemap_scan; /* PAGEMAP_SCAN: Linux 6.7; used by the auditor                   */
     char found[160];       /* what was found, for the report                                  */
 };
@@ -31,3 +32,10 @@ int wr_probe_kernel(struct wr_probe *probe, const struct wr_events *events);
 
 /* A descriptor with the probed features, or -1 and errno. */
 int wr_probe_uffd_open(const struct wr_probe *probe);
+
+/* Is this entry of /proc/self/pagemap that of a page of private memory that is mapped to the
+ * system's zero page? Such a page is present, and alone of those not ours exclusively. */
+static inline bool wr_pagemap_is_zero_page(uint64_t entry)
+{
+    return (entry >> 63 & 1) && !(entry >> 61 & 1) && !(entry >> 56 & 1);
+}

@@ -114,37 +114,46 @@ static int done(const struct fault *f, struct wr_hold *hold)
 
 /* --- First touch ----------------------------------------------------------------------------- */
 
-static int first_load(struct fault *f, struct wr_run *run)
+/* The page of a run at this place, counted from the lowest. */
+static struct wr_hold *run_page(struct wr_run *run, uint32_t i)
 {
-    bool zeros_stayed = true;
-    int error = judge(f, f->space->host->ops->place_zero(f->space->host, wr_run_addr(run),
-                                                         run->count, &zeros_stayed));
-
-    if (error == WEIR_OK && !zeros_stayed)
-        wr_frames_overdraw(&f->space->frames, run->count);
-    for (uint32_t i = 0; i < run->count && error == WEIR_OK; i++)
-        wr_page_move(&run->hold[i], WR_PAGE_EMPTY,
-                     zeros_stayed ? WR_PAGE_RESIDENT_ZERO : WR_PAGE_RESIDENT_DIRTY);
-    return error;
+    return &run->hold[run->direction > 0 ? i : run->count - 1 - i];
 }
 
-/* The kernel mapped so many pages of a run, from the lowest on. They stay, whatever became of the
- * rest: they are writable, so that others may have stored to them already. */
-static int keep_placed(struct fault *f, struct wr_run *run, uint32_t placed, int error)
+static bool is_first_placed(const struct wr_run *run, uint32_t placed)
 {
-    bool is_up = run->direction > 0;
-    bool is_first_placed = is_up ? placed > 0 : placed == run->count;
+    return run->direction > 0 ? placed > 0 : placed == run->count;
+}
 
-    for (uint32_t i = 0; i < placed; i++)
-        wr_page_move(&run->hold[is_up ? i : run->count - 1 - i], WR_PAGE_EMPTY,
-                     WR_PAGE_RESIDENT_DIRTY);
-    wr_frames_put(&f->space->frames, run->count - 1 - (placed - is_first_placed));
-    if (!is_first_placed)
+/* The kernel mapped so many pages of a run, from the lowest on, and they stay, whatever became of
+ * the rest: others may have stored to them already. An error counts when the page that was touched
+ * is not among them. */
+static int trim_run(struct wr_run *run, uint32_t placed, int error)
+{
+    if (!is_first_placed(run, placed))
         return error;
-    f->has_frame = false;
     while (run->count > placed)
         wr_page_put(&run->space->pages, &run->hold[--run->count]);
     return WEIR_OK;
+}
+
+static int first_load(struct fault *f, struct wr_run *run)
+{
+    uint32_t placed = 0, owned_count = 0;
+    uint64_t owned = 0;
+    int error = judge(f, f->space->host->ops->place_zero(f->space->host, wr_run_addr(run),
+                                                         run->count, &placed, &owned));
+
+    for (uint32_t i = 0; i < placed; i++) {
+        bool is_owned = owned >> i & 1;
+
+        owned_count += is_owned;
+        wr_page_move(run_page(run, i), WR_PAGE_EMPTY,
+                     is_owned ? WR_PAGE_RESIDENT_DIRTY : WR_PAGE_RESIDENT_ZERO);
+    }
+    if (owned_count)
+        wr_frames_overdraw(&f->space->frames, owned_count);
+    return trim_run(run, placed, error);
 }
 
 static int first_store(struct fault *f, struct wr_run *run)
@@ -156,7 +165,11 @@ static int first_store(struct fault *f, struct wr_run *run)
     error = judge(f, f->space->host->ops->place(f->space->host, wr_run_addr(run), zeros, run->count,
                                                 false, &placed));
     WR_CHECK(error != WEIR_OK || placed == run->count);
-    return keep_placed(f, run, placed, error);
+    for (uint32_t i = 0; i < placed; i++)
+        wr_page_move(run_page(run, i), WR_PAGE_EMPTY, WR_PAGE_RESIDENT_DIRTY);
+    f->has_frame = !is_first_placed(run, placed);
+    wr_frames_put(&f->space->frames, run->count - placed - f->has_frame);
+    return trim_run(run, placed, error);
 }
 
 static int touch_empty(struct fault *f, struct wr_hold *hold, const struct wr_plan *plan)

@@ -1,0 +1,236 @@
+/* SPDX-License-Identifier: MIT */
+
+/* What must hold when everything has come to rest, and when everything is gone. */
+
+#include "runtime/memory/audit.h"
+#include "runtime/memory/gate.h"
+#include "tests/sim/sim.h"
+
+#define REST_NS 1000000u
+#define FREE_REST_NS \
+    250000000u /* longer than kswapd waits before it writes what fills no cluster */
+#define RESTS_MAX 4000
+
+struct census {
+    uint32_t pages[WR_PAGE_STATE_COUNT];
+    uint32_t resident, slotted, staged;
+};
+
+static int64_t load64(const _Atomic(int64_t) *at)
+{
+    return atomic_load(at);
+}
+
+/* --- Contents -------------------------------------------------------------------------------- */
+
+static void read_all(struct sim_region *region)
+{
+    for (uint32_t i = 0; i < sim_region_pages(region); i++) {
+        enum sim_touched touched = SIM_REFUSED;
+
+        /* Out of memory passes: devices work again. Only a lost page is refused for ever. */
+        for (uint32_t tries = 0; tries < 100 && touched == SIM_REFUSED; tries++) {
+            touched = sim_load(region, i);
+            if (touched == SIM_REFUSED && sim.profile.may_lose)
+                break;
+            if (touched == SIM_REFUSED)
+                sim_sleep(20 * REST_NS);
+        }
+        if (touched == SIM_REFUSED && !sim.profile.may_lose)
+            sim_fail("page %u is refused for ever, though nothing was lost", i);
+        sim.result->lost += touched == SIM_REFUSED;
+    }
+}
+
+/* --- Counts ---------------------------------------------------------------------------------- */
+
+static void check_slot(const struct wr_hold *hold, uint32_t page)
+{
+    uint64_t slot = wr_hold_slot(hold);
+    const struct wr_swap_backend *b = wr_swap_backend(sim.rt->swap, wr_slot_backend(slot));
+    uint32_t owner;
+
+    if (!b || !wr_slots_owner(&b->slots, wr_slot_place(slot), &owner) || owner != page)
+        sim_fail("page %u names slot %llx, which is not its own", page, (unsigned long long)slot);
+}
+
+static void count_page(struct census *c, uint32_t page)
+{
+    struct wr_pages *pages = &sim.rt->space.pages;
+    enum wr_page_state state;
+    struct wr_hold hold;
+
+    wr_page_take(pages, page, &hold);
+    state = wr_hold_state(&hold);
+    c->pages[state]++;
+    c->resident += wr_state_is_charged(state);
+    c->staged += state == WR_PAGE_CACHED_DIRTY;
+    if (wr_hold_slot(&hold) != WR_SLOT_NONE) {
+        c->slotted++;
+        check_slot(&hold, page);
+    }
+    if (wr_hold_pins(&hold))
+        sim_fail("page %u is still pinned", page);
+    if (wr_hold_has(&hold, WR_PAGE_CANCELLED))
+        sim_fail("page %u is still marked cancelled", page);
+    if ((wr_hold_frame(&hold) != WR_FRAME_NONE) != wr_state_is_cached(state))
+        sim_fail("page %u in state %d and its frame do not agree", page, (int)state);
+    wr_page_put(pages, &hold);
+}
+
+static struct census take_census(void)
+{
+    struct wr_space *space = &sim.rt->space;
+    struct census c = {0};
+
+    for (uint32_t i = 0; i < space->region_count; i++)
+        for (uint32_t page = space->by_page[i]->first; page < wr_region_end(space->by_page[i]);
+             page++)
+            count_page(&c, page);
+    return c;
+}
+
+static uint64_t slots_used(void)
+{
+    uint64_t used, total;
+
+    wr_swap_usage(sim.rt->swap, &used, &total);
+    return used;
+}
+
+/* Nothing is in flight, and nobody holds a frame between taking and using it. */
+static bool is_at_rest(const struct census *c)
+{
+    struct wr_space *space = &sim.rt->space;
+    int64_t missing = load64(&space->frames.total) - wr_frames_free(&space->frames) - c->resident -
+                      (int64_t)atomic_load(&space->staging.held_count);
+
+    return missing == 0 && c->pages[WR_PAGE_READING] == 0 &&
+           c->pages[WR_PAGE_CACHED_WRITING] == 0 && c->pages[WR_PAGE_RESIDENT_WRITING] == 0 &&
+           c->slotted == slots_used();
+}
+
+/* Wait for it. Frozen when this returns. */
+static struct census rest(void)
+{
+    struct wr_space *space = &sim.rt->space;
+    struct census c = {0};
+
+    for (int tries = 0; tries < RESTS_MAX; tries++) {
+        sim_sleep(sim.options.is_free ? FREE_REST_NS : REST_NS);
+        if (!sim_freeze())
+            continue;
+        c = take_census();
+        if (is_at_rest(&c))
+            return c;
+        sim_thaw();
+    }
+    sim_fail("no rest: total %lld free %lld resident %u held %u; slots used %llu, named %u; "
+             "reading %u writing %u + %u",
+             (long long)load64(&space->frames.total), (long long)wr_frames_free(&space->frames),
+             c.resident, atomic_load(&space->staging.held_count), (unsigned long long)slots_used(),
+             c.slotted, c.pages[WR_PAGE_READING], c.pages[WR_PAGE_CACHED_WRITING],
+             c.pages[WR_PAGE_RESIDENT_WRITING]);
+}
+
+static void must(bool holds, const char *what)
+{
+    if (!holds)
+        sim_fail("at rest this does not hold: %s", what);
+}
+
+#define MUST(condition) must(condition, #condition)
+
+static void check_statistics(const struct census *c)
+{
+    struct weir_stats s = {.size = sizeof(s)};
+    uint32_t cached = c->pages[WR_PAGE_CACHED_DIRTY] + c->pages[WR_PAGE_CACHED_CLEAN];
+
+    must(weir_stats(sim.rt, &s) == WEIR_OK, "weir_stats() == WEIR_OK");
+    MUST(s.cache_added == s.cache_added_ahead + s.cache_added_reclaim + s.pages_drained);
+    if (s.cache_added - s.cache_deleted != cached)
+        sim_fail("cached pages: %llu added, %llu deleted, %u are there",
+                 (unsigned long long)s.cache_added, (unsigned long long)s.cache_deleted, cached);
+    MUST(s.lru_pages == cached);
+    MUST(s.swap_faults == s.cache_found + s.reads_demand + s.reads_joined);
+    MUST(s.cache_found_marked <= s.cache_found);
+    MUST(s.reclaim_free_tries >= s.reclaim_write_tries);
+    MUST(s.writes_full <= s.writes);
+    MUST(s.resident_bytes + s.staged_bytes + s.slab_bytes + s.free_bytes <= s.budget_bytes);
+    MUST(s.time_fault.count == s.faults);
+    MUST(s.time_write.count == s.writes);
+    MUST(s.slots_used == c->slotted);
+    MUST(s.pages_rescued_writing <= s.cache_found_marked);
+    MUST(s.reads_ahead_hit + s.reads_ahead_wasted <= s.reads_ahead);
+    if (!sim.profile.fail_write && !sim.profile.refuse_submit && !s.pages_drained)
+        MUST(s.reclaim_marked >= s.pages_written + s.pages_elided_zero);
+    if (!sim.profile.fail_write && !sim.profile.refuse_submit)
+        MUST(s.write_errors == 0);
+    if (!sim.profile.fail_read)
+        MUST(s.read_errors == 0);
+    if (!sim.profile.damage)
+        MUST(s.checksum_errors == 0);
+    if (!sim.profile.has_foreign)
+        MUST(s.foreign_discards == 0);
+    if (!sim.profile.may_refuse)
+        MUST(s.frame_failures == 0);
+}
+
+static void check_kernel(const struct census *c)
+{
+    const struct wr_staging *staging = &sim.rt->space.staging;
+
+    MUST(sim_frames_staged() == atomic_load(&staging->held_count));
+    MUST(c->staged <= sim_frames_staged());
+    /* Fewer where a zero page is counted as a page of the application's own. */
+    MUST(sim_frames_mapped() <= c->resident);
+}
+
+/* Inside the gate. */
+static void audit(struct wr_region *region)
+{
+    struct wr_audit found = {0};
+
+    if (wr_audit_region(region, &found) != WEIR_OK || found.differences)
+        sim_fail("audit: %llu differences, first at page %u: state %d, facts %u",
+                 (unsigned long long)found.differences, found.page, (int)found.state, found.facts);
+}
+
+void sim_audit(uint64_t addr)
+{
+    struct wr_pass pass = wr_gate_enter();
+    struct wr_region *region = wr_region_find(addr);
+
+    if (!region)
+        sim_fail("a region is not published");
+    audit(region);
+    wr_gate_leave(pass);
+}
+
+void sim_check_rest(struct sim_region *shared, struct sim_region *hinted)
+{
+    struct census c;
+
+    /* Whatever the last budget and however small the back ends: now there is room for all. */
+    if (weir_budget_set(sim.rt, 2 * sim.profile.budget_pages * SIM_PAGE, 0) != WEIR_OK)
+        sim_fail("the budget cannot grow");
+    read_all(shared);
+    read_all(hinted);
+    c = rest();
+    check_statistics(&c);
+    check_kernel(&c);
+    for (uint32_t i = 0; i < sim.rt->space.region_count; i++)
+        sim_audit(sim.rt->space.by_page[i]->addr);
+    sim_thaw();
+}
+
+void sim_check_unmapped(void)
+{
+    struct wr_space *space = &sim.rt->space;
+    struct census c = rest();
+
+    check_kernel(&c);
+    MUST(space->region_count == 0 && sim_frames_mapped() == 0);
+    MUST(slots_used() == 0);
+    sim_thaw();
+}

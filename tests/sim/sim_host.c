@@ -1,0 +1,717 @@
+/* SPDX-License-Identifier: MIT */
+
+/*
+ * The kernel: page tables, frames, bells. What runtime/host/host.h promises, with an interleaving
+ * point between any two things that a kernel does apart, and with its rare answers.
+ */
+
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "tests/sim/sim.h"
+
+#define AREAS_MAX  32u
+#define AREA_FIRST ((uint64_t)1 << 40)
+#define AREA_ALIGN ((uint64_t)2 << 20)
+#define BELLS_MAX  8u
+#define WP_GROUP   32u /* pages that are in two places at once while the wp engine copies them */
+
+static struct wr_host host;
+static struct sim_area areas[AREAS_MAX]; /* addr 0: free */
+static uint64_t area_serial;
+static uint8_t *staged; /* of each staging frame: does it hold a page? */
+static uint32_t staging_pages;
+static uint64_t frames_bytes;
+static uint32_t mapped_count, staged_count, slip_count;
+static _Atomic(uint32_t) bells[BELLS_MAX];
+static bool bell_used[BELLS_MAX];
+
+/* --- Areas ----------------------------------------------------------------------------------- */
+
+static uint64_t area_span(const struct sim_area *area)
+{
+    return (area->pages * SIM_PAGE + AREA_ALIGN - 1) & ~(AREA_ALIGN - 1);
+}
+
+struct sim_area *sim_area_find(uint64_t addr)
+{
+    for (uint32_t i = 0; i < AREAS_MAX; i++)
+        if (areas[i].addr && addr >= areas[i].addr &&
+            addr - areas[i].addr < areas[i].pages * SIM_PAGE)
+            return &areas[i];
+    return NULL;
+}
+
+/* The lowest addresses that are free: the next region comes where the last one was. */
+static uint64_t free_addresses(uint64_t span)
+{
+    uint64_t addr = AREA_FIRST;
+
+    for (uint32_t i = 0; i < AREAS_MAX; i++)
+        if (areas[i].addr && areas[i].addr < addr + span &&
+            addr < areas[i].addr + area_span(&areas[i])) {
+            addr = areas[i].addr + area_span(&areas[i]);
+            i = UINT32_MAX; /* begin again */
+        }
+    return addr;
+}
+
+static int fake_region_map(struct wr_host *h, uint64_t bytes, uint64_t *addr_p)
+{
+    struct sim_area made = {.pages = (uint32_t)(bytes / SIM_PAGE)};
+    uint32_t i = 0;
+
+    (void)h;
+    sim_point();
+    made.bytes = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    made.entries = calloc(made.pages, sizeof(*made.entries));
+    if (made.bytes == MAP_FAILED || !made.entries)
+        sim_fail("no real memory for a region");
+    sim_machine_take();
+    while (i < AREAS_MAX && areas[i].addr)
+        i++;
+    if (i == AREAS_MAX)
+        sim_fail("too many regions");
+    made.addr = free_addresses(area_span(&made));
+    made.serial = ++area_serial;
+    areas[i] = made;
+    sim_machine_drop();
+    *addr_p = made.addr;
+    sim_event("region map", made.addr, made.pages);
+    return WEIR_OK;
+}
+
+static void unmap_entry(struct sim_entry *entry)
+{
+    if (entry->is_present && !entry->is_zero)
+        mapped_count--;
+    entry->is_present = entry->is_protected = entry->is_zero = false;
+    entry->frame++;
+}
+
+static struct sim_area *area_that_begins(uint64_t addr, uint64_t bytes)
+{
+    struct sim_area *area = sim_area_find(addr);
+
+    if (!area || area->addr != addr || area->pages * SIM_PAGE != bytes)
+        sim_fail("no region begins at %llx", (unsigned long long)addr);
+    return area;
+}
+
+static void fake_region_seal(struct wr_host *h, uint64_t addr, uint64_t bytes)
+{
+    struct sim_area *area;
+
+    (void)h;
+    sim_point();
+    sim_machine_take();
+    area = area_that_begins(addr, bytes);
+    for (uint32_t i = 0; i < area->pages; i++)
+        unmap_entry(&area->entries[i]);
+    area->is_sealed = true;
+    sim_machine_drop();
+    sim_event("region seal", addr, 0);
+}
+
+static void fake_region_unmap(struct wr_host *h, uint64_t addr, uint64_t bytes)
+{
+    struct sim_area *area, gone;
+
+    (void)h;
+    sim_point();
+    sim_machine_take();
+    area = area_that_begins(addr, bytes);
+    for (uint32_t i = 0; i < area->pages; i++)
+        unmap_entry(&area->entries[i]);
+    gone = *area;
+    area->addr = 0;
+    sim_machine_drop();
+    munmap(gone.bytes, bytes);
+    free(gone.entries);
+    sim_event("region unmap", addr, 0);
+}
+
+/* --- Frames ---------------------------------------------------------------------------------- */
+
+uint32_t sim_frames_mapped(void)
+{
+    return mapped_count;
+}
+
+uint32_t sim_frames_staged(void)
+{
+    return staged_count;
+}
+
+/* The law of the budget: the kernel has never given out more than the runtime has counted. */
+static void check_budget(void)
+{
+    const struct wr_frames *frames;
+    int64_t counted, given;
+
+    if (!sim.rt || sim.options.is_free || atomic_load(&sim.resizes))
+        return;
+    frames = &sim.rt->space.frames;
+    counted = atomic_load_explicit(&frames->total, memory_order_relaxed) - wr_frames_free(frames);
+    given = (int64_t)mapped_count + staged_count;
+    if (given > counted + host.transient_frames + slip_count)
+        sim_fail("the kernel gave %lld frames, the runtime counts %lld", (long long)given,
+                 (long long)counted);
+}
+
+static int fake_frames_map(struct wr_host *h, uint32_t slab_pages, uint32_t staging)
+{
+    frames_bytes = ((uint64_t)slab_pages + staging) * SIM_PAGE;
+    h->frames = mmap(NULL, frames_bytes, PROT_READ | PROT_WRITE,
+                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    staged = calloc(staging, 1);
+    if (h->frames == MAP_FAILED || !staged)
+        sim_fail("no real memory for frames");
+    h->slab_pages = slab_pages;
+    staging_pages = staging;
+    return WEIR_OK;
+}
+
+static void fake_frames_unmap(struct wr_host *h)
+{
+    if (h->frames)
+        munmap(h->frames, frames_bytes);
+    free(staged);
+    staged = NULL;
+    h->frames = NULL;
+}
+
+/* Its number among the staging frames, or UINT32_MAX. */
+static uint32_t staging_index(const void *bytes)
+{
+    uintptr_t first = (uintptr_t)wr_host_frame(&host, host.slab_pages);
+    uintptr_t at = (uintptr_t)bytes;
+
+    if (at < first || at >= first + staging_pages * SIM_PAGE)
+        return UINT32_MAX;
+    return (uint32_t)((at - first) / SIM_PAGE);
+}
+
+bool sim_frame_is_empty(const void *bytes)
+{
+    uint32_t index = staging_index(bytes);
+
+    return index != UINT32_MAX && !staged[index];
+}
+
+static void fill_staging(uint32_t frame, const void *bytes)
+{
+    uint32_t index = frame - host.slab_pages;
+
+    if (frame < host.slab_pages || index >= staging_pages)
+        sim_fail("frame %u is not of staging", frame);
+    if (staged[index])
+        sim_fail("staging frame %u is given a page, but holds one", frame);
+    staged[index] = 1;
+    staged_count++;
+    sim_copy_page(wr_host_frame(&host, frame), bytes);
+}
+
+static void fake_release(struct wr_host *h, uint32_t frame, uint32_t pages)
+{
+    sim_event("release", frame, pages);
+    for (uint32_t i = 0; i < pages; i++) {
+        uint32_t index = frame + i - h->slab_pages;
+
+        sim_point();
+        sim_machine_take();
+        if (frame < h->slab_pages || index >= staging_pages)
+            sim_fail("release of frame %u, which is not of staging", frame + i);
+        staged_count -= staged[index];
+        staged[index] = 0;
+        sim_fill_page(wr_host_frame(h, frame + i), 0);
+        sim_machine_drop();
+    }
+}
+
+static enum wr_hosted fake_stage(struct wr_host *h, uint32_t frame, const void *bytes)
+{
+    (void)h;
+    sim_event("stage", frame, 0);
+    sim_point();
+    if (sim_inject(sim.profile.no_memory))
+        return WR_HOST_NOMEM;
+    sim_machine_take();
+    fill_staging(frame, bytes);
+    check_budget();
+    sim_machine_drop();
+    return WR_HOST_OK;
+}
+
+/* --- Mapping --------------------------------------------------------------------------------- */
+
+/* The entry of an address; NULL: the kernel would say that nothing of ours is there. */
+static struct sim_entry *entry_of(uint64_t addr, struct sim_area **area_p)
+{
+    struct sim_area *area = sim_area_find(addr);
+
+    *area_p = area;
+    return area && !area->is_sealed ? &area->entries[(addr - area->addr) / SIM_PAGE] : NULL;
+}
+
+static uint8_t *bytes_of(const struct sim_area *area, uint64_t addr)
+{
+    return area->bytes + ((addr - area->addr) & ~(SIM_PAGE - 1));
+}
+
+static void map_entry(struct sim_entry *entry, bool is_zero, bool is_protected)
+{
+    entry->is_present = true;
+    entry->is_zero = is_zero;
+    entry->is_protected = is_protected;
+    entry->frame++;
+    mapped_count += !is_zero;
+}
+
+static enum wr_hosted place_one(uint64_t addr, const uint8_t *bytes, bool protect)
+{
+    enum wr_hosted result = WR_HOST_OK;
+    struct sim_area *area;
+    struct sim_entry *entry;
+
+    sim_machine_take();
+    entry = entry_of(addr, &area);
+    if (!entry) {
+        result = WR_HOST_GONE;
+    } else if (entry->is_present) {
+        result = WR_HOST_EXISTS;
+    } else {
+        if (sim_frame_is_empty(bytes))
+            sim_fail("a page is filled from an empty staging frame");
+        sim_copy_page(bytes_of(area, addr), bytes);
+        map_entry(entry, false, protect);
+        check_budget();
+    }
+    sim_machine_drop();
+    return result;
+}
+
+static enum wr_hosted fake_place(struct wr_host *h, uint64_t addr, const void *bytes,
+                                 uint32_t pages, bool protect, uint32_t *done_p)
+{
+    enum wr_hosted result = WR_HOST_OK;
+
+    (void)h;
+    sim_event(protect ? "place protected" : "place", addr, pages);
+    for (*done_p = 0; *done_p < pages && result == WR_HOST_OK;) {
+        sim_point();
+        if (sim_inject(sim.profile.no_memory))
+            result = WR_HOST_NOMEM;
+        else
+            result = place_one(addr + *done_p * SIM_PAGE,
+                               (const uint8_t *)bytes + *done_p * SIM_PAGE, protect);
+        *done_p += result == WR_HOST_OK;
+    }
+    return result;
+}
+
+static void fake_drop(struct wr_host *h, const struct wr_span *spans, uint32_t count)
+{
+    (void)h;
+    for (uint32_t i = 0; i < count; i++) {
+        sim_event("drop", spans[i].addr, spans[i].pages);
+        for (uint32_t k = 0; k < spans[i].pages; k++) {
+            struct sim_area *area;
+            struct sim_entry *entry;
+
+            sim_point();
+            sim_machine_take();
+            entry = entry_of(spans[i].addr + k * SIM_PAGE, &area);
+            if (entry)
+                unmap_entry(entry);
+            sim_machine_drop();
+        }
+    }
+}
+
+static enum wr_hosted fake_protect(struct wr_host *h, uint64_t addr, uint32_t pages, bool on)
+{
+    enum wr_hosted result = WR_HOST_OK;
+
+    (void)h;
+    sim_event(on ? "protect" : "unprotect", addr, pages);
+    if (sim_inject(sim.profile.no_memory))
+        return WR_HOST_NOMEM;
+    for (uint32_t i = 0; i < pages && result == WR_HOST_OK; i++) {
+        struct sim_area *area;
+        struct sim_entry *entry;
+
+        sim_point();
+        sim_machine_take();
+        entry = entry_of(addr + i * SIM_PAGE, &area);
+        if (!entry)
+            result = WR_HOST_GONE;
+        else if (entry->is_present)
+            entry->is_protected = on;
+        sim_machine_drop();
+    }
+    return result;
+}
+
+/* Protect what was mapped, as far as the kernel will. Which pages are not protected zeros now? */
+static uint64_t protect_zeros(uint64_t addr, uint32_t pages)
+{
+    uint64_t owned = 0;
+
+    if (sim_inject(sim.profile.no_memory))
+        return UINT64_MAX;
+    for (uint32_t i = 0; i < pages; i++) {
+        struct sim_area *area;
+        struct sim_entry *entry;
+
+        sim_point();
+        sim_machine_take();
+        entry = entry_of(addr + i * SIM_PAGE, &area);
+        if (entry && entry->is_present) {
+            entry->is_protected = true;
+            if (!entry->is_zero)
+                owned |= 1ull << i;
+        }
+        sim_machine_drop();
+    }
+    return owned;
+}
+
+static enum wr_hosted fake_place_zero(struct wr_host *h, uint64_t addr, uint32_t pages,
+                                      uint32_t *done_p, uint64_t *owned_p)
+{
+    enum wr_hosted result = WR_HOST_OK;
+    uint32_t done = 0;
+
+    sim_event("place zero", addr, pages);
+    while (done < pages && result == WR_HOST_OK) {
+        struct sim_area *area;
+        struct sim_entry *entry;
+
+        sim_point();
+        if (sim_inject(sim.profile.no_memory)) {
+            result = WR_HOST_NOMEM;
+            break;
+        }
+        sim_machine_take();
+        entry = entry_of(addr + done * SIM_PAGE, &area);
+        if (entry && !entry->is_present) {
+            map_entry(entry, true, false);
+            sim_fill_page(bytes_of(area, addr + done * SIM_PAGE), 0);
+            done++;
+        } else {
+            result = entry ? WR_HOST_EXISTS : WR_HOST_GONE;
+        }
+        sim_machine_drop();
+    }
+    /* Here a store may slip in. */
+    *owned_p = done > 0 ? protect_zeros(addr, done) : 0;
+    *done_p = done;
+    (void)h;
+    return result;
+}
+
+void sim_area_own(struct sim_area *area, uint32_t page)
+{
+    struct sim_entry *entry = &area->entries[page];
+
+    if (!entry->is_zero)
+        return;
+    entry->is_zero = false;
+    entry->frame++;
+    mapped_count++;
+    slip_count++;
+    sim_event("own frame", area->addr, page);
+}
+
+void sim_area_drop(struct sim_area *area, uint32_t page)
+{
+    unmap_entry(&area->entries[page]);
+}
+
+/* --- Taking away ----------------------------------------------------------------------------- */
+
+static enum wr_revoked move_one(const struct wr_revoke *one)
+{
+    enum wr_revoked result = WR_REVOKED;
+    struct sim_area *area;
+    struct sim_entry *entry;
+
+    sim_point();
+    if (sim_inject(sim.profile.revoke_fails))
+        return WR_REVOKE_FAILED;
+    sim_machine_take();
+    entry = entry_of(one->addr, &area);
+    if (!entry || !entry->is_present) {
+        result = WR_REVOKE_MISSING;
+    } else if (entry->devices) {
+        result = WR_REVOKE_PINNED;
+    } else {
+        fill_staging(one->frame, bytes_of(area, one->addr));
+        unmap_entry(entry);
+        check_budget();
+    }
+    sim_machine_drop();
+    return result;
+}
+
+static enum wr_revoked copy_out(const struct wr_revoke *one)
+{
+    enum wr_revoked result = WR_REVOKED;
+    struct sim_area *area;
+    struct sim_entry *entry;
+
+    sim_point();
+    if (sim_inject(sim.profile.revoke_fails))
+        return WR_REVOKE_FAILED;
+    sim_machine_take();
+    entry = entry_of(one->addr, &area);
+    if (entry && entry->is_present) {
+        fill_staging(one->frame, bytes_of(area, one->addr));
+        check_budget();
+    } else {
+        result = WR_REVOKE_MISSING;
+    }
+    sim_machine_drop();
+    return result;
+}
+
+static void copy_and_drop(struct wr_host *h, struct wr_revoke *list, uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i++)
+        if (list[i].result == WR_REVOKED)
+            list[i].result = copy_out(&list[i]);
+    for (uint32_t i = 0; i < count; i++) {
+        const struct wr_span span = {list[i].addr, 1};
+
+        if (list[i].result == WR_REVOKED)
+            fake_drop(h, &span, 1);
+    }
+}
+
+static void fake_revoke(struct wr_host *h, struct wr_revoke *list, uint32_t count)
+{
+    sim_event("revoke", list[0].addr, count);
+    for (uint32_t done = 0; done < count;) {
+        uint32_t part = count - done < WP_GROUP ? count - done : WP_GROUP;
+
+        if (sim.options.engine == SIM_MOVE) {
+            list[done].result = move_one(&list[done]);
+            done++;
+            continue;
+        }
+        for (uint32_t i = 0; i < part; i++)
+            list[done + i].result = sim.options.engine == SIM_NAIVE ||
+                                            fake_protect(h, list[done + i].addr, 1, true) ==
+                                                WR_HOST_OK
+                                        ? WR_REVOKED
+                                        : WR_REVOKE_FAILED;
+        copy_and_drop(h, list + done, part);
+        done += part;
+    }
+}
+
+static uint32_t fake_copy(struct wr_host *h, const struct wr_copy *list, uint32_t count)
+{
+    sim_event("copy", list[0].addr, count);
+    for (uint32_t i = 0; i < count; i++) {
+        struct sim_area *area;
+        struct sim_entry *entry;
+        bool is_there;
+
+        sim_point();
+        if (sim_inject(sim.profile.copy_stops))
+            return i;
+        sim_machine_take();
+        entry = entry_of(list[i].addr, &area);
+        is_there = entry && entry->is_present;
+        if (list[i].frame >= h->slab_pages)
+            sim_fail("frame %u is not of the slab", list[i].frame);
+        if (is_there)
+            sim_copy_page(wr_host_frame(h, list[i].frame), bytes_of(area, list[i].addr));
+        sim_machine_drop();
+        if (!is_there)
+            return i;
+    }
+    return count;
+}
+
+static bool fake_is_mapped(struct wr_host *h, uint64_t addr)
+{
+    struct sim_area *area;
+    struct sim_entry *entry;
+    bool is_mapped;
+
+    (void)h;
+    sim_point();
+    sim_machine_take();
+    entry = entry_of(addr, &area);
+    is_mapped = entry && entry->is_present;
+    sim_machine_drop();
+    return is_mapped;
+}
+
+static int fake_facts(struct wr_host *h, uint64_t addr, uint32_t pages, uint8_t *facts)
+{
+    (void)h;
+    for (uint32_t i = 0; i < pages; i++) {
+        struct sim_area *area;
+        struct sim_entry *entry;
+
+        sim_point();
+        sim_machine_take();
+        entry = entry_of(addr + i * SIM_PAGE, &area);
+        facts[i] = 0;
+        if (entry && entry->is_present)
+            facts[i] = (uint8_t)(WR_FACT_PRESENT | (entry->is_protected ? 0 : WR_FACT_WRITABLE) |
+                                 (entry->is_zero ? WR_FACT_ZERO_PAGE : 0));
+        sim_machine_drop();
+    }
+    return WEIR_OK;
+}
+
+/* --- Time, sleep, threads -------------------------------------------------------------------- */
+
+static uint64_t fake_now_ns(struct wr_host *h)
+{
+    (void)h;
+    sim_point();
+    return sim_now_ns();
+}
+
+static void fake_park(struct wr_host *h, const void *word, uint32_t expect, uint64_t deadline_ns)
+{
+    (void)h;
+    sim_point();
+    sim_block(word, expect, deadline_ns);
+}
+
+static void fake_unpark(struct wr_host *h, const void *word, uint32_t count)
+{
+    (void)h;
+    sim_point();
+    sim_wake(word, count);
+}
+
+static void fake_yield(struct wr_host *h)
+{
+    (void)h;
+    sim_yield();
+}
+
+static int fake_bell_init(struct wr_host *h, struct wr_bell *bell)
+{
+    uint32_t i = 0;
+
+    (void)h;
+    while (i < BELLS_MAX && bell_used[i])
+        i++;
+    if (i == BELLS_MAX)
+        sim_fail("too many bells");
+    bell_used[i] = true;
+    bell->fd = (int)i;
+    return WEIR_OK;
+}
+
+static void fake_bell_fini(struct wr_host *h, struct wr_bell *bell)
+{
+    (void)h;
+    bell_used[bell->fd] = false;
+}
+
+static void fake_bell_ring(struct wr_host *h, struct wr_bell *bell)
+{
+    (void)h;
+    sim_point();
+    sim_event("ring", (uint64_t)bell->fd, 0);
+    atomic_store(&bells[bell->fd], 1);
+    sim_wake(&bells[bell->fd], 1);
+}
+
+static void fake_bell_wait(struct wr_host *h, struct wr_bell *bell, const int *fds,
+                           uint32_t fd_count, uint64_t deadline_ns)
+{
+    (void)h;
+    sim_event("bell wait", (uint64_t)bell->fd, fd_count);
+    sim_point();
+    for (uint32_t i = 0; i < fd_count; i++) {
+        uint64_t due = sim_fd_due_ns(fds[i]);
+
+        if (due < deadline_ns)
+            deadline_ns = due;
+    }
+    if (!atomic_load(&bells[bell->fd]))
+        sim_block(&bells[bell->fd], 0, deadline_ns);
+    atomic_store(&bells[bell->fd], 0);
+}
+
+static int fake_thread_start(struct wr_host *h, const char *name, void (*run)(void *),
+                             void *context, void **thread_p)
+{
+    (void)h;
+    *thread_p = sim_thread_start(name + 5, run, context); /* without "weir-" */
+    return WEIR_OK;
+}
+
+static void fake_thread_stop(struct wr_host *h, void *thread)
+{
+    (void)h;
+    sim_thread_join(thread);
+}
+
+static void fake_close(struct wr_host *h)
+{
+    (void)h;
+}
+
+static const struct wr_host_ops fake_ops = {
+    .now_ns = fake_now_ns,
+    .frames_map = fake_frames_map,
+    .frames_unmap = fake_frames_unmap,
+    .region_map = fake_region_map,
+    .region_seal = fake_region_seal,
+    .region_unmap = fake_region_unmap,
+    .place = fake_place,
+    .place_zero = fake_place_zero,
+    .protect = fake_protect,
+    .revoke = fake_revoke,
+    .copy = fake_copy,
+    .drop = fake_drop,
+    .stage = fake_stage,
+    .release = fake_release,
+    .is_mapped = fake_is_mapped,
+    .facts = fake_facts,
+    .park = fake_park,
+    .unpark = fake_unpark,
+    .yield = fake_yield,
+    .bell_init = fake_bell_init,
+    .bell_fini = fake_bell_fini,
+    .bell_ring = fake_bell_ring,
+    .bell_wait = fake_bell_wait,
+    .thread_start = fake_thread_start,
+    .thread_stop = fake_thread_stop,
+    .close = fake_close,
+};
+
+struct wr_host *sim_host_open(void)
+{
+    host = (struct wr_host){.ops = &fake_ops,
+                            .transient_frames = sim.options.engine == SIM_MOVE ? 0 : WP_GROUP,
+                            .how = "simulated"};
+    return &host;
+}
+
+void sim_host_check_closed(void)
+{
+    for (uint32_t i = 0; i < AREAS_MAX; i++)
+        if (areas[i].addr)
+            sim_fail("a region is left after close");
+    for (uint32_t i = 0; i < BELLS_MAX; i++)
+        if (bell_used[i])
+            sim_fail("a bell is left after close");
+    if (host.frames)
+        sim_fail("frames are left after close");
+    if (sim_threads_alive() != 1)
+        sim_fail("%u threads are left after close", sim_threads_alive() - 1);
+}

@@ -1,0 +1,237 @@
+/* SPDX-License-Identifier: MIT */
+
+/*
+ * What the application's threads do, by chance. All of them use the shared region, where every byte
+ * is sacred, and the hinted one, where bytes may be given away; regions of a thread's own come and
+ * go, and others blunder into them.
+ */
+
+#include <stdio.h>
+
+#include "tests/sim/sim.h"
+
+#define APPS_MAX    6u
+#define BRIEF_MAX   8u
+#define REFUSED_MAX 100u
+
+static struct {
+    struct sim_region *shared, *hinted;
+    struct sim_region *brief[BRIEF_MAX]; /* the last that were mapped; some are gone again */
+    uint32_t brief_next;
+    _Atomic(uint32_t) is_draining; /* one drain at a time: each takes frames of its own */
+} load;
+
+static struct sim_region *some_region(void)
+{
+    return sim_one_in(3) ? load.hinted : load.shared;
+}
+
+/* Often one of a few pages that everybody likes. */
+static uint32_t some_page(const struct sim_region *region)
+{
+    uint32_t pages = sim_region_pages(region);
+
+    if (sim_one_in(2) && sim.profile.hot_pages < pages)
+        return (uint32_t)sim_below(sim.profile.hot_pages);
+    return (uint32_t)sim_below(pages);
+}
+
+static uint32_t some_range(const struct sim_region *region, uint32_t most, uint32_t *count_p)
+{
+    uint32_t page = some_page(region);
+    uint32_t count = 1 + (uint32_t)sim_below(sim_one_in(2) ? most : 4);
+    uint32_t rest = sim_region_pages(region) - page;
+
+    *count_p = count < rest ? count : rest;
+    return page;
+}
+
+static void touch_some(void)
+{
+    struct sim_region *region = some_region();
+    uint32_t page = some_page(region);
+
+    if (sim_one_in(2))
+        sim_load(region, page);
+    else
+        sim_store(region, page, sim_one_in(12));
+}
+
+static void walk(void)
+{
+    struct sim_region *region = some_region();
+    uint32_t pages = sim_region_pages(region);
+    uint32_t page = (uint32_t)sim_below(pages), length = (uint32_t)sim_below(pages);
+    uint32_t kind = (uint32_t)sim_below(3); /* loads, stores, both */
+    bool up = sim_one_in(2);
+
+    for (uint32_t i = 0; i < length && page < pages; i++, page += up ? 1u : UINT32_MAX) {
+        if (kind != 1 && sim_load(region, page) != SIM_TOUCHED)
+            return;
+        if (kind != 0 && sim_store(region, page, false) != SIM_TOUCHED)
+            return;
+    }
+}
+
+static void hint_some(void)
+{
+    static const enum weir_hint patterns[] = {WEIR_NORMAL, WEIR_RANDOM, WEIR_SEQUENTIAL};
+    struct sim_region *region = some_region();
+    uint32_t count, page = some_range(region, 128, &count);
+    uint32_t kind = (uint32_t)sim_below(8);
+
+    if (kind == 0)
+        sim_advise(region, page, count, patterns[sim_below(3)]);
+    else if (kind == 1)
+        sim_advise(region, page, count, WEIR_COLD);
+    else if (kind <= 3)
+        sim_advise(region, page, count, WEIR_WILLNEED);
+    else if (sim.profile.has_foreign && kind == 4)
+        sim_foreign_drop(load.hinted, some_page(load.hinted), 1);
+    else if (sim.profile.has_hints) {
+        page = some_range(load.hinted, 128, &count);
+        sim_advise(load.hinted, page, count, kind <= 5 ? WEIR_FREE : WEIR_DISCARD);
+    }
+}
+
+static void pin_some(void)
+{
+    struct sim_region *region = some_region();
+    uint32_t count, page = some_range(region, 8, &count);
+
+    if (sim.profile.has_devices && sim_one_in(2))
+        sim_device(load.shared, some_page(load.shared));
+    else if (sim.profile.has_pins)
+        sim_pin(region, page, count, sim_one_in(2) ? WEIR_WRITE : WEIR_READ);
+}
+
+/* Somebody who still uses a region that another thread unmaps. */
+static void blunder(void)
+{
+    struct sim_region *region = load.brief[sim_below(BRIEF_MAX)];
+
+    if (region)
+        sim_load(region, (uint32_t)sim_below(sim_region_pages(region)));
+}
+
+static void brief_region(void)
+{
+    uint32_t pages = 1 + (uint32_t)sim_below(sim_one_in(3) ? 900 : 60);
+    struct sim_region *region = sim_region_map(pages);
+
+    load.brief[load.brief_next++ % BRIEF_MAX] = region;
+    for (uint32_t i = 0; i < pages; i += 1 + (uint32_t)sim_below(3))
+        if (sim_store(region, i, false) != SIM_TOUCHED)
+            break;
+    for (uint32_t i = 0; i < 20; i++)
+        sim_load(region, (uint32_t)sim_below(pages));
+    if (sim_one_in(3))
+        sim_advise(region, 0, 1 + (uint32_t)sim_below(pages), WEIR_WILLNEED);
+    sim_region_unmap(region);
+}
+
+static void resize(void)
+{
+    uint64_t pages = sim.profile.budget_min_pages + sim_below(sim.profile.budget_pages / 2);
+    int error;
+
+    atomic_fetch_add(&sim.resizes, 1);
+    error = weir_budget_set(sim.rt, pages * SIM_PAGE, (uint32_t)sim_below(3));
+    atomic_fetch_sub(&sim.resizes, 1);
+    sim_event("resize", pages, (uint64_t)-error);
+    if (error != WEIR_OK && error != WEIR_EAGAIN && error != WEIR_EINVAL)
+        sim_fail("budget set gave %s", weir_error_name(error));
+}
+
+/* A new back end, and all pages off the oldest. */
+static void drain(void)
+{
+    struct weir_backend_state state;
+    char spec[32];
+    int error;
+
+    snprintf(spec, sizeof(spec), "sim:%u", sim.profile.slots);
+
+    if (atomic_exchange(&load.is_draining, 1))
+        return;
+    error = weir_backend_get(sim.rt, 0, &state);
+    if (error == WEIR_OK)
+        error = weir_backend_add(sim.rt, spec, NULL);
+    /* After many drains that failed there may be as many as there can be. */
+    if (error != WEIR_OK && !(error == WEIR_EBUSY && sim.profile.may_refuse))
+        sim_fail("adding a back end gave %s", weir_error_name(error));
+    sim_event("drain", state.number, state.bytes_used / SIM_PAGE);
+    error = weir_backend_drain(sim.rt, state.number);
+    sim_event("drained", state.number, (uint64_t)-error);
+    if (error != WEIR_OK && !sim.profile.may_refuse && error != WEIR_EAGAIN)
+        sim_fail("drain gave %s, and nothing was injected", weir_error_name(error));
+    atomic_store(&load.is_draining, 0);
+}
+
+/* Somebody looks on: at no moment may that be wrong, or hurt. */
+static void look_on(void)
+{
+    static _Thread_local char report[4096];
+    struct weir_stats stats = {.size = sizeof(stats)};
+    struct weir_backend_state state;
+
+    for (uint32_t rounds = 1 + (uint32_t)sim_below(20); rounds > 0; rounds--) {
+        if (weir_stats(sim.rt, &stats) != WEIR_OK)
+            sim_fail("no statistics");
+        (void)weir_report(sim.rt, report, sizeof(report));
+        (void)weir_backend_get(sim.rt, 0, &state);
+    }
+    if (!sim.profile.has_foreign)
+        sim_region_audit(sim_one_in(2) ? load.shared : load.hinted);
+}
+
+static void rare(void)
+{
+    uint32_t kind = (uint32_t)sim_below(9);
+
+    if (kind < 2 && sim.profile.has_resizes)
+        resize();
+    else if (kind == 2 && sim.profile.has_drains)
+        drain();
+    else if (kind < 6 && sim.profile.has_regions)
+        brief_region();
+    else if (kind == 6)
+        look_on();
+    else
+        sim_sleep(1 + sim_below(3000000));
+}
+
+static void app_main(void *context)
+{
+    (void)context;
+    /* Where everything is refused, nothing more is to be learnt. */
+    for (uint32_t i = 0; i < sim.profile.operations && sim.result->refused < REFUSED_MAX; i++) {
+        uint32_t what = (uint32_t)sim_below(1000);
+
+        if (what < 40)
+            hint_some();
+        else if (what < 70)
+            pin_some();
+        else if (what < 80 && sim.profile.has_walks)
+            walk();
+        else if (what < 90)
+            rare();
+        else if (what < 100 && sim.profile.has_regions)
+            blunder();
+        else
+            touch_some();
+    }
+}
+
+void sim_load_run(struct sim_region *shared, struct sim_region *hinted)
+{
+    struct sim_thread *apps[APPS_MAX];
+
+    load.shared = shared;
+    load.hinted = hinted;
+    for (uint32_t i = 0; i < sim.profile.threads; i++)
+        apps[i] = sim_thread_start("app", app_main, NULL);
+    for (uint32_t i = 0; i < sim.profile.threads; i++)
+        sim_thread_join(apps[i]);
+    sim_event("load is over", 0, 0);
+}
