@@ -525,6 +525,9 @@ Test(process, a_low_address_space_limit_is_lived_with)
     struct weir_runtime *rt;
     void *memory;
 
+#ifdef __SANITIZE_ADDRESS__
+    cr_skip_test("the sanitizer itself does not live with it");
+#endif
     cr_assert_eq(setrlimit(RLIMIT_AS, &limit), 0);
     rt = real_open(BUDGET, "mem:?size=64M");
     cr_assert_gt(real_events.count[WEIR_NOTE], 0);
