@@ -7,6 +7,10 @@
 #define SPINS_MAX 64
 #define PER_MILLE 1000
 
+#define BOOST_FIRST 256 /* pages: half a cluster */
+#define BOOST_SHARE 32
+#define BOOST_DECAY 64
+
 enum { STATE_WAITING, STATE_GRANTED, STATE_REFUSED };
 
 /* On the stack of the thread that waits. */
@@ -78,7 +82,8 @@ static int64_t take_above(struct wr_frames *frames, int64_t floor, int64_t count
 
 static void warn(struct wr_frames *frames, int64_t left)
 {
-    if (left < atomic_load_explicit(&frames->low, memory_order_relaxed))
+    if (left < atomic_load_explicit(&frames->low, memory_order_relaxed) +
+                   atomic_load_explicit(&frames->boost, memory_order_relaxed))
         frames->pressure(frames->pressure_context);
 }
 
@@ -133,6 +138,7 @@ static int wait_for_frame(struct wr_frames *frames, enum wr_frame_use use)
     uint64_t begun = frames->host->ops->now_ns(frames->host);
 
     wr_stats_count(frames->stats, WR_COUNT_frame_waits);
+    atomic_fetch_add_explicit(&frames->waits, 1, memory_order_relaxed);
     /* Sequentially consistent, before the look at `free` in serve(): whoever puts a frame either
      * sees us waiting, or we see his frame. */
     atomic_fetch_add(&frames->waiting, 1);
@@ -208,6 +214,17 @@ void wr_frames_refuse(struct wr_frames *frames, int error)
         answer(frames, waiter, STATE_REFUSED);
     }
     door_drop(frames);
+}
+
+int64_t wr_frames_next_boost(int64_t boost, bool has_waited, int64_t total)
+{
+    int64_t most = total / BOOST_SHARE;
+
+    if (has_waited)
+        boost = boost > BOOST_FIRST ? 2 * boost : 2 * BOOST_FIRST;
+    else
+        boost -= boost / BOOST_DECAY;
+    return boost < most ? boost : most > 0 ? most : 0;
 }
 
 bool wr_frames_is_wanted(const struct wr_frames *frames)

@@ -9,6 +9,8 @@
  *   min       kept from new pages, for those that only come back
  *   low       reclaim begins when free falls below it, readahead is refused
  *   high      reclaim ends when free reaches it
+ *   boost     how much earlier it begins, and twice as much further it goes, because threads had
+ *             to wait: memory is asked for faster than a write takes
  *   waiter    a thread that found nothing to take; served in the order of arrival
  *
  * Always: free + (resident pages) + (frames held by staging) == total, exactly, as soon as nobody
@@ -48,8 +50,12 @@ struct wr_frames {
     /* Changed by wr_frames_resize() only; a stale value is as good as an earlier resize. */
     _Atomic(int64_t) total, min, low, high;
 
+    /* Set by reclaim. */
+    _Atomic(int64_t) boost;
+
     /* Any thread. */
     _Atomic(int64_t) free;
+    _Atomic(uint32_t) waits;   /* how often anybody began to wait */
     _Atomic(uint32_t) waiting; /* waiters in the queue, and those about to join it */
 
     /* Kept by `door`, a spin lock taken with all signals blocked: a fault may hold it. */
@@ -84,6 +90,10 @@ void wr_frames_put(struct wr_frames *frames, uint32_t count);
 
 /* Fail everybody who waits now. */
 void wr_frames_refuse(struct wr_frames *frames, int error);
+
+/* The boost after a round of reclaim: grows at once when somebody had to wait in it, up to 1/32 of
+ * total, and goes slowly. Arithmetic. (After the boost of Linux's watermarks.) */
+int64_t wr_frames_next_boost(int64_t boost, bool has_waited, int64_t total);
 
 /* Is somebody waiting? */
 bool wr_frames_is_wanted(const struct wr_frames *frames);

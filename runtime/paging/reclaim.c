@@ -40,6 +40,7 @@ struct wr_reclaim {
     /* Kept by kswapd. */
     struct wr_aging aging;
     struct wr_extent *extent; /* being filled, or NULL                             */
+    uint32_t waits_seen;      /* of the threads that waited for frames             */
     uint64_t staged_ns;       /* when a page was staged last                       */
     uint32_t chance_frame;    /* first of the chunk that takes victims; or none    */
     uint32_t chance_used;     /* frames of it that are taken                       */
@@ -479,13 +480,26 @@ static enum round one_round(struct wr_reclaim *r, uint32_t want)
     return drop_clean(r, WR_VICTIMS_SWEEP, want) > 0 ? ROUND_PROGRESS : written;
 }
 
-/* Frames missing to high. */
+/* Frames missing to high and what it is boosted by. */
 static int64_t shortage(const struct wr_reclaim *r)
 {
     const struct wr_frames *frames = &r->space->frames;
 
-    return mark_of(&frames->high) - wr_frames_free(frames) -
+    return mark_of(&frames->high) + 2 * mark_of(&frames->boost) - wr_frames_free(frames) -
            (int64_t)r->space->pager->ops->coming(r->lane);
+}
+
+/* Once for every time that kswapd was woken. */
+static void adapt_boost(struct wr_reclaim *r)
+{
+    struct wr_frames *frames = &r->space->frames;
+    uint32_t waits = atomic_load_explicit(&frames->waits, memory_order_relaxed);
+
+    atomic_store_explicit(&frames->boost,
+                          wr_frames_next_boost(mark_of(&frames->boost), waits != r->waits_seen,
+                                               mark_of(&frames->total)),
+                          memory_order_relaxed);
+    r->waits_seen = waits;
 }
 
 static void sleep_until(struct wr_reclaim *r, uint64_t deadline_ns)
@@ -557,6 +571,7 @@ static void kswapd_main(void *context)
         if ((is_pressed || is_changed || wr_frames_is_wanted(&r->space->frames)) &&
             shortage(r) > 0) {
             count(r, WR_COUNT_reclaim_wakeups, is_pressed);
+            adapt_boost(r);
             balance(r);
         } else if (!is_changed && !atomic_load(&r->pressed)) {
             sleep_until(r, grace_end(r));

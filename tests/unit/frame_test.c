@@ -394,3 +394,26 @@ Test(frame, nothing_is_lost_and_nothing_made)
     cr_expect_not(wr_frames_is_wanted(&frames));
     cr_expect_null(frames.first);
 }
+
+/* What a writer that is faster than a write meets: it waits once or twice, and then no more. */
+Test(frame, the_boost_grows_with_waits_is_bounded_and_goes)
+{
+    const int64_t total = 1 << 16;
+    int64_t boost = 0;
+
+    cr_assert_eq(wr_frames_next_boost(0, false, total), 0);
+    for (int round = 0; round < 20; round++) {
+        int64_t next = wr_frames_next_boost(boost, true, total);
+
+        cr_assert(next > boost || next == total / 32);
+        cr_assert_leq(next, total / 32);
+        boost = next;
+    }
+    cr_assert_eq(boost, total / 32);
+    cr_assert_lt(wr_frames_next_boost(boost, false, total), boost);
+    cr_assert_gt(wr_frames_next_boost(boost, false, total), boost / 2);
+    for (int round = 0; round < 1000; round++)
+        boost = wr_frames_next_boost(boost, false, total);
+    cr_assert_lt(boost, 64);
+    cr_assert_eq(wr_frames_next_boost(total, false, 0), 0);
+}
