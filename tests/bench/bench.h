@@ -98,6 +98,7 @@ struct bench_side {
     uint64_t limit_bytes; /* of the memory cgroup that it runs in; 0: no limit */
     bool may_fail;        /* a baseline: what it dies of is why it is missing  */
     char missing[200];    /* why it cannot run; empty: it can                  */
+    char death[200];      /* what its last run died of                         */
     char group[400];      /* its cgroup, made by the first run                 */
     struct bench_results round[BENCH_ROUNDS_MAX];
     unsigned rounds;
@@ -108,7 +109,8 @@ void bench_side_init(struct bench_side *side, const char *name, const char *run,
                      ...) __attribute__((format(printf, 4, 5)));
 /*
  * So many runs of each side, in turn. False: the bench is over, and why has been printed. A side
- * that has something in missing[] is not run.
+ * that has something in missing[] is not run; one that dies in every round, as the kernel kills
+ * programs in a small cgroup, has that in missing[] afterwards.
  */
 bool bench_rounds(const struct bench *bench, struct bench_side *sides, unsigned count,
                   unsigned rounds);

@@ -175,7 +175,7 @@ void bench_print(const struct bench *bench, const struct bench_line *line)
     put_text("metric", line->metric);
     put_text("unit", line->unit);
     put_text("better", line->better == BENCH_HIGHER ? "higher" : "lower");
-    put_number("weir", bench_median(&line->weir));
+    put_number("weir", line->weir.count ? bench_median(&line->weir) : NAN);
     if (has_baseline)
         put_number("baseline", bench_median(&line->baseline));
     else

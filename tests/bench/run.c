@@ -220,7 +220,7 @@ static bool run_side(const struct bench *bench, struct bench_side *side)
                 side->run, side->arguments);
         return false;
     }
-    snprintf(side->missing, sizeof(side->missing), "%s", why);
+    snprintf(side->death, sizeof(side->death), "%s", why);
     return true;
 }
 
@@ -246,6 +246,9 @@ bool bench_rounds(const struct bench *bench, struct bench_side *sides, unsigned 
         for (unsigned i = 0; i < count; i++)
             if (!*sides[i].missing && !run_side(bench, &sides[i]))
                 return false;
+    for (unsigned i = 0; i < count; i++)
+        if (sides[i].rounds == 0 && !*sides[i].missing)
+            snprintf(sides[i].missing, sizeof(sides[i].missing), "%s", sides[i].death);
     return true;
 }
 

@@ -182,6 +182,10 @@ static void print(const struct bench *bench, const struct bench_side *side, unsi
     line.baseline = bench_series(side, baseline);
     line.also[0].name = "samples";
     line.also[0].value = bench_result(side, samples);
+    if (line.also[0].value == 0) {
+        line.weir.count = 0;
+        line.baseline_missing = "no page was still under its write when it was touched";
+    }
     line.also[1].name = "frame_waits";
     line.also[1].value = bench_result(side, "frame_waits");
     bench_print(bench, &line);
