@@ -30,11 +30,12 @@ struct drain_fetch {
 struct drain {
     struct wr_swap *swap;
     struct wr_swap_backend *backend;
-    struct wr_lane *lane;
-    uint8_t *buffer; /* FETCHES times WR_FETCH_PAGES pages; counted against the budget */
-    uint64_t moved;  /* pages that left in this pass                                   */
-    uint64_t lost;   /* pages that could not be read in this pass                      */
-    int error;       /* why it cannot go on, or WEIR_OK                                */
+    struct wr_lane *lane; /* NULL before and after */
+    struct wr_bell bell;  /* nobody rings it: to sleep on the lane's descriptors */
+    uint8_t *buffer;      /* FETCHES times WR_FETCH_PAGES pages; counted against the budget */
+    uint64_t moved;       /* pages that left in this pass                                   */
+    uint64_t lost;        /* pages that could not be read in this pass                      */
+    int error;            /* why it cannot go on, or WEIR_OK                                */
     struct wr_extent *extent;
     struct drain_fetch fetches[FETCHES];
 };
@@ -44,12 +45,14 @@ static struct wr_space *space_of(const struct drain *d)
     return d->swap->space;
 }
 
-static void rest(const struct drain *d)
+/* Until something is read, or a little. */
+static void rest(struct drain *d)
 {
-    static const uint32_t nothing;
     struct wr_host *host = space_of(d)->host;
+    int fds[WR_LANE_FDS];
+    uint32_t fd_count = d->lane ? d->lane->pager->ops->wait_fds(d->lane, fds) : 0;
 
-    host->ops->park(host, &nothing, 0, host->ops->now_ns(host) + REST_NS);
+    host->ops->bell_wait(host, &d->bell, fds, fd_count, host->ops->now_ns(host) + REST_NS);
 }
 
 static void queue_extent(struct drain *d)
@@ -300,6 +303,7 @@ static int drain_open(struct drain *d)
 static void drain_close(struct drain *d)
 {
     d->lane->pager->ops->lane_close(d->lane);
+    d->lane = NULL;
     munmap(d->buffer, (size_t)FETCHES * WR_FETCH_PAGES * WEIR_PAGE_BYTES);
     wr_frames_put(&space_of(d)->frames, FETCHES * WR_FETCH_PAGES);
 }
@@ -331,6 +335,11 @@ int wr_swap_drain(struct wr_swap *swap, uint32_t number)
     d = calloc(1, sizeof(*d));
     if (!d)
         return WEIR_ENOMEM;
+    error = swap->space->host->ops->bell_init(swap->space->host, &d->bell);
+    if (error != WEIR_OK) {
+        free(d);
+        return error;
+    }
     d->swap = swap;
     d->backend = backend;
     atomic_store(&backend->draining, true);
@@ -344,6 +353,7 @@ int wr_swap_drain(struct wr_swap *swap, uint32_t number)
         retire(d);
     else
         atomic_store(&backend->draining, false);
+    swap->space->host->ops->bell_fini(swap->space->host, &d->bell);
     free(d);
     return error;
 }
