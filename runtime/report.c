@@ -27,7 +27,8 @@ void wr_report_gauges(struct weir_runtime *rt, struct weir_stats *stats)
     uint64_t busy = (uint64_t)((int64_t)total - free_frames);
     struct wr_pass pass = wr_gate_enter(); /* a back end may be on its way out */
 
-    stats->lru_pages = cached;
+    stats->lru_pages = wr_aging_listed(space->aging);
+    stats->cached_pages = cached;
     stats->dirty_pages = held;
     stats->budget_bytes = bytes_of(budget);
     stats->free_bytes = free_frames > 0 ? bytes_of((uint64_t)free_frames) : 0;
@@ -36,7 +37,8 @@ void wr_report_gauges(struct weir_runtime *rt, struct weir_stats *stats)
     stats->slab_bytes = bytes_of(rt->reserved_pages);
     stats->mapped_bytes = atomic_load(&space->mapped_bytes);
     wr_swap_usage(rt->swap, &stats->slots_used, &stats->slots_total);
-    stats->metadata_bytes = wr_space_metadata(space) + wr_swap_metadata(rt->swap);
+    stats->metadata_bytes = wr_space_metadata(space) + wr_swap_metadata(rt->swap) +
+                            wr_aging_metadata(space->aging);
     wr_gate_leave(pass);
 }
 

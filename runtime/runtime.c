@@ -259,8 +259,6 @@ static void rouse(void *context)
 static int build_paging(struct weir_runtime *rt)
 {
     const struct weir_options *s = &rt->settings;
-    const struct wr_reclaim_wish reclaim_wish = {(uint32_t)s->drop_batch_pages,
-                                                 (uint32_t)s->cache_scan_ratio};
     const struct wr_swap_wish swap_wish = {
         .zero_elision = s->zero_elision,
         .checksums = s->checksums,
@@ -269,12 +267,14 @@ static int build_paging(struct weir_runtime *rt)
         .rouse = rouse,
         .rouse_context = rt,
     };
-    int error = wr_reclaim_open(&rt->space, &reclaim_wish, &rt->reclaim);
+    int error = wr_reclaim_open(&rt->space, (uint32_t)s->drop_batch_pages, &rt->reclaim);
 
     if (error != WEIR_OK)
         return error;
     wr_frames_init(&rt->space.frames, rt->host, rt->stats, wr_reclaim_press, rt->reclaim);
     error = build_memory(rt);
+    if (error == WEIR_OK)
+        error = wr_aging_open(&rt->space, (uint32_t)s->cache_scan_ratio, &rt->space.aging);
     if (error == WEIR_OK)
         error = wr_swap_open(&rt->space, &swap_wish, &rt->swap);
     if (error != WEIR_OK)
@@ -284,7 +284,11 @@ static int build_paging(struct weir_runtime *rt)
     if (error == WEIR_OK)
         error = wr_ahead_open(&rt->space, &rt->space.ahead);
     if (error == WEIR_OK)
-        error = wr_reclaim_start(rt->reclaim);
+        error = wr_kpaged_open(&rt->space, &rt->kpaged);
+    if (error == WEIR_OK)
+        error = wr_kpaged_start(rt->kpaged);
+    if (error == WEIR_OK)
+        error = wr_reclaim_start(rt->reclaim, rt->kpaged);
     return error;
 }
 
@@ -318,11 +322,14 @@ static void demolish(struct weir_runtime *rt)
 {
     wr_ahead_close(rt->space.ahead);
     wr_reclaim_stop(rt->reclaim);
+    wr_kpaged_stop(rt->kpaged);
+    wr_kpaged_close(rt->kpaged);
     wr_swap_close(rt->swap);
     wr_staging_fini(&rt->space.staging);
     wr_cache_fini(&rt->space.cache);
     wr_pages_fini(&rt->space.pages);
     wr_reclaim_close(rt->reclaim);
+    wr_aging_close(rt->space.aging);
     if (rt->host) {
         rt->host->ops->frames_unmap(rt->host);
         rt->host->ops->close(rt->host);

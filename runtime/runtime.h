@@ -21,6 +21,7 @@ struct weir_runtime {
     struct wr_host *host;
     struct wr_stats *stats;
     struct wr_reclaim *reclaim;
+    struct wr_kpaged *kpaged;
     struct wr_swap *swap;
     struct weir_options settings; /* strings are copies */
     char *strings[3];             /* those copies       */

@@ -250,13 +250,13 @@ int weir_backend_get(struct weir_runtime *runtime, uint32_t position,
     X(swap_faults, 'F', "faults on pages that had been swapped or cached")                   \
     X(cache_found_marked, 'G', "of the found, those marked for swapout or being written")    \
     X(reclaim_marked, 'I', "pages marked for swapout by kswapd")                             \
-    X(reclaim_overload, 'J', "times kswapd had to sweep all memory for a victim")            \
+    X(reclaim_overload, 'J', "times kswapd took from the largest region: kpaged was behind") \
     X(frame_waits, 'K', "times an allocation waited for kswapd")                             \
     X(reclaim_wakeups, 'L', "times kswapd was woken")                                        \
-    X(aging_green, 'M', "ageing passes with free memory above high")                         \
-    X(aging_yellow, 'N', "ageing passes with free memory between low and high")              \
-    X(aging_orange, 'O', "ageing passes with free memory between min and low")               \
-    X(aging_red, 'P', "ageing passes below min or with a waiting allocation")                \
+    X(aging_green, 'M', "passes of kpaged with free memory above high")                      \
+    X(aging_yellow, 'N', "passes of kpaged with free memory between low and high")           \
+    X(aging_orange, 'O', "passes of kpaged with free memory between min and low")            \
+    X(aging_red, 'P', "passes of kpaged below min or with a waiting allocation")             \
     X(reclaim_free_tries, 'Q', "times kswapd tried to free without writing")                 \
     X(reclaim_write_tries, 'R', "times kswapd tried to write pages out")                     \
     X(faults, ' ', "faults of all kinds")                                                    \
@@ -288,8 +288,9 @@ int weir_backend_get(struct weir_runtime *runtime, uint32_t position,
 
 /* Gauges: state of this moment. */
 #define WEIR_GAUGE_MAP(X)                                                        \
-    X(lru_pages, 'S', "pages unmapped and still in memory")                      \
-    X(dirty_pages, 'T', "of those, pages not yet written")                       \
+    X(lru_pages, 'S', "pages that kpaged has chosen to leave next")              \
+    X(dirty_pages, 'T', "unmapped pages not yet written")                        \
+    X(cached_pages, ' ', "pages unmapped and still in memory: the swap cache")   \
     X(budget_bytes, ' ', "the budget")                                           \
     X(free_bytes, ' ', "budget not in use")                                      \
     X(resident_bytes, ' ', "mapped pages")                                       \

@@ -120,6 +120,8 @@ struct wr_host_ops {
     int (*thread_start)(struct wr_host *host, const char *name, void (*run)(void *), void *context,
                         void **thread_p);
     void (*thread_stop)(struct wr_host *host, void *thread);
+    /* The calling thread is to run only when no other wants the processor. */
+    void (*thread_idle)(struct wr_host *host);
 
     void (*close)(struct wr_host *host);
 };

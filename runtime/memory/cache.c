@@ -4,6 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "runtime/memory/heat.h"
+
 uint32_t wr_cache_frames(uint32_t reader_count, uint32_t chunk_count)
 {
     return reader_count + chunk_count * WR_CACHE_CHUNK;
@@ -59,11 +61,9 @@ static void evict_frame(struct wr_cache *cache, uint32_t frame, uint32_t page)
         return;
     wr_page_take(cache->pages, page, &hold);
     if (wr_hold_state(&hold) == WR_PAGE_CACHED_CLEAN && wr_hold_frame(&hold) == frame) {
-        wr_page_move(&hold, WR_PAGE_CACHED_CLEAN, WR_PAGE_OUT);
-        wr_hold_set_frame(&hold, WR_FRAME_NONE);
         if (wr_hold_has(&hold, WR_PAGE_AHEAD))
             wr_stats_count(stats, WR_COUNT_reads_ahead_wasted);
-        wr_hold_set(&hold, WR_PAGE_AHEAD, false);
+        wr_page_evict(cache->pages, &hold, WR_PAGE_CACHED_CLEAN);
         wr_stats_count(stats, WR_COUNT_cache_deleted);
     }
     wr_page_put(cache->pages, &hold);

@@ -53,10 +53,15 @@ static uint64_t chunk_bytes(const struct wr_pages *pages)
     return chunks * sizeof(*pages->chunks);
 }
 
+static uint64_t area_bytes(const struct wr_pages *pages)
+{
+    return (pages->count / WR_CHUNK_PAGES / WR_AREA_CHUNKS + 1) * sizeof(*pages->areas);
+}
+
 int wr_pages_init(struct wr_pages *pages, uint32_t count, struct wr_host *host,
                   struct wr_stats *stats)
 {
-    void *table, *chunks;
+    void *table, *chunks, *areas;
 
     *pages = (struct wr_pages){.count = count, .host = host, .stats = stats};
     if (wr_reserve(table_bytes(pages), TABLE_ALIGN, &table) != 0)
@@ -67,6 +72,11 @@ int wr_pages_init(struct wr_pages *pages, uint32_t count, struct wr_host *host,
         return WEIR_ENOMEM;
     }
     pages->chunks = chunks;
+    if (wr_reserve(area_bytes(pages), TABLE_ALIGN, &areas) != 0) {
+        wr_pages_fini(pages);
+        return WEIR_ENOMEM;
+    }
+    pages->areas = areas;
     return WEIR_OK;
 }
 
@@ -74,8 +84,10 @@ void wr_pages_fini(struct wr_pages *pages)
 {
     wr_unreserve(pages->table, table_bytes(pages));
     wr_unreserve(pages->chunks, chunk_bytes(pages));
+    wr_unreserve(pages->areas, area_bytes(pages));
     pages->table = NULL;
     pages->chunks = NULL;
+    pages->areas = NULL;
 }
 
 void wr_pages_forget(struct wr_pages *pages, uint32_t first, uint32_t count)
@@ -122,6 +134,18 @@ bool wr_page_peek_evictable(const struct wr_pages *pages, uint32_t number, bool 
         return false;
     *dirty_p = state == WR_PAGE_RESIDENT_DIRTY && !is_freed;
     return state == WR_PAGE_RESIDENT_DIRTY || state == WR_PAGE_RESIDENT_CLEAN;
+}
+
+bool wr_page_peek_flag(const struct wr_pages *pages, uint32_t number, enum wr_page_flag flag)
+{
+    /* Relaxed: a hint, as above. */
+    return (atomic_load_explicit(&pages->table[number].w0, memory_order_relaxed) >> FLAG_SHIFT) &
+           flag;
+}
+
+bool wr_page_peek_locked(const struct wr_pages *pages, uint32_t number)
+{
+    return (atomic_load_explicit(&pages->table[number].w0, memory_order_relaxed) & LOCKED) != 0;
 }
 
 static const void *futex_word(const struct wr_page *page)
@@ -217,13 +241,18 @@ static void count_resident(const struct wr_pages *pages, const struct wr_hold *h
 {
     int change = (int)wr_state_is_charged(state_of(hold->w0)) -
                  (int)wr_state_is_charged(state_of(hold->was));
-    _Atomic(uint16_t) *resident = &pages->chunks[hold->number / WR_CHUNK_PAGES].resident;
+    uint32_t chunk = hold->number / WR_CHUNK_PAGES;
+    _Atomic(uint16_t) *resident = &pages->chunks[chunk].resident;
+    _Atomic(uint32_t) *area = &pages->areas[chunk / WR_AREA_CHUNKS];
 
     /* Relaxed: the hands that look for victims skip chunks by it; a stale count costs one look. */
-    if (change > 0)
+    if (change > 0) {
         atomic_fetch_add_explicit(resident, 1, memory_order_relaxed);
-    else if (change < 0)
+        atomic_fetch_add_explicit(area, 1, memory_order_relaxed);
+    } else if (change < 0) {
         WR_CHECK(atomic_fetch_sub_explicit(resident, 1, memory_order_relaxed) > 0);
+        WR_CHECK(atomic_fetch_sub_explicit(area, 1, memory_order_relaxed) > 0);
+    }
 }
 
 void wr_page_put(const struct wr_pages *pages, struct wr_hold *hold)
@@ -252,6 +281,12 @@ void wr_page_wait(const struct wr_pages *pages, uint32_t number)
     wr_lock_point();
 }
 
+/* States in which the frame's bits hold a shadow instead. */
+static bool has_shadow(enum wr_page_state state)
+{
+    return state == WR_PAGE_OUT || state == WR_PAGE_READING;
+}
+
 bool wr_page_may_move(enum wr_page_state from, enum wr_page_state to)
 {
     return (moves[from] & (1u << to)) != 0;
@@ -263,6 +298,10 @@ void wr_page_move(struct wr_hold *hold, enum wr_page_state from, enum wr_page_st
     WR_CHECK(state_of(hold->w0) == from);
     WR_CHECK(wr_page_may_move(from, to));
     hold->w0 = (hold->w0 & ~STATE_MASK) | ((uint64_t)to << STATE_SHIFT);
+    if (!wr_state_is_cached(to) && !(has_shadow(from) && has_shadow(to)))
+        hold->w1 &= SLOT_MASK;
+    if (to == WR_PAGE_EMPTY)
+        wr_hold_set(hold, WR_PAGE_MAIN, false);
 }
 
 enum wr_page_state wr_hold_state(const struct wr_hold *hold)
@@ -318,7 +357,7 @@ void wr_hold_set_slot(struct wr_hold *hold, uint64_t slot)
 
 uint32_t wr_hold_frame(const struct wr_hold *hold)
 {
-    uint64_t stored = hold->w1 >> SLOT_BITS;
+    uint64_t stored = has_shadow(state_of(hold->w0)) ? 0 : hold->w1 >> SLOT_BITS;
 
     return stored ? (uint32_t)(stored - 1) : WR_FRAME_NONE;
 }
@@ -329,4 +368,15 @@ void wr_hold_set_frame(struct wr_hold *hold, uint32_t frame)
 
     WR_CHECK(stored <= FRAME_MASK);
     hold->w1 = (hold->w1 & SLOT_MASK) | (stored << SLOT_BITS);
+}
+
+uint32_t wr_hold_shadow(const struct wr_hold *hold)
+{
+    return has_shadow(state_of(hold->w0)) ? (uint32_t)(hold->w1 >> SLOT_BITS) : WR_SHADOW_NONE;
+}
+
+void wr_hold_set_shadow(struct wr_hold *hold, uint32_t shadow)
+{
+    WR_CHECK(has_shadow(state_of(hold->w0)) && shadow <= WR_SHADOW_MAX);
+    hold->w1 = (hold->w1 & SLOT_MASK) | ((uint64_t)shadow << SLOT_BITS);
 }

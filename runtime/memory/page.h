@@ -11,6 +11,10 @@
  *   resident  mapped in the application
  *   cached    unmapped, but its bytes are in a frame: the swap cache (seed A, B)
  *   sum       checksum of the bytes in the slot
+ *   main      a page that came back soon after it left, or was wanted while it was cached: worth
+ *             more than one that was needed once (see aging.h)
+ *   shadow    when a page left that had not proven itself: the count of evictions at that moment
+ *   heat      how often pages of a group of 64 neighbours turned out to be wanted
  *
  * One descriptor of 16 bytes answers state, frame and slot; one acquire load of its first word is
  * the whole lookup (seed A2, D10).
@@ -67,6 +71,7 @@
 
 #include "runtime/base/stats.h"
 #include "runtime/host/host.h"
+#include "runtime/memory/chunk.h"
 
 enum wr_page_state {
     WR_PAGE_EMPTY, /* 0: a table of zeros is a table of empty pages */
@@ -84,39 +89,38 @@ enum wr_page_state {
 };
 
 enum wr_page_flag {
-    WR_PAGE_AHEAD = 1,    /* brought by readahead, not known to have been used       */
-    WR_PAGE_FREED = 2,    /* free hint: bytes not needed until the next store        */
-    WR_PAGE_CANCELLED = 4 /* discarded while READING: the reader makes it EMPTY      */
+    WR_PAGE_AHEAD = 1,     /* brought by readahead, not known to have been used       */
+    WR_PAGE_FREED = 2,     /* free hint: bytes not needed until the next store        */
+    WR_PAGE_CANCELLED = 4, /* discarded while READING: the reader makes it EMPTY      */
+    WR_PAGE_MAIN = 8       /* has proven itself: of the main queue, not of the small  */
 };
 
-#define WR_PIN_MAX    65535u
-#define WR_SLOT_NONE  UINT64_MAX
-#define WR_FRAME_NONE UINT32_MAX
-
-#define WR_CHUNK_PAGES 512u /* 2 MiB of addresses: what one page table reaches */
+#define WR_PIN_MAX     65535u
+#define WR_SLOT_NONE   UINT64_MAX
+#define WR_FRAME_NONE  UINT32_MAX
+#define WR_SHADOW_NONE 0u
+#define WR_SHADOW_MAX  ((1u << 28) - 1)
 
 struct wr_page {
     /* lock 1, waiters 1, state 4, flags 10, pins 16, sum 32. Changed by wr_page_put() of the lock's
      * holder; others only set the lock or the waiters bit. */
     _Atomic(uint64_t) w0;
-    /* slot + 1: 36 bits, frame + 1: 28 bits. Kept by the lock. */
+    /* slot + 1: 36 bits; frame + 1 while cached, shadow while OUT or READING: 28 bits. Kept by the
+     * lock. */
     uint64_t w1;
 };
 _Static_assert(sizeof(struct wr_page) == 16, "the budget of metadata is 16 bytes a descriptor");
-
-/* 512 neighbouring pages, of one region. */
-struct wr_chunk {
-    _Atomic(uint16_t) resident; /* pages of it that are RESIDENT_DIRTY, _CLEAN or _WRITING */
-    _Atomic(uint16_t) region;   /* number of the region, 0: none; set by WR_RANK_RUNTIME   */
-};
 
 struct wr_pages {
     /* Constant after wr_pages_init(). The tables are reserved whole and filled by first use. */
     struct wr_page *table;
     struct wr_chunk *chunks;
+    _Atomic(uint32_t) *areas; /* resident pages of 512 chunks */
     uint32_t count;
     struct wr_host *host;
     struct wr_stats *stats;
+
+    _Atomic(uint32_t) evictions; /* the clock of shadows; relaxed */
 };
 
 /* A page held by its lock, with the descriptor it is to have when it is put back. */
@@ -142,6 +146,9 @@ enum wr_page_state wr_page_peek(const struct wr_pages *pages, uint32_t number);
  * though its state is still EMPTY. */
 bool wr_page_peek_untouched(const struct wr_pages *pages, uint32_t number);
 bool wr_page_peek_evictable(const struct wr_pages *pages, uint32_t number, bool *dirty_p);
+/* The flag of a page of this moment, and whether somebody holds it: hints. */
+bool wr_page_peek_flag(const struct wr_pages *pages, uint32_t number, enum wr_page_flag flag);
+bool wr_page_peek_locked(const struct wr_pages *pages, uint32_t number);
 
 /*
  * Does the page belong to a region now? A page number that is only a hint (what a frame or a slot
@@ -159,7 +166,8 @@ void wr_page_put(const struct wr_pages *pages, struct wr_hold *hold);
 /* Sleep until the page is no longer READING, or somebody put it. Signal. */
 void wr_page_wait(const struct wr_pages *pages, uint32_t number);
 
-/* The one function that moves a page. from is what the caller believes. */
+/* The one function that moves a page. from is what the caller believes. A frame or shadow that the
+ * new state has no use for is forgotten. */
 void wr_page_move(struct wr_hold *hold, enum wr_page_state from, enum wr_page_state to);
 /* Is the edge drawn above? For the test that tries them all. */
 bool wr_page_may_move(enum wr_page_state from, enum wr_page_state to);
@@ -175,6 +183,9 @@ uint64_t wr_hold_slot(const struct wr_hold *hold);
 void wr_hold_set_slot(struct wr_hold *hold, uint64_t slot);
 uint32_t wr_hold_frame(const struct wr_hold *hold);
 void wr_hold_set_frame(struct wr_hold *hold, uint32_t frame);
+/* What an OUT or READING page remembers of its leaving (heat.h), or WR_SHADOW_NONE. */
+uint32_t wr_hold_shadow(const struct wr_hold *hold);
+void wr_hold_set_shadow(struct wr_hold *hold, uint32_t shadow);
 
 /* Does a resident page of this state occupy a frame of the budget? */
 static inline bool wr_state_is_charged(enum wr_page_state state)

@@ -45,8 +45,11 @@ static void name_chunks(struct wr_space *space, const struct wr_region *region, 
     uint32_t first = region->first / WR_CHUNK_PAGES;
     uint32_t end = first + whole_chunks(region->pages) / WR_CHUNK_PAGES;
 
-    for (uint32_t i = first; i < end; i++)
+    for (uint32_t i = first; i < end; i++) {
         atomic_store(&space->pages.chunks[i].region, number);
+        for (uint32_t k = 0; k < WR_CHUNK_HEATS; k++)
+            atomic_store_explicit(&space->pages.chunks[i].heat[k], 0, memory_order_relaxed);
+    }
 }
 
 static void find_end(struct wr_space *space)
@@ -69,6 +72,8 @@ static void insert(struct wr_space *space, struct wr_region *region, uint32_t po
     name_chunks(space, region, region->number);
     /* The chunks name it before it can be found by its number. */
     atomic_store(&space->by_number[region->number], region);
+    if (region->number > atomic_load(&space->number_end))
+        atomic_store(&space->number_end, region->number);
 }
 
 static void remove_region(struct wr_space *space, const struct wr_region *region)

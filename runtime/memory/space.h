@@ -15,7 +15,8 @@
 #include "runtime/memory/region.h"
 #include "runtime/memory/staging.h"
 
-struct wr_ahead; /* readahead, of the floor above: only carried here */
+struct wr_ahead; /* readahead and aging, of the floor above: only carried here */
+struct wr_aging;
 
 struct wr_space {
     /* Constant while the runtime is open. */
@@ -24,6 +25,7 @@ struct wr_space {
     struct wr_stats *stats;
     struct wr_pager *pager;
     struct wr_ahead *ahead;
+    struct wr_aging *aging;
     uint32_t fault_around_pages; /* at least 1 */
     uint32_t readahead_pages;    /* 0: off     */
 
@@ -38,6 +40,7 @@ struct wr_space {
     _Atomic(uint32_t) chunk_end;                               /* beyond the last chunk in use */
     _Atomic(uint64_t) mapped_bytes;                            /* sum of all regions           */
     _Atomic(struct wr_region *) by_number[WR_REGIONS_MAX + 1]; /* 0 stays NULL */
+    _Atomic(uint32_t) number_end; /* the highest number that was ever used */
 };
 
 /* Map addresses, take page numbers, publish. Under WR_RANK_RUNTIME. */

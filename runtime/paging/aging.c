@@ -1,121 +1,277 @@
 /* SPDX-License-Identifier: MIT */
 #include "runtime/paging/aging.h"
 
-void wr_aging_init(struct wr_aging *aging, struct wr_space *space, uint32_t scan_ratio)
+#include <stdlib.h>
+
+#include "runtime/base/reserve.h"
+
+#define SMALL_ROOM_LEAST 8192u
+#define SMALL_SLACK      4096u /* appenders that have looked and not yet put: 32 pages each */
+#define TABLE_ALIGN      4096u
+
+static uint64_t frames_of(const struct wr_aging *aging)
 {
-    *aging = (struct wr_aging){.space = space, .scan_ratio = scan_ratio};
+    int64_t total = atomic_load_explicit(&aging->space->frames.total, memory_order_relaxed);
+
+    return total > 0 ? (uint64_t)total : 0;
 }
 
-static uint32_t resident_of(const struct wr_aging *aging, uint32_t chunk)
+/* --- The small queue ------------------------------------------------------------------------- */
+
+static uint32_t room_for(uint64_t frames)
 {
-    /* Relaxed: a count that is stale by one page costs one look too many or too few. */
-    return atomic_load_explicit(&aging->space->pages.chunks[chunk].resident, memory_order_relaxed);
+    uint32_t room = SMALL_ROOM_LEAST;
+
+    while (room < 2 * frames && room < 1u << 30)
+        room *= 2;
+    return room;
 }
 
-static uint32_t resident_total(const struct wr_aging *aging)
+int wr_aging_open(struct wr_space *space, uint32_t scan_ratio, struct wr_aging **aging_p)
 {
-    const struct wr_frames *frames = &aging->space->frames;
-    int64_t total = atomic_load_explicit(&frames->total, memory_order_relaxed);
-    int64_t used = total - wr_frames_free(frames);
+    struct wr_aging *aging = calloc(1, sizeof(*aging));
+    void *small;
 
-    return used > 0 ? (uint32_t)used : 0;
+    if (!aging)
+        return WEIR_ENOMEM;
+    aging->space = space;
+    aging->scan_ratio = scan_ratio;
+    aging->small_room = room_for(frames_of(aging));
+    if (wr_reserve((uint64_t)aging->small_room * sizeof(*aging->small), TABLE_ALIGN, &small) != 0) {
+        free(aging);
+        return WEIR_ENOMEM;
+    }
+    aging->small = small;
+    *aging_p = aging;
+    return WEIR_OK;
 }
 
-/* Candidates of one chunk, at most want. */
-static uint32_t collect_chunk(const struct wr_aging *aging, uint32_t chunk, bool dirty_too,
-                              uint32_t want, uint32_t *pages)
+void wr_aging_close(struct wr_aging *aging)
 {
-    uint32_t first = chunk * WR_CHUNK_PAGES;
-    uint32_t found = 0;
+    if (!aging)
+        return;
+    for (uint32_t i = 0; i <= WR_REGIONS_MAX; i++)
+        free(atomic_load(&aging->lists[i].pages));
+    wr_unreserve(aging->small, (uint64_t)aging->small_room * sizeof(*aging->small));
+    free(aging);
+}
+
+static uint64_t small_count(const struct wr_aging *aging)
+{
+    return atomic_load_explicit(&aging->small_end, memory_order_relaxed) -
+           atomic_load_explicit(&aging->small_begin, memory_order_relaxed);
+}
+
+void wr_aging_lost(struct wr_aging *aging)
+{
+    atomic_fetch_add_explicit(&aging->lost, 1, memory_order_relaxed);
+}
+
+void wr_aging_arrived(struct wr_aging *aging, uint32_t page, uint32_t count, int direction)
+{
+    uint64_t at;
+
+    if (small_count(aging) + count + SMALL_SLACK > aging->small_room) {
+        wr_aging_lost(aging);
+        return;
+    }
+    /* Relaxed: the place is ours alone by the addition, and what is put there is a hint. */
+    at = atomic_fetch_add_explicit(&aging->small_end, count, memory_order_relaxed);
+    for (uint32_t i = 0; i < count; i++) {
+        uint32_t one = (uint32_t)((int64_t)page + (int64_t)i * direction);
+
+        atomic_store_explicit(&aging->small[(at + i) & (aging->small_room - 1)], one + 1,
+                              memory_order_relaxed);
+    }
+}
+
+/* The oldest of the small queue that can leave. False: there is none now. */
+static bool take_small(struct wr_aging *aging, uint32_t *page_p)
+{
+    const struct wr_pages *pages = &aging->space->pages;
+    uint64_t begin = atomic_load_explicit(&aging->small_begin, memory_order_relaxed);
+    uint64_t end = atomic_load_explicit(&aging->small_end, memory_order_relaxed);
+
+    while (begin < end) {
+        uint32_t put = atomic_exchange_explicit(&aging->small[begin & (aging->small_room - 1)], 0,
+                                                memory_order_relaxed);
+        bool is_dirty;
+
+        if (put == 0)
+            return false; /* its appender has not come to it yet */
+        atomic_store_explicit(&aging->small_begin, ++begin, memory_order_relaxed);
+        if (put > pages->count || wr_page_peek_flag(pages, put - 1, WR_PAGE_MAIN))
+            continue;
+        if (wr_page_peek_evictable(pages, put - 1, &is_dirty)) {
+            *page_p = put - 1;
+            return true;
+        }
+        if (wr_page_peek_locked(pages, put - 1))
+            wr_aging_arrived(aging, put - 1, 1, 1); /* later */
+    }
+    return false;
+}
+
+/* --- The main queue -------------------------------------------------------------------------- */
+
+/* The first page from this one on that may have what is looked for; beyond what is empty. */
+static uint64_t skip_empty(const struct wr_pages *pages, uint32_t page)
+{
+    uint32_t chunk = page / WR_CHUNK_PAGES;
+
+    /* Relaxed: counts that are stale by one page cost one look too many or too few. */
+    if (atomic_load_explicit(&pages->areas[chunk / WR_AREA_CHUNKS], memory_order_relaxed) == 0)
+        return (chunk / WR_AREA_CHUNKS + 1ull) * WR_AREA_CHUNKS * WR_CHUNK_PAGES;
+    if (atomic_load_explicit(&pages->chunks[chunk].resident, memory_order_relaxed) == 0)
+        return (chunk + 1ull) * WR_CHUNK_PAGES;
+    return page;
+}
+
+static bool is_main_victim(const struct wr_pages *pages, uint32_t page)
+{
     bool is_dirty;
 
-    for (uint32_t i = 0; i < WR_CHUNK_PAGES && found < want; i++)
-        if (wr_page_peek_evictable(&aging->space->pages, first + i, &is_dirty) &&
-            (dirty_too || !is_dirty))
-            pages[found++] = first + i;
-    return found;
+    return wr_page_peek_flag(pages, page, WR_PAGE_MAIN) &&
+           wr_page_peek_evictable(pages, page, &is_dirty);
 }
 
-static uint32_t next_chunk(uint32_t chunk, uint32_t end)
+/* The next page of this generation, once round the addresses at most. */
+static bool take_main(struct wr_aging *aging, uint32_t generation, uint32_t *page_p)
 {
-    return chunk + 1 < end ? chunk + 1 : 0;
-}
+    const struct wr_pages *pages = &aging->space->pages;
+    uint64_t end = (uint64_t)atomic_load_explicit(&aging->space->chunk_end, memory_order_relaxed) *
+                   WR_CHUNK_PAGES;
+    uint64_t at = aging->hands[generation];
 
-/* Everything from the write hand on, one chunk after the other. */
-static uint32_t collect_any(struct wr_aging *aging, uint32_t end, uint32_t want, uint32_t *pages)
-{
-    uint32_t found = 0;
+    for (uint64_t seen = 0; seen <= end && end > 0;) {
+        uint32_t page = at < end ? (uint32_t)at : 0;
+        uint64_t next = skip_empty(pages, page);
 
-    for (uint32_t steps = 0; steps < end && found < want; steps++) {
-        if (resident_of(aging, aging->write_hand) > 0)
-            found += collect_chunk(aging, aging->write_hand, true, want - found, pages + found);
-        if (found == want)
-            break; /* perhaps in the middle: look at this chunk again */
-        if (aging->clean_hand == aging->write_hand)
-            aging->clean_hand = next_chunk(aging->clean_hand, end);
-        aging->write_hand = next_chunk(aging->write_hand, end);
+        if (next == page) {
+            if (wr_policy_generation(wr_page_heat(pages, page)) != generation) {
+                next = (page / WR_HEAT_PAGES + 1ull) * WR_HEAT_PAGES;
+            } else if (is_main_victim(pages, page)) {
+                aging->hands[generation] = page + 1;
+                *page_p = page;
+                return true;
+            } else {
+                next = page + 1ull;
+            }
+        }
+        seen += next - page;
+        at = next;
     }
-    return found;
+    return false;
 }
 
-/* Resident pages from the write hand to the clean hand: how far ahead it is already. */
-static uint32_t pages_ahead(const struct wr_aging *aging, uint32_t end, uint32_t limit)
+static bool take_coldest(struct wr_aging *aging, uint32_t *page_p)
+{
+    uint32_t probe = wr_policy_probe(aging->picks++);
+
+    if (probe > 0 && take_main(aging, probe, page_p))
+        return true;
+    for (uint32_t generation = 0; generation < WR_GENERATIONS; generation++)
+        if (take_main(aging, generation, page_p))
+            return true;
+    return false;
+}
+
+/* --- kpaged's pass --------------------------------------------------------------------------- */
+
+/* Pages that found no room in the small queue: look for them everywhere. */
+static void find_lost(struct wr_aging *aging)
+{
+    const struct wr_pages *pages = &aging->space->pages;
+    uint32_t lost = atomic_load_explicit(&aging->lost, memory_order_relaxed);
+    uint64_t end = (uint64_t)atomic_load_explicit(&aging->space->chunk_end, memory_order_relaxed) *
+                   WR_CHUNK_PAGES;
+
+    /* Not before there is room for them. */
+    if (lost == aging->lost_seen || wr_policy_is_small_due(small_count(aging), frames_of(aging)))
+        return;
+    aging->lost_seen = lost;
+    for (uint64_t page = 0; page < end;) {
+        uint64_t next = skip_empty(pages, (uint32_t)page);
+        bool is_dirty;
+
+        if (next == page) {
+            if (!wr_page_peek_flag(pages, (uint32_t)page, WR_PAGE_MAIN) &&
+                wr_page_peek_evictable(pages, (uint32_t)page, &is_dirty))
+                wr_aging_arrived(aging, (uint32_t)page, 1, 1);
+            next++;
+        }
+        page = next;
+    }
+}
+
+static uint32_t length_of(const struct wr_list *list)
+{
+    /* Acquire: pairs with the release of whoever took: the places are no longer looked at. */
+    uint32_t taken = atomic_load_explicit(&list->taken, memory_order_acquire);
+
+    return atomic_load_explicit(&list->put, memory_order_relaxed) - taken;
+}
+
+/* False: the region has gone, or its list is full. */
+static bool put_victim(struct wr_aging *aging, uint32_t page)
+{
+    uint16_t number = atomic_load(&aging->space->pages.chunks[page / WR_CHUNK_PAGES].region);
+    struct wr_list *list = &aging->lists[number];
+    uint32_t *pages = atomic_load_explicit(&list->pages, memory_order_relaxed);
+    uint32_t put = atomic_load_explicit(&list->put, memory_order_relaxed);
+
+    if (number == 0 || length_of(list) >= WR_LIST_ROOM)
+        return false;
+    if (!pages) {
+        pages = malloc(WR_LIST_ROOM * sizeof(*pages));
+        if (!pages)
+            return false;
+        atomic_store_explicit(&list->pages, pages, memory_order_relaxed);
+    }
+    pages[put % WR_LIST_ROOM] = page;
+    /* Release: pairs with the acquire in victims.c; the entry, and the list itself, are there. */
+    atomic_store_explicit(&list->put, put + 1, memory_order_release);
+    return true;
+}
+
+uint32_t wr_aging_pass(struct wr_aging *aging, uint32_t target)
+{
+    uint32_t listed = wr_aging_listed(aging);
+    uint32_t count = 0;
+
+    atomic_store_explicit(&aging->target, target, memory_order_relaxed);
+    find_lost(aging);
+    /* Twice the target: pages whose list is full are passed over, but not for ever. */
+    for (uint32_t tries = 0; listed + count < target && tries < 2 * target; tries++) {
+        bool is_small = wr_policy_is_small_due(small_count(aging), frames_of(aging));
+        uint32_t page;
+
+        if (!(is_small && take_small(aging, &page)) && !take_coldest(aging, &page) &&
+            !take_small(aging, &page))
+            break;
+        if (put_victim(aging, page))
+            count++;
+        else
+            wr_aging_return(aging, page);
+    }
+    return count;
+}
+
+uint32_t wr_aging_listed(const struct wr_aging *aging)
 {
     uint32_t sum = 0;
 
-    for (uint32_t at = aging->write_hand; at != aging->clean_hand && sum < limit;
-         at = next_chunk(at, end))
-        sum += resident_of(aging, at);
+    for (uint32_t i = 1; i <= atomic_load(&aging->space->number_end); i++)
+        sum += length_of(&aging->lists[i]);
     return sum;
 }
 
-static uint32_t collect_clean(struct wr_aging *aging, uint32_t end, uint32_t window, uint32_t want,
-                              uint32_t *pages)
+uint32_t wr_aging_listed_of(const struct wr_aging *aging, uint32_t region)
 {
-    uint32_t passed = window == UINT32_MAX ? 0 : pages_ahead(aging, end, window);
-    uint32_t found = 0;
-
-    for (uint32_t steps = 0; steps < end && passed < window; steps++) {
-        uint32_t here = resident_of(aging, aging->clean_hand);
-
-        if (here > 0)
-            found += collect_chunk(aging, aging->clean_hand, false, want - found, pages + found);
-        if (found == want)
-            break;
-        passed += here;
-        aging->clean_hand = next_chunk(aging->clean_hand, end);
-    }
-    return found;
+    return length_of(&aging->lists[region]);
 }
 
-uint32_t wr_aging_collect(struct wr_aging *aging, enum wr_victims kind, uint32_t want,
-                          uint32_t *pages)
-{
-    uint32_t end = atomic_load_explicit(&aging->space->chunk_end, memory_order_relaxed);
-
-    if (end == 0)
-        return 0;
-    if (aging->write_hand >= end)
-        aging->write_hand = 0;
-    if (aging->clean_hand >= end)
-        aging->clean_hand = 0;
-    switch (kind) {
-    case WR_VICTIMS_CLEAN:
-        return collect_clean(aging, end, resident_total(aging) / aging->scan_ratio, want, pages);
-    case WR_VICTIMS_SWEEP: return collect_clean(aging, end, UINT32_MAX, want, pages);
-    case WR_VICTIMS_ANY: return collect_any(aging, end, want, pages);
-    }
-    return 0;
-}
-
-void wr_aging_skip(struct wr_aging *aging)
-{
-    /* Both are wrapped by the next collect. The clean hand must not fall behind: it would seem to
-     * be a whole round ahead. */
-    if (aging->clean_hand == aging->write_hand)
-        aging->clean_hand++;
-    aging->write_hand++;
-}
+/* --- The colour ------------------------------------------------------------------------------ */
 
 enum wr_aging_mode wr_aging_mode(int64_t free, int64_t min, int64_t low, int64_t high,
                                  bool is_wanted)
@@ -125,4 +281,22 @@ enum wr_aging_mode wr_aging_mode(int64_t free, int64_t min, int64_t low, int64_t
     if (free < low)
         return WR_AGING_ORANGE;
     return free < high ? WR_AGING_YELLOW : WR_AGING_GREEN;
+}
+
+enum wr_aging_mode wr_aging_mode_now(const struct wr_frames *frames)
+{
+    return wr_aging_mode(
+        wr_frames_free(frames), atomic_load_explicit(&frames->min, memory_order_relaxed),
+        atomic_load_explicit(&frames->low, memory_order_relaxed),
+        atomic_load_explicit(&frames->high, memory_order_relaxed), wr_frames_is_wanted(frames));
+}
+
+uint64_t wr_aging_metadata(const struct wr_aging *aging)
+{
+    uint64_t bytes = sizeof(*aging) + (uint64_t)aging->small_room * sizeof(*aging->small);
+
+    for (uint32_t i = 1; i <= WR_REGIONS_MAX; i++)
+        if (atomic_load_explicit(&aging->lists[i].pages, memory_order_relaxed))
+            bytes += WR_LIST_ROOM * sizeof(uint32_t);
+    return bytes;
 }

@@ -4,51 +4,102 @@
 /*
  * Aging: which pages are to leave.
  *
- *   hand     a place in the address space from which victims are taken, going round (CLOCK)
- *   write    the hand that takes whatever is mapped, so also pages that must be written
- *   clean    the hand that runs ahead of it and takes only what costs nothing to drop
- *   window   how far ahead: 1 / cache_scan_ratio of the chunks that hold anything
+ *   small     the queue of pages that were needed once: a ring to which every fault appends, and
+ *             from which kpaged takes
+ *   main      pages with WR_PAGE_MAIN: in no list; four hands go round the addresses, one for each
+ *             generation of heat (policy.h), and take what they meet
+ *   list      the victims of one region, oldest first: kpaged puts, kswapd takes (seed C12)
+ *   write     kswapd's place in a list: whatever comes next, also what must be written
+ *   clean     another, which runs ahead of it and takes only what costs nothing to drop
+ *   window    how far ahead: 1 / cache_scan_ratio of the list (seed E19)
  *
- * Always: the clean hand never moves the write hand (seed E20), and stays within the window before
- * it, so that clean pages that are in use are not all sacrificed to dirty ones that are not.
+ * Always: kpaged only looks and decides. It takes no page lock, no mutex and not the gate, because
+ * it runs when nobody else wants the processor and may be stopped anywhere, for long: what it does
+ * must never be waited for. So all it says are hints, judged again by kswapd under the page's lock.
+ * The clean place never moves the write place past a page that must be written (seed E20).
  *
- * Without accessed bits a hand cannot ask who was used. Order of arrival would serve no better:
- * first in, first out and random choice lose equally to LRU on every skewed load, and random wins
- * on scans and loops. So the hands go by addresses: neighbours leave together, by one system call,
- * into neighbouring slots, and no list is needed. Hot pages that were hit come back from the
- * cache, their second chance, without I/O. A better policy replaces this file and nothing else.
+ * When the lists are empty kpaged did not cope. Then kswapd takes from the region with the largest
+ * resident set, round its addresses (seed C17), until there is a list again.
  */
 
 #include <stdint.h>
 
+#include "runtime/memory/heat.h"
 #include "runtime/memory/space.h"
+#include "runtime/paging/policy.h"
 
 enum wr_victims {
-    WR_VICTIMS_CLEAN, /* what can be dropped; within the window     */
-    WR_VICTIMS_SWEEP, /* the same, but all of memory: overload (J)  */
-    WR_VICTIMS_ANY    /* clean or dirty                             */
+    WR_VICTIMS_CLEAN,   /* of the lists: what can be dropped, within the window       */
+    WR_VICTIMS_LISTED,  /* of the lists: clean or dirty                               */
+    WR_VICTIMS_LARGEST, /* of the region with the largest resident set (J)            */
+    WR_VICTIMS_SWEEP    /* clean ones of all memory: the last resort                  */
 };
 
-/* Kept by kswapd alone. */
+#define WR_LIST_ROOM 4096u
+
+/* One thread puts, another takes. */
+struct wr_list {
+    _Atomic(uint32_t *) pages; /* WR_LIST_ROOM of them; NULL until the first is put */
+    _Atomic(uint32_t) put;     /* kpaged's; release: what is there is there         */
+    _Atomic(uint32_t) taken;   /* kswapd's write place                              */
+    uint32_t clean;            /* kswapd's clean place                              */
+    uint32_t hand;             /* kswapd's, for WR_VICTIMS_LARGEST: pages into the region */
+};
+
 struct wr_aging {
+    /* Constant after wr_aging_open(). */
     struct wr_space *space;
     uint32_t scan_ratio;
-    uint32_t write_hand; /* chunk numbers */
-    uint32_t clean_hand;
+    uint32_t small_room; /* power of two */
+
+    /* The ring: page + 1, or 0 while it is being put. Any thread appends, kpaged takes. */
+    _Atomic(uint32_t) *small;
+    _Atomic(uint64_t) small_end;
+    _Atomic(uint64_t) small_begin;
+    _Atomic(uint32_t) lost; /* pages that found no room, and are in no queue therefore */
+
+    struct wr_list lists[WR_REGIONS_MAX + 1]; /* by number of the region */
+    _Atomic(uint32_t) target;                 /* how many victims the lists are to hold together */
+
+    /* Kept by kpaged. */
+    uint32_t picks; /* victims of the main queue so far */
+    uint32_t lost_seen;
+    uint32_t hands[WR_GENERATIONS]; /* page numbers */
+
+    /* Kept by kswapd. */
+    uint32_t turn;       /* of the regions: which list is next */
+    uint32_t sweep_hand; /* page number                        */
 };
 
-void wr_aging_init(struct wr_aging *aging, struct wr_space *space, uint32_t scan_ratio);
+int wr_aging_open(struct wr_space *space, uint32_t scan_ratio, struct wr_aging **aging_p);
+void wr_aging_close(struct wr_aging *aging);
 
-/* Collect up to want page numbers. Inside the gate. They are candidates: each must be judged again
- * under its lock. */
+/* Pages were mapped that have not proven themselves: count of them, from this one on in this
+ * direction. Any thread. Signal. */
+void wr_aging_arrived(struct wr_aging *aging, uint32_t page, uint32_t count, int direction);
+/* A page that was mapped is in no queue: have kpaged look for it. Any thread. Signal. */
+void wr_aging_lost(struct wr_aging *aging);
+
+/* kpaged: put victims in the lists until they hold so many together. How many were put. */
+uint32_t wr_aging_pass(struct wr_aging *aging, uint32_t target);
+
+/* Victims in all lists (seed S), and in the list of one region. Any thread. */
+uint32_t wr_aging_listed(const struct wr_aging *aging);
+uint32_t wr_aging_listed_of(const struct wr_aging *aging, uint32_t region);
+
+/* kswapd: collect up to want page numbers. Inside the gate. They are candidates: each must be
+ * judged again under its lock. (victims.c) */
 uint32_t wr_aging_collect(struct wr_aging *aging, enum wr_victims kind, uint32_t want,
                           uint32_t *pages);
 
-/* The write hand found only pages that nobody can evict now: let it go on. */
-void wr_aging_skip(struct wr_aging *aging);
+/* A page that could not be taken: back into its queue. kswapd. (victims.c) */
+void wr_aging_return(struct wr_aging *aging, uint32_t page);
 
 enum wr_aging_mode { WR_AGING_GREEN, WR_AGING_YELLOW, WR_AGING_ORANGE, WR_AGING_RED };
 
 /* The colour of this moment (seed C29). Arithmetic: no clock, no lock. */
 enum wr_aging_mode wr_aging_mode(int64_t free, int64_t min, int64_t low, int64_t high,
                                  bool is_wanted);
+enum wr_aging_mode wr_aging_mode_now(const struct wr_frames *frames);
+
+uint64_t wr_aging_metadata(const struct wr_aging *aging);

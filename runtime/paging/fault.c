@@ -3,6 +3,7 @@
 
 #include "runtime/base/text.h"
 #include "runtime/memory/gate.h"
+#include "runtime/paging/aging.h"
 #include "runtime/paging/run.h"
 
 /* The kernel has no memory for a page: beside the errors of the list, and not for outside. */
@@ -112,6 +113,32 @@ static int done(const struct fault *f, struct wr_hold *hold)
     return error;
 }
 
+/* --- What the policy learns ------------------------------------------------------------------ */
+
+/* The page was wanted again: it belongs to the main queue, and its neighbours are warm. */
+static void prove(const struct fault *f, struct wr_hold *hold)
+{
+    wr_hold_set(hold, WR_PAGE_MAIN, true);
+    wr_page_warm(&f->space->pages, hold->number);
+}
+
+static uint64_t total_frames(const struct fault *f)
+{
+    int64_t total = atomic_load_explicit(&f->space->frames.total, memory_order_relaxed);
+
+    return total > 0 ? (uint64_t)total : 0;
+}
+
+/* Pages were mapped: count of them, from this one on. Those that are not proven go to the small
+ * queue; all of them do, but perhaps the first. */
+static void arrived(const struct fault *f, uint32_t page, uint32_t count, int direction,
+                    bool is_first_proven)
+{
+    if (count > is_first_proven)
+        wr_aging_arrived(f->space->aging, is_first_proven ? page + (uint32_t)direction : page,
+                         count - is_first_proven, direction);
+}
+
 /* --- First touch ----------------------------------------------------------------------------- */
 
 /* The page of a run at this place, counted from the lowest. */
@@ -151,8 +178,10 @@ static int first_load(struct fault *f, struct wr_run *run)
         wr_page_move(run_page(run, i), WR_PAGE_EMPTY,
                      is_owned ? WR_PAGE_RESIDENT_DIRTY : WR_PAGE_RESIDENT_ZERO);
     }
-    if (owned_count)
+    if (owned_count) {
         wr_frames_overdraw(&f->space->frames, owned_count);
+        wr_aging_lost(f->space->aging);
+    }
     return trim_run(run, placed, error);
 }
 
@@ -176,10 +205,12 @@ static int touch_empty(struct fault *f, struct wr_hold *hold, const struct wr_pl
 {
     struct wr_run run;
     uint32_t mapped;
+    bool is_store;
     int error;
 
     wr_run_gather(&run, f->region, hold, plan);
-    error = f->has_frame ? first_store(f, &run) : first_load(f, &run);
+    is_store = f->has_frame;
+    error = is_store ? first_store(f, &run) : first_load(f, &run);
     mapped = run.count;
     wr_run_put_neighbours(&run);
     if (error != WEIR_OK) {
@@ -188,7 +219,10 @@ static int touch_empty(struct fault *f, struct wr_hold *hold, const struct wr_pl
     }
     count(f, WR_COUNT_faults_first_touch);
     wr_ahead_mapped(f->space->ahead, plan, f->page, mapped);
-    return done(f, &run.hold[0]);
+    error = done(f, &run.hold[0]);
+    if (is_store)
+        arrived(f, f->page, mapped, run.direction, false);
+    return error;
 }
 
 /* --- From the cache -------------------------------------------------------------------------- */
@@ -222,6 +256,7 @@ static int restore_one(struct fault *f, struct wr_hold *hold, bool store)
         wr_hold_set_slot(hold, WR_SLOT_NONE);
     }
     wr_hold_set_frame(hold, WR_FRAME_NONE);
+    prove(f, hold);
     if (state == WR_PAGE_CACHED_DIRTY && memory_is_low(&f->space->frames))
         wr_staging_release_one(&f->space->staging, frame);
     return WEIR_OK;
@@ -268,6 +303,8 @@ static int restore_clean_run(struct fault *f, struct wr_run *run, bool writable,
                          !writables, &placed);
     /* Fewer than asked is no error: the rest stays cached. place() goes upward. */
     wr_frames_put(&f->space->frames, others - placed);
+    if (!wr_hold_has(&run->hold[0], WR_PAGE_AHEAD))
+        prove(f, &run->hold[0]);
     restored_clean(f, &run->hold[0], writable);
     for (uint32_t i = 0; i < placed; i++)
         restored_clean(f, &run->hold[run->direction > 0 ? 1 + i : others - i], writables);
@@ -289,7 +326,7 @@ static void count_found(const struct fault *f, enum wr_page_state state)
 static int touch_cached(struct fault *f, struct wr_hold *hold, const struct wr_plan *plan)
 {
     enum wr_page_state state = wr_hold_state(hold);
-    bool store = f->access == WR_ACCESS_WRITE, frees_slots;
+    bool store = f->access == WR_ACCESS_WRITE, frees_slots, is_proven;
     struct wr_run run;
     uint32_t mapped;
     int error;
@@ -316,7 +353,11 @@ static int touch_cached(struct fault *f, struct wr_hold *hold, const struct wr_p
     }
     count_found(f, state);
     wr_ahead_mapped(f->space->ahead, plan, f->page, mapped);
-    return done(f, &run.hold[0]);
+    is_proven = wr_hold_has(&run.hold[0], WR_PAGE_MAIN);
+    error = done(f, &run.hold[0]);
+    /* Those of the run that were not mapped stay cached; kpaged passes over them. */
+    arrived(f, f->page, mapped, run.direction, is_proven);
+    return error;
 }
 
 /* --- From a back end ------------------------------------------------------------------------- */
@@ -348,6 +389,8 @@ static int finish_read(struct fault *f, struct wr_hold *hold, int read_error, co
         return error;
     }
     f->has_frame = false;
+    if (wr_policy_is_soon(wr_page_distance(&f->space->pages, hold), total_frames(f)))
+        prove(f, hold);
     wr_page_move(hold, WR_PAGE_READING, keep ? WR_PAGE_RESIDENT_CLEAN : WR_PAGE_RESIDENT_DIRTY);
     if (keep) {
         count(f, WR_COUNT_slots_kept);
@@ -365,6 +408,7 @@ static int touch_out(struct fault *f, struct wr_hold *hold)
     uint32_t sum = wr_hold_sum(hold);
     uint64_t begun;
     uint32_t frame;
+    bool is_proven;
     void *bytes;
     int error;
 
@@ -384,7 +428,10 @@ static int touch_out(struct fault *f, struct wr_hold *hold)
     }
     count(f, WR_COUNT_swap_faults);
     count(f, WR_COUNT_reads_demand);
-    return done(f, hold);
+    is_proven = wr_hold_has(hold, WR_PAGE_MAIN);
+    error = done(f, hold);
+    arrived(f, f->page, 1, 1, is_proven);
+    return error;
 }
 
 /* Somebody else reads it: wait for that. */
@@ -492,7 +539,9 @@ static int store_zero(struct fault *f, struct wr_hold *hold)
     f->has_frame = false;
     wr_page_move(hold, WR_PAGE_RESIDENT_ZERO, WR_PAGE_RESIDENT_DIRTY);
     count(f, WR_COUNT_faults_write);
-    return done(f, hold);
+    error = done(f, hold);
+    arrived(f, f->page, 1, 1, false);
+    return error;
 }
 
 static int touch_resident(struct fault *f, struct wr_hold *hold, const struct wr_plan *plan)

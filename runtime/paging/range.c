@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "runtime/paging/range.h"
 
+#include "runtime/paging/aging.h"
 #include "runtime/paging/fault.h"
 #include "runtime/paging/readahead.h"
 
@@ -211,6 +212,8 @@ static uint32_t change_pins(struct wr_region *region, uint32_t page, uint32_t co
         }
         wr_hold_set_pins(&hold, change < 0 ? pins - 1 : pins + 1);
         wr_page_put(pages, &hold);
+        if (change < 0 && pins == 1)
+            wr_aging_return(region->space->aging, page + i); /* pinned pages are in no queue */
     }
     return count;
 }

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "runtime/memory/gate.h"
+#include "runtime/paging/aging.h"
 #include "runtime/paging/stream.h"
 
 #define QUEUE_ROOM 256u
@@ -215,6 +216,7 @@ static void arrived(struct wr_fetch *fetch, uint32_t index, int error)
 static void map_page(struct wr_space *space, struct wr_region *region, uint32_t page,
                      uint32_t frame)
 {
+    bool is_mapped = false;
     struct wr_hold hold;
     uint32_t placed;
 
@@ -230,10 +232,13 @@ static void map_page(struct wr_space *space, struct wr_region *region, uint32_t 
         wr_hold_set(&hold, WR_PAGE_AHEAD, false);
         wr_stats_count(space->stats, WR_COUNT_cache_deleted);
         wr_stats_count(space->stats, WR_COUNT_reads_ahead_hit);
+        is_mapped = true;
     } else {
         wr_frames_put(&space->frames, 1);
     }
     wr_page_put(&space->pages, &hold);
+    if (is_mapped)
+        wr_aging_arrived(space->aging, page, 1, 1);
 }
 
 static void finished(struct wr_fetch *fetch)

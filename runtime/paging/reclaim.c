@@ -12,6 +12,8 @@
 #define STUCK_TRIES    20 /* fruitless rounds, a millisecond apart, before waiters are refused */
 #define NS_MILLISECOND 1000000ull
 #define GRACE_NS       (100 * NS_MILLISECOND) /* a cluster that does not fill up waits so long */
+#define DEFER_LESSON   4096u /* pages revoked between two looks at what deferring them was worth */
+#define KPAGED_TRIES   2     /* milliseconds that kpaged has to fill empty lists, if nobody waits */
 
 struct victim {
     struct wr_hold hold;
@@ -31,6 +33,7 @@ struct wr_reclaim {
     _Atomic(bool) stop;
     _Atomic(bool) pressed;
     uint32_t drop_batch;
+    struct wr_kpaged *kpaged; /* NULL: there is none */
 
     /* Kept by `cold_lock` (WR_RANK_SWEEP): a ring. */
     struct wr_lock cold_lock;
@@ -38,10 +41,13 @@ struct wr_reclaim {
     uint32_t cold_first, cold_count;
 
     /* Kept by kswapd. */
-    struct wr_aging aging;
     struct wr_extent *extent; /* being filled, or NULL                             */
     uint32_t waits_seen;      /* of the threads that waited for frames             */
     uint64_t staged_ns;       /* when a page was staged last                       */
+    uint64_t defer;           /* staged pages that are held back from writing      */
+    uint64_t revoked;         /* dirty pages staged since the last lesson          */
+    uint64_t found_seen;      /* of the counter of those that were wanted again    */
+    int patience;             /* tries left for kpaged in this activation          */
     uint32_t chance_frame;    /* first of the chunk that takes victims; or none    */
     uint32_t chance_used;     /* frames of it that are taken                       */
     int launder_error;        /* why nothing can be written, or WEIR_OK            */
@@ -72,10 +78,7 @@ static int64_t mark_of(const _Atomic(int64_t) *mark)
 
 static enum wr_aging_mode mode_now(const struct wr_reclaim *r)
 {
-    const struct wr_frames *frames = &r->space->frames;
-
-    return wr_aging_mode(wr_frames_free(frames), mark_of(&frames->min), mark_of(&frames->low),
-                         mark_of(&frames->high), wr_frames_is_wanted(frames));
+    return wr_aging_mode_now(&r->space->frames);
 }
 
 /* --- Dropping what costs nothing ------------------------------------------------------------- */
@@ -87,8 +90,12 @@ static bool seize(struct wr_reclaim *r, uint32_t page, bool dirty, struct victim
     enum wr_page_state state;
     bool is_freed, is_victim;
 
-    if (!region || !wr_page_take_try(&r->space->pages, page, &victim->hold))
+    if (!region)
         return false;
+    if (!wr_page_take_try(&r->space->pages, page, &victim->hold)) {
+        wr_aging_return(r->space->aging, page);
+        return false;
+    }
     state = wr_hold_state(&victim->hold);
     is_freed = wr_hold_has(&victim->hold, WR_PAGE_FREED);
     if (dirty)
@@ -98,6 +105,7 @@ static bool seize(struct wr_reclaim *r, uint32_t page, bool dirty, struct victim
                     (state == WR_PAGE_RESIDENT_DIRTY && is_freed);
     if (!is_victim || wr_hold_pins(&victim->hold) > 0) {
         wr_page_put(&r->space->pages, &victim->hold);
+        wr_aging_return(r->space->aging, page);
         return false;
     }
     victim->addr = wr_region_addr(region, page);
@@ -167,8 +175,8 @@ static void settle(struct wr_reclaim *r, struct victim *victim)
     struct wr_hold *hold = &victim->hold;
     enum wr_page_state state = wr_hold_state(hold);
 
-    wr_hold_set(hold, WR_PAGE_AHEAD, false);
     if (wr_hold_has(hold, WR_PAGE_FREED)) {
+        wr_hold_set(hold, WR_PAGE_AHEAD, false);
         wr_hold_set(hold, WR_PAGE_FREED, false);
         wr_page_move(hold, state, WR_PAGE_EMPTY);
         if (state == WR_PAGE_RESIDENT_CLEAN)
@@ -176,13 +184,14 @@ static void settle(struct wr_reclaim *r, struct victim *victim)
         wr_hold_set_slot(hold, WR_SLOT_NONE);
         count(r, WR_COUNT_pages_elided_free, 1);
     } else if (victim->frame != WR_FRAME_NONE) {
+        wr_hold_set(hold, WR_PAGE_AHEAD, false);
         wr_cache_own(&r->space->cache, victim->frame, hold->number);
         wr_hold_set_frame(hold, victim->frame);
         wr_page_move(hold, WR_PAGE_RESIDENT_CLEAN, WR_PAGE_CACHED_CLEAN);
         count(r, WR_COUNT_cache_added, 1);
         count(r, WR_COUNT_cache_added_reclaim, 1);
     } else {
-        wr_page_move(hold, WR_PAGE_RESIDENT_CLEAN, WR_PAGE_OUT);
+        wr_page_evict(&r->space->pages, hold, WR_PAGE_RESIDENT_CLEAN);
         count(r, WR_COUNT_pages_dropped_clean, 1);
     }
     wr_page_put(&r->space->pages, hold);
@@ -257,8 +266,10 @@ static void revoked(struct wr_reclaim *r, struct victim *victim, const struct wr
         wr_frames_put(&r->space->frames, 1);
         count(r, WR_COUNT_foreign_discards, 1);
         break;
-    case WR_REVOKE_PINNED: count(r, WR_COUNT_pages_moved_busy, 1); break;
-    case WR_REVOKE_FAILED: break;
+    case WR_REVOKE_PINNED:
+        count(r, WR_COUNT_pages_moved_busy, 1);
+        /* fall through */
+    case WR_REVOKE_FAILED: wr_hold_set(hold, WR_PAGE_MAIN, true); break; /* in use, surely */
     }
     wr_page_put(&r->space->pages, hold);
 }
@@ -305,6 +316,7 @@ static uint32_t stage_pages(struct wr_reclaim *r, const uint32_t *pages, uint32_
     }
     if (staged)
         r->staged_ns = r->space->host->ops->now_ns(r->space->host);
+    r->revoked += staged;
     return staged;
 }
 
@@ -330,14 +342,20 @@ static uint64_t grace_end(const struct wr_reclaim *r)
     return r->extent || waiting_to_be_written(r) > 0 ? r->staged_ns + GRACE_NS : WR_FOREVER;
 }
 
-/* Submit what is staged: whole clusters, or everything when it must be. False: nothing more can be
- * begun now. */
-static enum round write_staged(struct wr_reclaim *r, bool everything)
+/* Pages that are not written yet, because they may be wanted again. Nobody waits for that. */
+static uint64_t deferred_now(const struct wr_reclaim *r)
+{
+    return mode_now(r) == WR_AGING_RED ? 0 : r->defer;
+}
+
+/* Submit what is staged, all but so many, in whole clusters; or everything when it must be. False:
+ * nothing more can be begun now. */
+static enum round write_staged(struct wr_reclaim *r, uint64_t but, bool everything)
 {
     enum round result = ROUND_STUCK;
 
     r->launder_error = WEIR_OK;
-    while (waiting_to_be_written(r) >= (everything ? 1 : BATCH)) {
+    while (waiting_to_be_written(r) >= (everything ? 1 : but + BATCH)) {
         switch (r->space->pager->ops->launder(r->lane)) {
         case WR_LAUNDERED:
         case WR_LAUNDER_NOTHING: result = ROUND_PROGRESS; break;
@@ -360,7 +378,7 @@ static void write_leftovers(struct wr_reclaim *r)
     r->staged_ns = now;
     pass = wr_gate_enter();
     close_extent(r);
-    (void)write_staged(r, true); /* what cannot be written now waits for another grace */
+    (void)write_staged(r, 0, true); /* what cannot be written now waits for another grace */
     wr_gate_leave(pass);
 }
 
@@ -415,37 +433,67 @@ void wr_reclaim_cold(struct wr_reclaim *r, uint32_t page, uint32_t pages)
     wr_lock_drop(&r->cold_lock);
 }
 
-static uint32_t drop_clean(struct wr_reclaim *r, enum wr_victims kind, uint32_t want)
+/* Victims of the lists, or, when kpaged did not cope, of the largest region. */
+static uint32_t collect(struct wr_reclaim *r, enum wr_victims kind, uint32_t want)
 {
-    uint32_t found = wr_aging_collect(&r->aging, kind, want < BATCH ? want : BATCH, r->pages);
+    struct wr_aging *aging = r->space->aging;
+    uint32_t found = wr_aging_collect(aging, kind, want < BATCH ? want : BATCH, r->pages);
 
-    return drop_pages(r, r->pages, found);
+    if (r->kpaged &&
+        wr_aging_listed(aging) < atomic_load_explicit(&aging->target, memory_order_relaxed) / 2 + 1)
+        wr_kpaged_rouse(r->kpaged);
+    return found;
 }
 
-/* Fill the open extent from the write hand on. */
-static uint32_t stage_dirty(struct wr_reclaim *r)
+static uint32_t drop_clean(struct wr_reclaim *r, enum wr_victims kind, uint32_t want)
+{
+    return drop_pages(r, r->pages, collect(r, kind, want));
+}
+
+/* Drop or stage victims of the lists; what is staged fills the open extent. */
+static uint32_t evict_listed(struct wr_reclaim *r, enum wr_victims kind)
 {
     uint32_t fill = r->extent ? r->extent->fill : 0;
-    uint32_t found = wr_aging_collect(&r->aging, WR_VICTIMS_ANY, BATCH - fill, r->pages);
-    uint32_t evicted = evict_mixed(r, found);
+    uint32_t evicted = evict_mixed(r, collect(r, kind, BATCH - fill));
 
-    if (found > 0 && evicted == 0)
-        wr_aging_skip(&r->aging);
     if (r->extent && r->extent->fill == WR_EXTENT_FRAMES)
         close_extent(r);
     return evicted;
 }
 
-static void count_mode(struct wr_reclaim *r)
+/* Is kpaged given a moment more? Not when somebody waits. */
+static bool await_kpaged(struct wr_reclaim *r)
 {
-    static const enum wr_counter counters[] = {
-        [WR_AGING_GREEN] = WR_COUNT_aging_green,
-        [WR_AGING_YELLOW] = WR_COUNT_aging_yellow,
-        [WR_AGING_ORANGE] = WR_COUNT_aging_orange,
-        [WR_AGING_RED] = WR_COUNT_aging_red,
-    };
+    if (!r->kpaged || mode_now(r) == WR_AGING_RED || wr_aging_listed(r->space->aging) > 0 ||
+        r->patience == 0)
+        return false;
+    r->patience--;
+    wr_kpaged_rouse(r->kpaged);
+    return true;
+}
 
-    count(r, counters[mode_now(r)], 1);
+/* Fill the queue of what is to be written. */
+static uint32_t stage_dirty(struct wr_reclaim *r)
+{
+    uint32_t evicted = evict_listed(r, WR_VICTIMS_LISTED);
+
+    if (evicted > 0)
+        return evicted;
+    count(r, WR_COUNT_reclaim_overload, 1);
+    return evict_listed(r, WR_VICTIMS_LARGEST);
+}
+
+/* What has deferring been worth? */
+static void learn_defer(struct wr_reclaim *r)
+{
+    uint64_t found, frames = (uint64_t)mark_of(&r->space->frames.total);
+
+    if (r->revoked < DEFER_LESSON && r->revoked < frames / 16)
+        return;
+    found = wr_stats_sum(r->space->stats, WR_COUNT_cache_found_marked);
+    r->defer = wr_policy_defer(r->defer, found - r->found_seen, r->revoked, frames);
+    r->found_seen = found;
+    r->revoked = 0;
 }
 
 /* Inside the gate. */
@@ -455,27 +503,28 @@ static enum round one_round(struct wr_reclaim *r, uint32_t want)
     uint32_t freed = cold ? evict_mixed(r, cold) : 0;
     enum round written;
 
-    count_mode(r);
     count(r, WR_COUNT_reclaim_free_tries, 1);
     if (freed < want)
         freed += drop_clean(r, WR_VICTIMS_CLEAN, want - freed);
     if (freed >= want)
         return ROUND_PROGRESS;
+    if (freed == 0 && await_kpaged(r))
+        return ROUND_WAIT;
 
     count(r, WR_COUNT_reclaim_write_tries, 1);
-    if (waiting_to_be_written(r) < BATCH)
+    learn_defer(r);
+    if (waiting_to_be_written(r) < deferred_now(r) + BATCH)
         freed += stage_dirty(r);
-    written = write_staged(r, false);
+    written = write_staged(r, deferred_now(r), false);
     if (freed > 0 || written == ROUND_PROGRESS ||
         (written == ROUND_WAIT && mode_now(r) != WR_AGING_RED))
         return written == ROUND_STUCK ? ROUND_PROGRESS : written;
 
     /* Nothing went by the ordinary way, or all writes are on their way and somebody waits: write
      * even a partial cluster, look for clean pages in all of memory. */
-    count(r, WR_COUNT_reclaim_overload, 1);
     if (written == ROUND_STUCK) {
         close_extent(r);
-        written = write_staged(r, true);
+        written = write_staged(r, 0, true);
     }
     return drop_clean(r, WR_VICTIMS_SWEEP, want) > 0 ? ROUND_PROGRESS : written;
 }
@@ -572,6 +621,7 @@ static void kswapd_main(void *context)
             shortage(r) > 0) {
             count(r, WR_COUNT_reclaim_wakeups, is_pressed);
             adapt_boost(r);
+            r->patience = KPAGED_TRIES;
             balance(r);
         } else if (!is_changed && !atomic_load(&r->pressed)) {
             sleep_until(r, grace_end(r));
@@ -595,8 +645,7 @@ void wr_reclaim_press(void *context)
     r->space->host->ops->bell_ring(r->space->host, &r->bell);
 }
 
-int wr_reclaim_open(struct wr_space *space, const struct wr_reclaim_wish *wish,
-                    struct wr_reclaim **reclaim_p)
+int wr_reclaim_open(struct wr_space *space, uint32_t drop_batch, struct wr_reclaim **reclaim_p)
 {
     struct wr_reclaim *r = calloc(1, sizeof(*r));
 
@@ -604,8 +653,7 @@ int wr_reclaim_open(struct wr_space *space, const struct wr_reclaim_wish *wish,
         return WEIR_ENOMEM;
     r->space = space;
     r->chance_frame = WR_FRAME_NONE;
-    r->drop_batch = wish->drop_batch < GROUP_TOGETHER ? wish->drop_batch : GROUP_TOGETHER;
-    wr_aging_init(&r->aging, space, wish->scan_ratio);
+    r->drop_batch = drop_batch < GROUP_TOGETHER ? drop_batch : GROUP_TOGETHER;
     if (space->host->ops->bell_init(space->host, &r->bell) != WEIR_OK) {
         free(r);
         return WEIR_ENOMEM;
@@ -615,13 +663,14 @@ int wr_reclaim_open(struct wr_space *space, const struct wr_reclaim_wish *wish,
     return WEIR_OK;
 }
 
-int wr_reclaim_start(struct wr_reclaim *r)
+int wr_reclaim_start(struct wr_reclaim *r, struct wr_kpaged *kpaged)
 {
     struct wr_host *host = r->space->host;
     int error = r->space->pager->ops->lane_open(r->space->pager, &r->lane);
 
     if (error != WEIR_OK)
         return error;
+    r->kpaged = kpaged;
     error = host->ops->thread_start(host, "weir-kswapd", kswapd_main, r, &r->thread);
     if (error != WEIR_OK) {
         r->space->pager->ops->lane_close(r->lane);

@@ -7,7 +7,9 @@
  *   pressure   free frames fell below low, or somebody waits for one: kswapd is woken
  *   shortage   frames that are missing to high, those that writes in flight will free deducted
  *   drop       take away pages that cost nothing: clean ones, freed ones
- *   stage      revoke dirty pages into staging, whole clusters, to be written at once
+ *   stage      revoke dirty pages into staging, where they wait to be written
+ *   defer      staged pages that are held back for a while, since some are wanted again; not while
+ *              anybody waits (seed C25)
  *   round      drop what can be dropped; only if that was not enough, stage and write
  *
  * Always: kswapd alone frees, so that a fault never does (seed C18). One round drops or stages no
@@ -15,20 +17,14 @@
  * not a victim (seed D9). It waits for writes only when nothing else is left to do (C10).
  */
 
-#include "runtime/paging/aging.h"
+#include "runtime/paging/kpaged.h"
 
 struct wr_reclaim;
 
-struct wr_reclaim_wish {
-    uint32_t drop_batch;
-    uint32_t scan_ratio;
-};
-
 /* Prepare; no thread yet, so that the pressure callback has something to ring. */
-int wr_reclaim_open(struct wr_space *space, const struct wr_reclaim_wish *wish,
-                    struct wr_reclaim **reclaim_p);
-/* The pager is there: run. */
-int wr_reclaim_start(struct wr_reclaim *reclaim);
+int wr_reclaim_open(struct wr_space *space, uint32_t drop_batch, struct wr_reclaim **reclaim_p);
+/* The pager and the aging are there: run. kpaged NULL: without one. */
+int wr_reclaim_start(struct wr_reclaim *reclaim, struct wr_kpaged *kpaged);
 /* Stop when what is being written is written. */
 void wr_reclaim_stop(struct wr_reclaim *reclaim);
 void wr_reclaim_close(struct wr_reclaim *reclaim);

@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "runtime/memory/gate.h"
+#include "runtime/memory/heat.h"
 #include "runtime/swap/swap.h"
 
 /* A back end that failed is left alone for a while, twice as long every time; after so many
@@ -99,12 +100,11 @@ static bool settle(struct wr_writeout *w, uint32_t index, bool is_written)
     state = wr_hold_state(&hold);
     is_ours = (state == WR_PAGE_CACHED_WRITING || state == WR_PAGE_RESIDENT_WRITING) &&
               wr_hold_slot(&hold) == slot;
-    if (is_ours && is_written) {
-        wr_page_move(&hold, state,
-                     state == WR_PAGE_CACHED_WRITING ? WR_PAGE_OUT : WR_PAGE_RESIDENT_CLEAN);
-        wr_hold_set_frame(&hold, WR_FRAME_NONE);
-        if (state == WR_PAGE_CACHED_WRITING)
-            count(w->lane->swap, WR_COUNT_cache_deleted, 1);
+    if (is_ours && is_written && state == WR_PAGE_CACHED_WRITING) {
+        wr_page_evict(&space->pages, &hold, state);
+        count(w->lane->swap, WR_COUNT_cache_deleted, 1);
+    } else if (is_ours && is_written) {
+        wr_page_move(&hold, state, WR_PAGE_RESIDENT_CLEAN);
     } else {
         /* Failed, or the page was written again or discarded while it was on its way. */
         if (is_ours) {

@@ -151,7 +151,7 @@ static void check_statistics(const struct census *c)
     if (s.cache_added - s.cache_deleted != cached)
         sim_fail("cached pages: %llu added, %llu deleted, %u are there",
                  (unsigned long long)s.cache_added, (unsigned long long)s.cache_deleted, cached);
-    MUST(s.lru_pages == cached);
+    MUST(s.cached_pages == cached);
     MUST(s.swap_faults == s.cache_found + s.reads_demand + s.reads_joined);
     MUST(s.cache_found_marked <= s.cache_found);
     MUST(s.reclaim_free_tries >= s.reclaim_write_tries);

@@ -654,6 +654,11 @@ static int fake_thread_start(struct wr_host *h, const char *name, void (*run)(vo
     return WEIR_OK;
 }
 
+static void fake_thread_idle(struct wr_host *h)
+{
+    (void)h; /* every order of threads is tried anyway */
+}
+
 static void fake_thread_stop(struct wr_host *h, void *thread)
 {
     (void)h;
@@ -691,6 +696,7 @@ static const struct wr_host_ops fake_ops = {
     .bell_wait = fake_bell_wait,
     .thread_start = fake_thread_start,
     .thread_stop = fake_thread_stop,
+    .thread_idle = fake_thread_idle,
     .close = fake_close,
 };
 

@@ -456,7 +456,7 @@ Test(api, the_statistics_keep_their_identities)
     s = real_stats(rt);
     cr_assert_geq(s.cache_added, s.cache_added_ahead + s.cache_added_reclaim);
     cr_assert_leq(s.cache_deleted, s.cache_added);
-    cr_assert_eq(s.lru_pages, s.cache_added - s.cache_deleted);
+    cr_assert_eq(s.cached_pages, s.cache_added - s.cache_deleted);
     cr_assert_leq(s.cache_found, s.swap_faults);
     cr_assert_eq(s.swap_faults, s.cache_found + s.reads_demand + s.reads_joined);
     cr_assert_leq(s.cache_found_marked, s.cache_found);

@@ -1,188 +1,339 @@
 /* SPDX-License-Identifier: MIT */
 
-/* Aging: two hands that go round the addresses, and the colour of a moment. */
+/* Aging: the small queue, the hands of the main queue, the lists of victims and who takes them. */
 
 #include "runtime/paging/aging.h"
 
 #include <criterion/criterion.h>
 
+#include "runtime/paging/kpaged.h"
 #include "tests/unit/room_kit.h"
 
-#define CHUNKS (ROOM_PAGES / WR_CHUNK_PAGES)
-#define RATIO  4
+#define CHUNK WR_CHUNK_PAGES
 
-static struct wr_aging aging;
+static struct wr_aging *aging;
+static struct wr_region *region;
 static uint32_t victims[ROOM_PAGES];
-
-/* So many pages of a state at the begin of a chunk; they occupy frames. */
-static void settle(uint32_t chunk, uint32_t count, enum wr_page_state state)
-{
-    for (uint32_t i = 0; i < count; i++)
-        room_bring(chunk * WR_CHUNK_PAGES + i, state);
-    if (wr_state_is_charged(state))
-        wr_frames_overdraw(&room_space.frames, count);
-}
 
 static void open_aging(void)
 {
     room_open();
-    room_map(ROOM_PAGES);
-    wr_aging_init(&aging, &room_space, RATIO);
+    region = room_map(ROOM_PAGES);
+    aging = room_space.aging;
+}
+
+/* A page is mapped, as one that was needed once (small queue) or as one that has proven itself. */
+static void bring(uint32_t page, enum wr_page_state state, bool is_main)
+{
+    room_bring(page, state);
+    room_set_flag(page, WR_PAGE_MAIN, is_main);
+    if (!is_main)
+        wr_aging_arrived(aging, page, 1, 1);
+}
+
+static void bring_many(uint32_t from, uint32_t count, enum wr_page_state state, bool is_main)
+{
+    for (uint32_t i = 0; i < count; i++)
+        bring(from + i, state, is_main);
+}
+
+static void leave(uint32_t page)
+{
+    struct wr_hold hold;
+
+    wr_page_take(&room_space.pages, page, &hold);
+    wr_page_move(&hold, wr_hold_state(&hold), WR_PAGE_EMPTY);
+    wr_page_put(&room_space.pages, &hold);
 }
 
 static uint32_t collect(enum wr_victims kind, uint32_t want)
 {
-    return wr_aging_collect(&aging, kind, want, victims);
+    return wr_aging_collect(aging, kind, want, victims);
 }
 
-/* --- The write hand -------------------------------------------------------------------------- */
+static void expect_victims(uint32_t found, uint32_t from, uint32_t count)
+{
+    cr_expect_eq(found, count);
+    for (uint32_t i = 0; i < count && i < found; i++)
+        cr_expect_eq(victims[i], from + i, "%u: %u", i, victims[i]);
+}
+
+static void warm(uint32_t page, int times)
+{
+    while (times-- > 0)
+        wr_page_warm(&room_space.pages, page);
+}
+
+/* --- Choosing -------------------------------------------------------------------------------- */
 
 Test(aging, nothing_is_found_where_nothing_is)
 {
     room_open();
-    wr_aging_init(&aging, &room_space, RATIO);
-    cr_expect_eq(collect(WR_VICTIMS_ANY, 10), 0, "no region");
-    cr_expect_eq(collect(WR_VICTIMS_CLEAN, 10), 0);
+    aging = room_space.aging;
+    cr_expect_eq(wr_aging_pass(aging, 100), 0, "no region");
     room_map(ROOM_PAGES);
-    cr_expect_eq(collect(WR_VICTIMS_ANY, 10), 0, "no page");
-    cr_expect_eq(collect(WR_VICTIMS_CLEAN, 10), 0);
-    cr_expect_eq(collect(WR_VICTIMS_SWEEP, 10), 0);
+    cr_expect_eq(wr_aging_pass(aging, 100), 0, "no page");
+    for (int kind = WR_VICTIMS_CLEAN; kind <= WR_VICTIMS_SWEEP; kind++)
+        cr_expect_eq(collect((enum wr_victims)kind, 10), 0);
+    wr_aging_close(NULL);
 }
 
-Test(aging, victims_come_by_address)
+Test(aging, the_small_queue_gives_its_oldest_while_it_is_more_than_a_tenth)
 {
     open_aging();
-    settle(2, 100, WR_PAGE_RESIDENT_DIRTY);
-    settle(9, 100, WR_PAGE_RESIDENT_CLEAN);
-    cr_expect_eq(collect(WR_VICTIMS_ANY, 150), 150);
-    for (uint32_t i = 0; i < 150; i++)
-        cr_expect_eq(victims[i], (i < 100 ? 2 * WR_CHUNK_PAGES : 9 * WR_CHUNK_PAGES - 100) + i,
-                     "%u", i);
-    cr_expect_eq(aging.write_hand, 9, "it stays where it was not done");
-    cr_expect_eq(collect(WR_VICTIMS_ANY, 200), 200, "all, in one round");
-    cr_expect_eq(victims[0], 9 * WR_CHUNK_PAGES);
-    cr_expect_eq(victims[100], 2 * WR_CHUNK_PAGES, "and round the end");
+    bring_many(700, ROOM_TOTAL / 10 + 50, WR_PAGE_RESIDENT_DIRTY, false);
+    bring_many(0, 100, WR_PAGE_RESIDENT_DIRTY, true);
+    cr_expect_eq(wr_aging_pass(aging, 60), 60);
+    cr_expect_eq(wr_aging_listed(aging), 60);
+    cr_expect_eq(wr_aging_listed_of(aging, region->number), 60);
+    expect_victims(collect(WR_VICTIMS_LISTED, 50), 700, 50);
+    expect_victims(collect(WR_VICTIMS_LISTED, 10), 0, 10); /* the tenth is not exceeded any more */
+    cr_expect_eq(wr_aging_listed(aging), 0);
 }
 
-Test(aging, what_cannot_be_evicted_is_not_a_victim)
+Test(aging, runs_arrive_in_the_direction_of_the_walk)
+{
+    open_aging();
+    for (uint32_t i = 0; i < 500; i++)
+        room_bring(1000 + i, WR_PAGE_RESIDENT_DIRTY);
+    wr_aging_arrived(aging, 1499, 500, -1);
+    cr_expect_eq(wr_aging_pass(aging, 3), 3);
+    cr_expect_eq(collect(WR_VICTIMS_LISTED, 10), 3);
+    cr_expect_eq(victims[0], 1499);
+    cr_expect_eq(victims[2], 1497);
+}
+
+Test(aging, the_small_queue_passes_over_who_left_or_rose)
+{
+    open_aging();
+    bring_many(0, 500, WR_PAGE_RESIDENT_DIRTY, false);
+    room_set_flag(0, WR_PAGE_MAIN, true);
+    leave(1);
+    cr_expect_eq(wr_aging_pass(aging, 1), 1);
+    expect_victims(collect(WR_VICTIMS_LISTED, 1), 2, 1);
+}
+
+Test(aging, a_locked_page_of_the_small_queue_comes_later)
 {
     struct wr_hold hold;
 
     open_aging();
-    for (uint32_t state = 0; state < WR_PAGE_STATE_COUNT; state++)
-        settle(state, 1, (enum wr_page_state)state);
-    settle(13, 3, WR_PAGE_RESIDENT_DIRTY);
-    wr_page_take(&room_space.pages, 13 * WR_CHUNK_PAGES, &hold);
-    wr_hold_set_pins(&hold, 1);
+    bring_many(0, 500, WR_PAGE_RESIDENT_DIRTY, false);
+    wr_page_take(&room_space.pages, 0, &hold);
+    cr_expect_eq(wr_aging_pass(aging, 1), 1);
+    expect_victims(collect(WR_VICTIMS_LISTED, 1), 1, 1);
     wr_page_put(&room_space.pages, &hold);
-    wr_page_take(&room_space.pages, 13 * WR_CHUNK_PAGES + 1, &hold); /* and stays locked */
-    cr_expect_eq(collect(WR_VICTIMS_ANY, 100), 3);
-    cr_expect_eq(victims[0], WR_PAGE_RESIDENT_DIRTY * WR_CHUNK_PAGES);
-    cr_expect_eq(victims[1], WR_PAGE_RESIDENT_CLEAN * WR_CHUNK_PAGES);
-    cr_expect_eq(victims[2], 13 * WR_CHUNK_PAGES + 2);
-    wr_page_put(&room_space.pages, &hold);
+    cr_expect_eq(wr_aging_pass(aging, 499), 499);
+    cr_expect_eq(collect(WR_VICTIMS_LISTED, 500), 499);
+    cr_expect_eq(victims[498], 0, "%u", victims[498]);
 }
 
-Test(aging, a_chunk_of_pages_that_stay_can_be_skipped)
+Test(aging, the_coldest_generation_goes_first)
 {
     open_aging();
-    settle(0, 10, WR_PAGE_RESIDENT_DIRTY);
-    settle(1, 10, WR_PAGE_RESIDENT_DIRTY);
-    cr_expect_eq(collect(WR_VICTIMS_ANY, 5), 5);
-    cr_expect_eq(collect(WR_VICTIMS_ANY, 5), 5);
-    cr_expect_eq(victims[0], 0, "the same again: nobody took them");
-    wr_aging_skip(&aging);
-    cr_expect_eq(collect(WR_VICTIMS_ANY, 5), 5);
-    cr_expect_eq(victims[0], WR_CHUNK_PAGES);
-    for (uint32_t i = 0; i < 2 * CHUNKS; i++)
-        wr_aging_skip(&aging); /* any number of times */
-    cr_expect_eq(collect(WR_VICTIMS_ANY, 1), 1);
+    bring_many(0, 64, WR_PAGE_RESIDENT_DIRTY, true);
+    bring_many(CHUNK, 64, WR_PAGE_RESIDENT_DIRTY, true);
+    warm(0, 30);
+    cr_expect_eq(wr_aging_pass(aging, 20), 20);
+    cr_expect_eq(collect(WR_VICTIMS_LISTED, 20), 20);
+    for (uint32_t i = 0; i < 20; i++)
+        cr_expect(victims[i] >= CHUNK || i % 8 == 0 || i % 4 == 0, "%u: %u", i, victims[i]);
 }
 
-/* --- The clean hand -------------------------------------------------------------------------- */
+Test(aging, warm_pages_are_probed_now_and_then)
+{
+    uint32_t probed = 0;
 
-Test(aging, the_clean_hand_takes_only_what_costs_nothing)
+    open_aging();
+    bring_many(0, 64, WR_PAGE_RESIDENT_DIRTY, true);
+    bring_many(CHUNK, 512, WR_PAGE_RESIDENT_DIRTY, true);
+    warm(0, 30);
+    cr_expect_eq(wr_aging_pass(aging, 320), 320);
+    cr_expect_eq(collect(WR_VICTIMS_LISTED, 320), 320);
+    for (uint32_t i = 0; i < 320; i++)
+        probed += victims[i] < 64;
+    cr_expect_eq(probed, 10, "one in 32 of the hottest: %u", probed);
+}
+
+Test(aging, when_all_are_hot_the_hot_ones_go)
 {
     open_aging();
-    settle(0, 100, WR_PAGE_RESIDENT_DIRTY);
-    settle(1, 50, WR_PAGE_RESIDENT_CLEAN);
-    settle(2, 50, WR_PAGE_RESIDENT_DIRTY);
-    room_set_flag(7, WR_PAGE_FREED, true); /* its bytes are not needed */
-    cr_expect_eq(collect(WR_VICTIMS_SWEEP, 51), 51);
-    cr_expect_eq(victims[0], 7);
+    bring_many(0, 64, WR_PAGE_RESIDENT_DIRTY, true);
+    warm(0, 30);
+    cr_expect_eq(wr_aging_pass(aging, 64), 64);
+}
+
+Test(aging, pages_that_found_no_room_are_looked_for)
+{
+    open_aging();
     for (uint32_t i = 0; i < 50; i++)
-        cr_expect_eq(victims[1 + i], WR_CHUNK_PAGES + i);
+        room_bring(i, WR_PAGE_RESIDENT_DIRTY);
+    cr_expect_eq(wr_aging_pass(aging, 50), 0, "they are in no queue");
+    wr_aging_lost(aging);
+    cr_expect_eq(wr_aging_pass(aging, 50), 50);
 }
 
-Test(aging, the_clean_hand_stays_within_the_window)
+Test(aging, a_full_small_queue_takes_no_more_and_says_so)
+{
+    uint32_t room;
+
+    open_aging();
+    room = aging->small_room;
+    for (uint32_t i = 0; i < 2 * room / 32; i++)
+        wr_aging_arrived(aging, 32 * (i % 64), 32, 1);
+    cr_expect_leq(aging->small_end, room);
+    cr_expect_gt(aging->lost, 0u);
+}
+
+Test(aging, a_list_takes_no_more_than_it_has_room_for)
 {
     open_aging();
-    for (uint32_t chunk = 0; chunk < CHUNKS; chunk++)
-        settle(chunk, 100, chunk < 8 ? WR_PAGE_RESIDENT_DIRTY : WR_PAGE_RESIDENT_CLEAN);
-    /* A quarter of 1600 pages is 4 chunks: all dirty. */
-    cr_expect_eq(collect(WR_VICTIMS_CLEAN, 1000), 0);
-    cr_expect_eq(aging.clean_hand, 4);
-    cr_expect_eq(aging.write_hand, 0, "which it never moves");
-    cr_expect_eq(collect(WR_VICTIMS_CLEAN, 1000), 0);
-    cr_expect_eq(aging.clean_hand, 4, "it is as far ahead as it may be");
-    /* All of memory, when there is overload. */
-    cr_expect_eq(collect(WR_VICTIMS_SWEEP, 1000), 800);
-    cr_expect_eq(aging.write_hand, 0);
+    bring_many(0, ROOM_PAGES, WR_PAGE_RESIDENT_DIRTY, true);
+    cr_expect_eq(wr_aging_pass(aging, 2 * WR_LIST_ROOM), WR_LIST_ROOM);
+    cr_expect_eq(wr_aging_listed(aging), WR_LIST_ROOM);
+    cr_expect_eq(collect(WR_VICTIMS_LISTED, ROOM_PAGES), WR_LIST_ROOM);
 }
 
-Test(aging, as_the_write_hand_goes_on_the_clean_hand_may)
+/* --- Taking ---------------------------------------------------------------------------------- */
+
+/* A list of count victims of the main queue, every n-th of them clean. */
+static void list_mixed(uint32_t count, uint32_t n)
 {
+    for (uint32_t i = 0; i < count; i++)
+        bring(i, i % n == n - 1 ? WR_PAGE_RESIDENT_CLEAN : WR_PAGE_RESIDENT_DIRTY, true);
+    cr_assert_eq(wr_aging_pass(aging, count), count);
+}
+
+Test(aging, the_clean_place_stays_within_its_window)
+{
+    uint32_t found;
+
     open_aging();
-    for (uint32_t chunk = 0; chunk < CHUNKS; chunk++)
-        settle(chunk, 100, chunk % 2 ? WR_PAGE_RESIDENT_CLEAN : WR_PAGE_RESIDENT_DIRTY);
-    cr_expect_eq(collect(WR_VICTIMS_CLEAN, 1000), 200, "chunks 1 and 3 of 0 to 3");
-    cr_expect_eq(collect(WR_VICTIMS_ANY, 250), 250); /* into chunk 2 */
-    cr_expect_eq(aging.write_hand, 2);
-    cr_expect_eq(collect(WR_VICTIMS_CLEAN, 1000), 100, "chunk 5 of 4 and 5");
-    cr_expect_eq(victims[0], 5 * WR_CHUNK_PAGES);
-    cr_expect_eq(aging.clean_hand, 6);
+    list_mixed(400, 2);
+    found = collect(WR_VICTIMS_CLEAN, 400);
+    cr_expect_eq(found, 400 / ROOM_SCAN_RATIO / 2, "%u", found);
+    for (uint32_t i = 0; i < found; i++)
+        cr_expect_eq(victims[i], 2 * i + 1);
+    cr_expect_eq(collect(WR_VICTIMS_CLEAN, 400), 0, "until the write place goes on");
 }
 
-Test(aging, the_write_hand_pushes_the_clean_hand_before_it)
+Test(aging, the_clean_place_does_not_change_what_is_written)
 {
+    static uint32_t plain[400];
+    uint32_t found, dirty = 0;
+
     open_aging();
-    settle(0, 10, WR_PAGE_RESIDENT_DIRTY);
-    settle(5, 10, WR_PAGE_RESIDENT_DIRTY);
-    cr_expect_eq(aging.clean_hand, aging.write_hand);
-    cr_expect_eq(collect(WR_VICTIMS_ANY, 15), 15);
-    cr_expect_eq(aging.write_hand, 5);
-    cr_expect_eq(aging.clean_hand, 5, "behind it would seem a whole round ahead");
-    wr_aging_skip(&aging);
-    cr_expect_eq(aging.clean_hand, 6);
-}
-
-Test(aging, hands_beyond_the_last_region_begin_again)
-{
-    open_aging();
-    settle(0, 3, WR_PAGE_RESIDENT_CLEAN);
-    aging.write_hand = aging.clean_hand = 1000;
-    cr_expect_eq(collect(WR_VICTIMS_CLEAN, 10), 0, "a window of nothing: 3 / 4 pages");
-    cr_expect_eq(collect(WR_VICTIMS_ANY, 3), 3);
-    cr_expect_lt(aging.write_hand, CHUNKS);
-    cr_expect_lt(aging.clean_hand, CHUNKS);
-}
-
-/* --- Colours --------------------------------------------------------------------------------- */
-
-Test(aging, the_colour_of_a_moment)
-{
-    static const struct {
-        int64_t free;
-        enum wr_aging_mode mode;
-    } moments[] = {
-        {-100, WR_AGING_RED},  {0, WR_AGING_RED},     {9, WR_AGING_RED},
-        {10, WR_AGING_ORANGE}, {19, WR_AGING_ORANGE}, {20, WR_AGING_YELLOW},
-        {29, WR_AGING_YELLOW}, {30, WR_AGING_GREEN},  {1000, WR_AGING_GREEN},
-    };
-
-    for (size_t i = 0; i < sizeof(moments) / sizeof(moments[0]); i++) {
-        cr_expect_eq(wr_aging_mode(moments[i].free, 10, 20, 30, false), moments[i].mode, "%zu", i);
-        cr_expect_eq(wr_aging_mode(moments[i].free, 10, 20, 30, true), WR_AGING_RED,
-                     "somebody waits");
+    list_mixed(400, 3);
+    found = collect(WR_VICTIMS_CLEAN, 400);
+    for (uint32_t i = 0; i < found; i++)
+        leave(victims[i]);
+    found = collect(WR_VICTIMS_LISTED, 400);
+    for (uint32_t i = 0; i < found; i++)
+        if (victims[i] % 3 != 2)
+            plain[dirty++] = victims[i];
+    for (uint32_t i = 0, page = 0; i < dirty; i++, page++) {
+        page += page % 3 == 2;
+        cr_expect_eq(plain[i], page);
     }
+    cr_expect_eq(dirty, 267);
+}
+
+Test(aging, a_load_that_only_reads_never_comes_to_the_write_place)
+{
+    uint32_t found = 0, rounds = 0;
+
+    open_aging();
+    list_mixed(400, 1);
+    while (found < 400 && rounds++ < 100) {
+        uint32_t some = collect(WR_VICTIMS_CLEAN, 50);
+
+        for (uint32_t i = 0; i < some; i++)
+            leave(victims[i]);
+        found += some;
+    }
+    cr_expect_geq(found, 390, "%u", found);
+    cr_expect_leq(wr_aging_listed(aging), 10);
+}
+
+Test(aging, regions_give_in_turns)
+{
+    struct wr_region *second;
+
+    room_open();
+    region = room_map(ROOM_PAGES / 2);
+    second = room_map(ROOM_PAGES / 2);
+    aging = room_space.aging;
+    bring_many(region->first, 300, WR_PAGE_RESIDENT_DIRTY, true);
+    bring_many(second->first, 300, WR_PAGE_RESIDENT_DIRTY, true);
+    cr_assert_eq(wr_aging_pass(aging, 600), 600);
+    cr_expect_eq(collect(WR_VICTIMS_LISTED, 128), 128);
+    cr_expect_eq(wr_aging_listed_of(aging, region->number), 236);
+    cr_expect_eq(wr_aging_listed_of(aging, second->number), 236);
+}
+
+Test(aging, a_page_that_could_not_be_taken_returns)
+{
+    struct wr_hold hold;
+
+    open_aging();
+    bring_many(0, 450, WR_PAGE_RESIDENT_DIRTY, false);
+    cr_expect_eq(wr_aging_pass(aging, 40), 40);
+    wr_page_take(&room_space.pages, 0, &hold);
+    expect_victims(collect(WR_VICTIMS_LISTED, 39), 1, 39);
+    wr_page_put(&room_space.pages, &hold);
+    cr_expect_eq(wr_aging_pass(aging, 411), 411);
+    cr_expect_eq(collect(WR_VICTIMS_LISTED, 411), 411);
+    cr_expect_eq(victims[410], 0, "%u", victims[410]);
+}
+
+/* --- Without kpaged -------------------------------------------------------------------------- */
+
+Test(aging, the_largest_region_gives_when_the_lists_are_empty)
+{
+    struct wr_region *large;
+
+    room_open();
+    region = room_map(ROOM_PAGES / 4);
+    large = room_map(ROOM_PAGES / 2);
+    aging = room_space.aging;
+    bring_many(region->first, 10, WR_PAGE_RESIDENT_DIRTY, true);
+    bring_many(large->first + 600, 20, WR_PAGE_RESIDENT_CLEAN, false);
+    expect_victims(collect(WR_VICTIMS_LARGEST, 5), large->first + 600, 5);
+    expect_victims(collect(WR_VICTIMS_LARGEST, 15), large->first + 605, 15); /* goes on */
+    for (uint32_t i = 0; i < 15; i++)
+        leave(large->first + 600 + i);
+    expect_victims(collect(WR_VICTIMS_LARGEST, 50), region->first, 10);
+}
+
+Test(aging, the_sweep_finds_clean_pages_everywhere)
+{
+    open_aging();
+    bring_many(3 * CHUNK, 10, WR_PAGE_RESIDENT_CLEAN, true);
+    bring_many(5 * CHUNK, 10, WR_PAGE_RESIDENT_DIRTY, true);
+    expect_victims(collect(WR_VICTIMS_SWEEP, 7), 3 * CHUNK, 7);
+    cr_expect_eq(collect(WR_VICTIMS_SWEEP, 100), 10, "and goes round");
+    cr_expect_eq(victims[0], 3 * CHUNK + 7);
+}
+
+/* --- Numbers --------------------------------------------------------------------------------- */
+
+Test(aging, the_colour_follows_free_memory)
+{
+    cr_expect_eq(wr_aging_mode(300, 100, 200, 300, false), WR_AGING_GREEN);
+    cr_expect_eq(wr_aging_mode(299, 100, 200, 300, false), WR_AGING_YELLOW);
+    cr_expect_eq(wr_aging_mode(199, 100, 200, 300, false), WR_AGING_ORANGE);
+    cr_expect_eq(wr_aging_mode(99, 100, 200, 300, false), WR_AGING_RED);
+    cr_expect_eq(wr_aging_mode(1000, 100, 200, 300, true), WR_AGING_RED);
+}
+
+Test(aging, the_lists_hold_more_when_memory_is_short)
+{
+    const uint64_t frames = 65536;
+
+    cr_expect_lt(wr_kpaged_target(WR_AGING_GREEN, frames),
+                 wr_kpaged_target(WR_AGING_YELLOW, frames));
+    cr_expect_lt(wr_kpaged_target(WR_AGING_YELLOW, frames),
+                 wr_kpaged_target(WR_AGING_ORANGE, frames));
+    cr_expect_leq(wr_kpaged_target(WR_AGING_RED, 1024), 128u, "small memory");
+    cr_expect_leq(wr_kpaged_target(WR_AGING_RED, 1u << 24), 2 * WR_LIST_ROOM);
 }

@@ -19,6 +19,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "runtime/paging/aging.h"
+
 struct room_host room_host;
 struct wr_stats room_stats;
 struct wr_space room_space;
@@ -182,6 +184,11 @@ static int room_thread_start(struct wr_host *host, const char *name, void (*run)
     return WEIR_OK;
 }
 
+static void room_thread_idle(struct wr_host *host)
+{
+    (void)host;
+}
+
 static void room_thread_stop(struct wr_host *host, void *argument)
 {
     struct room_thread *thread = argument;
@@ -209,6 +216,7 @@ static const struct wr_host_ops room_ops = {
     .bell_wait = room_bell_wait,
     .thread_start = room_thread_start,
     .thread_stop = room_thread_stop,
+    .thread_idle = room_thread_idle,
 };
 
 static void free_frames(void)
@@ -249,6 +257,7 @@ static void press(void *context)
 
 static void close_space(void)
 {
+    wr_aging_close(room_space.aging);
     wr_staging_fini(&room_space.staging);
     wr_cache_fini(&room_space.cache);
     wr_pages_fini(&room_space.pages);
@@ -271,8 +280,10 @@ void room_open(void)
     cr_assert_eq(wr_cache_init(&space->cache, &space->pages, ROOM_READERS, ROOM_CHUNKS), WEIR_OK);
     cr_assert_eq(wr_staging_init(&space->staging, space->host, &space->frames, ROOM_EXTENTS),
                  WEIR_OK);
+    cr_assert_eq(wr_aging_open(space, ROOM_SCAN_RATIO, &space->aging), WEIR_OK);
     room_inherit(space->pages.table, ROOM_PAGES * sizeof(*space->pages.table));
     room_inherit(space->pages.chunks, ROOM_PAGES / WR_CHUNK_PAGES * sizeof(*space->pages.chunks));
+    room_inherit(space->pages.areas, sizeof(*space->pages.areas));
     atexit(close_space);
 }
 

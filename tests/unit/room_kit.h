@@ -50,6 +50,7 @@ struct room_events {
 #define ROOM_MIN        64
 #define ROOM_LOW        128
 #define ROOM_HIGH       192
+#define ROOM_SCAN_RATIO 4
 #define ROOM_FRAMES     (ROOM_READERS + ROOM_CHUNKS * WR_CACHE_CHUNK)
 #define ROOM_NOT_YET_US 20000 /* after so long it is believed that a thread waits */
 

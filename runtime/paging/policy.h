@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+
+/*
+ * Policy: which pages are worth their memory, as arithmetic. No clock, no lock, no page.
+ *
+ *   small     the queue of pages that were needed once: a tenth of memory, first in, first out
+ *   main      those that proven themselves: wanted while they were cached, or back soon after
+ *   heat      0 to 255 for each 64 neighbouring pages (page.h): rises when one of them proves
+ * itself, falls when one leaves that nobody wanted generation the heat in four steps; the coldest
+ * leaves first distance  evictions since a page left (Denning; Linux's workingset.c calls it
+ * refault distance) deferred  dirty pages that are unmapped and not yet written, because they may
+ * be wanted again
+ *
+ * Without accessed bits a page can be asked one thing only: unmap it, keep its bytes, and see
+ * whether it is touched (Babaoglu and Joy, 1981). So the rules are those in which a hit costs
+ * nothing until the page is about to leave: S3-FIFO (Yang et al., 2023) for the two queues, and the
+ * heat of neighbours, because programs place together what they use together.
+ */
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#define WR_GENERATIONS 4u
+
+/* Is it the small queue's turn to give a victim? */
+bool wr_policy_is_small_due(uint64_t small, uint64_t frames);
+
+/* Has a page that comes back so soon proven itself? */
+bool wr_policy_is_soon(uint32_t distance, uint64_t frames);
+
+uint32_t wr_policy_generation(uint8_t heat);
+
+/* In which generation the n-th victim of the main queue is looked for first. The warmer ones are
+ * probed now and then, so that heat from long ago does not protect for ever. */
+uint32_t wr_policy_probe(uint32_t n);
+
+/* How many dirty pages to defer next, given what became of those that were: grows while more than a
+ * tenth of them are wanted again, shrinks while less than a fiftieth are (seed C26). */
+uint64_t wr_policy_defer(uint64_t deferred, uint64_t found, uint64_t marked, uint64_t frames);
