@@ -11,10 +11,8 @@
  *   resident  mapped in the application
  *   cached    unmapped, but its bytes are in a frame: the swap cache (seed A, B)
  *   sum       checksum of the bytes in the slot
- *   main      a page that came back soon after it left, or was wanted while it was cached: worth
- *             more than one that was needed once (see aging.h)
- *   shadow    when a page left that had not proven itself: the count of evictions at that moment
- *   heat      how often pages of a group of 64 neighbours turned out to be wanted
+ *   main      a page that has proven itself: wanted while it was cached, or back soon (aging.h)
+ *   shadow    what an OUT page remembers of when it left (heat.h)
  *
  * One descriptor of 16 bytes answers state, frame and slot; one acquire load of its first word is
  * the whole lookup (seed A2, D10).
@@ -123,7 +121,7 @@ struct wr_pages {
     _Atomic(uint32_t) evictions; /* the clock of shadows; relaxed */
 };
 
-/* A page held by its lock, with the descriptor it is to have when it is put back. */
+/* A page held by its lock, with the descriptor it is to have. */
 struct wr_hold {
     struct wr_page *page;
     uint32_t number;
