@@ -3,6 +3,8 @@
 
 /* Runs: what a child process can be asked to do, and the benches that ask. */
 
+#include "tests/workload/workload.h"
+
 #include "load.h"
 
 #define RAW_PIECE (2 * BENCH_MIB)
@@ -20,7 +22,8 @@
     X(cycle, "bytes written for pages that are only read")                                    \
     X(hit, "a working set within the budget, beside plain memory")                            \
     X(meta, "bytes of bookkeeping a page")                                                    \
-    X(budget, "the most memory that was ever used, beside the budget")
+    X(budget, "the most memory that was ever used, beside the budget")                        \
+    X(policy, "how often each of eight workloads misses, beside the kernel's policy")
 
 /* Each prints its lines. False: it could not be finished, and why has been said. */
 #define BENCH_DECLARE(name, help) bool bench_drive_##name(struct bench *bench);
@@ -32,7 +35,8 @@ BENCH_MAP(BENCH_DECLARE)
     X(raw_scan)          \
     X(swapin)            \
     X(load)              \
-    X(scan) X(wbfault) X(zero) X(align) X(drain) X(swapoff) X(cycle) X(hit) X(meta) X(budget)
+    X(scan)              \
+    X(wbfault) X(zero) X(align) X(drain) X(swapoff) X(cycle) X(hit) X(meta) X(budget) X(policy)
 
 #define BENCH_DECLARE(name) void bench_run_##name(void);
 BENCH_RUN_MAP(BENCH_DECLARE)
