@@ -23,7 +23,8 @@
     X(hit, "a working set within the budget, beside plain memory")                            \
     X(meta, "bytes of bookkeeping a page")                                                    \
     X(budget, "the most memory that was ever used, beside the budget")                        \
-    X(policy, "how often each of eight workloads misses, beside the kernel's policy")
+    X(policy, "how often each of eight workloads misses, beside the kernel's policy")         \
+    X(trash, "eight trashers and a heartbeat, beside the kernel's swap file")
 
 /* Each prints its lines. False: it could not be finished, and why has been said. */
 #define BENCH_DECLARE(name, help) bool bench_drive_##name(struct bench *bench);
@@ -36,7 +37,8 @@ BENCH_MAP(BENCH_DECLARE)
     X(swapin)            \
     X(load)              \
     X(scan)              \
-    X(wbfault) X(zero) X(align) X(drain) X(swapoff) X(cycle) X(hit) X(meta) X(budget) X(policy)
+    X(wbfault)           \
+    X(zero) X(align) X(drain) X(swapoff) X(cycle) X(hit) X(meta) X(budget) X(policy) X(trash)
 
 #define BENCH_DECLARE(name) void bench_run_##name(void);
 BENCH_RUN_MAP(BENCH_DECLARE)
