@@ -24,7 +24,9 @@
     X(meta, "bytes of bookkeeping a page")                                                    \
     X(budget, "the most memory that was ever used, beside the budget")                        \
     X(policy, "how often each of eight workloads misses, beside the kernel's policy")         \
-    X(trash, "eight trashers and a heartbeat, beside the kernel's swap file")
+    X(trash, "eight trashers and a heartbeat, beside the kernel's swap file")                 \
+    X(lowend, "budgets of 32 MiB, 256 MiB and 8 GiB, beside the kernel's swap file")          \
+    X(rastride, "reading in five orders, with readahead and without")
 
 /* Each prints its lines. False: it could not be finished, and why has been said. */
 #define BENCH_DECLARE(name, help) bool bench_drive_##name(struct bench *bench);
@@ -38,7 +40,8 @@ BENCH_MAP(BENCH_DECLARE)
     X(load)              \
     X(scan)              \
     X(wbfault)           \
-    X(zero) X(align) X(drain) X(swapoff) X(cycle) X(hit) X(meta) X(budget) X(policy) X(trash)
+    X(zero)              \
+    X(align) X(drain) X(swapoff) X(cycle) X(hit) X(meta) X(budget) X(policy) X(trash) X(rastride)
 
 #define BENCH_DECLARE(name) void bench_run_##name(void);
 BENCH_RUN_MAP(BENCH_DECLARE)
