@@ -26,6 +26,8 @@
     X(policy, "how often each of eight workloads misses, beside the kernel's policy")         \
     X(trash, "eight trashers and a heartbeat, beside the kernel's swap file")                 \
     X(lowend, "budgets of 32 MiB, 256 MiB and 8 GiB, beside the kernel's swap file")          \
+    X(copystream, "a stream of clean pages beside a hot set, as a copy beside a database")    \
+    X(failures, "a back end that fails, fills up, is slow, hangs and reorders")               \
     X(rastride, "reading in five orders, with readahead and without")
 
 /* Each prints its lines. False: it could not be finished, and why has been said. */
@@ -41,7 +43,10 @@ BENCH_MAP(BENCH_DECLARE)
     X(scan)              \
     X(wbfault)           \
     X(zero)              \
-    X(align) X(drain) X(swapoff) X(cycle) X(hit) X(meta) X(budget) X(policy) X(trash) X(rastride)
+    X(align)             \
+    X(drain)             \
+    X(swapoff)           \
+    X(cycle) X(hit) X(meta) X(budget) X(policy) X(trash) X(rastride) X(copystream) X(failures)
 
 #define BENCH_DECLARE(name) void bench_run_##name(void);
 BENCH_RUN_MAP(BENCH_DECLARE)
