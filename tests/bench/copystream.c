@@ -26,6 +26,7 @@ struct hot {
     uint64_t random;
     _Atomic(bool) is_over;
     _Atomic(uint64_t) touches;
+    _Atomic(uint64_t) longest_ns; /* between two touches */
 };
 
 struct state {
@@ -36,10 +37,12 @@ struct state {
 static void *work(void *context)
 {
     struct hot *h = context;
+    uint64_t last = bench_now_ns();
 
     while (!atomic_load_explicit(&h->is_over, memory_order_relaxed)) {
         const uint64_t draw = bench_draw(&h->random);
         const uint64_t page = (draw >> 16) % h->memory.pages;
+        uint64_t now;
 
         if (draw & 1)
             bench_touch_write(&h->memory, 0, page);
@@ -48,6 +51,10 @@ static void *work(void *context)
         atomic_store_explicit(&h->touches,
                               atomic_load_explicit(&h->touches, memory_order_relaxed) + 1,
                               memory_order_relaxed);
+        now = bench_now_ns();
+        if (now - last > atomic_load_explicit(&h->longest_ns, memory_order_relaxed))
+            atomic_store_explicit(&h->longest_ns, now - last, memory_order_relaxed);
+        last = now;
     }
     return NULL;
 }
@@ -116,26 +123,46 @@ static double settle(struct hot *h, double seconds)
     return (double)(atomic_load(&h->touches) - touches) * 1e9 / (double)(bench_now_ns() - begun);
 }
 
+/* What the runtime did meanwhile: for those who ask why (--verbose). */
+static void tell_causes(const struct weir_stats *a, const struct weir_stats *b)
+{
+    bench_tell("found", (double)(b->cache_found - a->cache_found));
+    bench_tell("reads_demand", (double)(b->reads_demand - a->reads_demand));
+    bench_tell("reads_ahead", (double)(b->reads_ahead - a->reads_ahead));
+    bench_tell("reads_ahead_wasted", (double)(b->reads_ahead_wasted - a->reads_ahead_wasted));
+    bench_tell("dropped_clean", (double)(b->pages_dropped_clean - a->pages_dropped_clean));
+    bench_tell("frame_waits", (double)(b->frame_waits - a->frame_waits));
+}
+
 /* Beside each other. */
 static void measure(struct state *s, double seconds, double alone_rate)
 {
     const double before_rate = settle(&s->hot, seconds);
-    const uint64_t before = resident_of(&s->hot.memory);
-    const uint64_t touches = atomic_load(&s->hot.touches), out = pages_out(&s->stream);
-    const uint64_t took = read_stream(&s->stream);
-    const uint64_t after_out = pages_out(&s->stream), after = resident_of(&s->hot.memory);
-    const double rate = mb_per_s(&s->stream, took);
+    const uint64_t before = resident_of(&s->hot.memory), touches = atomic_load(&s->hot.touches);
+    const uint64_t out = pages_out(&s->stream);
+    struct weir_stats causes, causes_after;
+    uint64_t took, after;
+    double rate;
 
+    bench_stats(&s->stream, &causes);
+    atomic_store(&s->hot.longest_ns, 0);
+    took = read_stream(&s->stream);
+    rate = mb_per_s(&s->stream, took);
+    bench_tell("hot_rate", (double)(atomic_load(&s->hot.touches) - touches) * 1e9 / (double)took);
+    bench_tell("swapout", (double)(pages_out(&s->stream) - out) / (double)s->stream.pages);
+    bench_tell("hot_gap", (double)atomic_load(&s->hot.longest_ns) / 1e6);
+    after = resident_of(&s->hot.memory);
+    bench_stats(&s->stream, &causes_after);
+    if (s->stream.rt)
+        tell_causes(&causes, &causes_after);
     bench_tell("beside", rate);
     bench_tell("stream", rate / alone_rate);
-    bench_tell("swapout", (double)(after_out - out) / (double)s->stream.pages);
     bench_tell("resident_before", (double)before);
     bench_tell("resident_after", (double)after);
     bench_tell("hot_loss", before > after ? (double)(before - after) * BENCH_PAGE /
                                                 (double)bench_argument("budget", 1)
                                           : 0);
     bench_tell("hot_before", before_rate);
-    bench_tell("hot_rate", (double)(atomic_load(&s->hot.touches) - touches) * 1e9 / (double)took);
 }
 
 /* copystream: memory= budget= spec= seconds= -> alone beside stream swapout hot_loss hot_rate */
@@ -187,7 +214,7 @@ static const struct {
      BENCH_LOWER,
      "at most 0.1",
      {"resident_before", "resident_after"}},
-    {"hot_rate", "touches/s", BENCH_HIGHER, NULL, {"hot_before"}},
+    {"hot_rate", "touches/s", BENCH_HIGHER, NULL, {"hot_before", "hot_gap"}},
 };
 
 static void print(const struct bench *bench, const struct bench_side sides[2], unsigned i)
