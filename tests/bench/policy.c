@@ -119,7 +119,7 @@ bool bench_drive_policy(struct bench *bench)
         for (unsigned i = 0; i < 2; i++)
             bench_side_more(&sides[i], " kind=%u accesses=%llu", (unsigned)kind,
                             (unsigned long long)accesses);
-        if (!bench_rounds(bench, sides, 2, 1))
+        if (!bench_rounds(bench, sides, 2, bench->is_quick ? 1 : 3))
             return false;
         print(bench, sides, kind);
     }
