@@ -145,6 +145,10 @@ bool bench_group_limit(const char *group, uint64_t limit_bytes, char missing[200
  * the reader. Where: the path, for swapoff. */
 bool bench_swap_file(const struct bench *bench, uint64_t bytes, char where[300], char missing[200]);
 bool bench_swap_zram(uint64_t bytes, char name[80], char missing[200]);
+/* How much the kernel reads ahead from swap: 2^order pages at a time. Put back at the end. */
+bool bench_swap_ahead(unsigned order, char missing[200]);
+/* A counter of /proc/vmstat, of the whole machine; 0: it has none. For runs. */
+uint64_t bench_vmstat(const char *name);
 /* A file of really written, incompressible pages. */
 bool bench_written_file(const char *path, uint64_t bytes, char missing[200]);
 

@@ -209,6 +209,34 @@ bool bench_written_file(const char *path, uint64_t bytes, char missing[200])
     return is_good;
 }
 
+bool bench_swap_ahead(unsigned order, char missing[200])
+{
+    static const char path[] = "/proc/sys/vm/page-cluster";
+    char text[20];
+
+    if (!read_text(path, text, sizeof(text)))
+        return refuse(missing, "the kernel has no vm.page-cluster", errno);
+    text[strcspn(text, "\n")] = '\0';
+    bench_undo("page-cluster", text);
+    snprintf(text, sizeof(text), "%u", order);
+    return write_text(path, text) || refuse(missing, "cannot set vm.page-cluster", errno);
+}
+
+uint64_t bench_vmstat(const char *name)
+{
+    FILE *file = fopen("/proc/vmstat", "re");
+    char found[80];
+    unsigned long long value;
+    uint64_t result = 0;
+
+    while (file && fscanf(file, "%79s %llu", found, &value) == 2)
+        if (strcmp(found, name) == 0)
+            result = value;
+    if (file)
+        fclose(file);
+    return result;
+}
+
 /* What mkswap writes: the first page of a swap area, version 1. */
 static bool write_header(const char *path, uint64_t bytes)
 {

@@ -65,6 +65,8 @@ struct weir_runtime *bench_runtime_open(void)
     options.backends = bench_argument_text("spec", options.backends);
     options.zero_elision = bench_argument("elision", options.zero_elision);
     options.slot_keep_percent = bench_argument("keep", options.slot_keep_percent);
+    options.readahead_bytes = bench_argument("readahead", options.readahead_bytes);
+    options.fault_around_bytes = bench_argument("around", options.fault_around_bytes);
     options.on_event = on_event;
     error = weir_open(&options, &rt);
     if (error != WEIR_OK)

@@ -35,6 +35,7 @@ struct bench_memory {
 /*
  * Open what the run's arguments name:
  *     memory=weir|kernel  pages=  threads=  and for weir: budget=  spec=  elision=  keep=
+ * readahead= around=
  */
 void bench_memory_open(struct bench_memory *memory);
 /* Weir only: a runtime without any region, by the same arguments. */

@@ -3,6 +3,8 @@
 
 /* Runs: what a child process can be asked to do, and the benches that ask. */
 
+#include "tests/workload/workload.h"
+
 #include "load.h"
 
 #define RAW_PIECE (2 * BENCH_MIB)
@@ -20,7 +22,13 @@
     X(cycle, "bytes written for pages that are only read")                                    \
     X(hit, "a working set within the budget, beside plain memory")                            \
     X(meta, "bytes of bookkeeping a page")                                                    \
-    X(budget, "the most memory that was ever used, beside the budget")
+    X(budget, "the most memory that was ever used, beside the budget")                        \
+    X(policy, "how often each of eight workloads misses, beside the kernel's policy")         \
+    X(trash, "eight trashers and a heartbeat, beside the kernel's swap file")                 \
+    X(lowend, "budgets of 32 MiB, 256 MiB and 8 GiB, beside the kernel's swap file")          \
+    X(copystream, "a stream of clean pages beside a hot set, as a copy beside a database")    \
+    X(failures, "a back end that fails, fills up, is slow, hangs and reorders")               \
+    X(rastride, "reading in five orders, with readahead and without")
 
 /* Each prints its lines. False: it could not be finished, and why has been said. */
 #define BENCH_DECLARE(name, help) bool bench_drive_##name(struct bench *bench);
@@ -32,7 +40,13 @@ BENCH_MAP(BENCH_DECLARE)
     X(raw_scan)          \
     X(swapin)            \
     X(load)              \
-    X(scan) X(wbfault) X(zero) X(align) X(drain) X(swapoff) X(cycle) X(hit) X(meta) X(budget)
+    X(scan)              \
+    X(wbfault)           \
+    X(zero)              \
+    X(align)             \
+    X(drain)             \
+    X(swapoff)           \
+    X(cycle) X(hit) X(meta) X(budget) X(policy) X(trash) X(rastride) X(copystream) X(failures)
 
 #define BENCH_DECLARE(name) void bench_run_##name(void);
 BENCH_RUN_MAP(BENCH_DECLARE)

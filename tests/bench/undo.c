@@ -66,6 +66,8 @@ static bool undo(const struct deed *deed)
         return rmdir(deed->object) == 0 || errno == ENOENT;
     if (strcmp(deed->verb, "disable") == 0) /* memory, for the children of a cgroup */
         return write_file(deed->object, "-memory");
+    if (strcmp(deed->verb, "page-cluster") == 0)
+        return write_file("/proc/sys/vm/page-cluster", deed->object);
     if (strcmp(deed->verb, "zram") == 0)
         return remove_zram(deed->object);
     return true;
