@@ -20,6 +20,7 @@
 #define BEAT_PAGES  64u
 #define SAMPLES_MAX 1000u
 #define SIGN_NS     60000000000ull /* a sign of life, so that nobody takes us for hung */
+#define SIGN_PAGES  (BENCH_GIB / BENCH_PAGE)
 
 enum phase { PHASE_WARM, PHASE_MEASURE, PHASE_STOP };
 static _Atomic(int) phase;
@@ -216,6 +217,15 @@ static void tell_causes(const struct weir_stats *before, const struct weir_stats
 #undef TRASH_WORST
 }
 
+static void fill(struct bench_memory *memory)
+{
+    for (uint64_t page = 0; page < memory->pages; page++) {
+        bench_page_fill(memory, page, 0);
+        if (page % SIGN_PAGES == 0)
+            bench_tell("filled", (double)page);
+    }
+}
+
 /* trash: memory= budget= pages= spec= threads= trasher= seconds= sample= warm= */
 void bench_run_trash(void)
 {
@@ -230,9 +240,8 @@ void bench_run_trash(void)
     heart.memory.rt = memory.rt;
     bench_memory_map(&heart.memory, BEAT_PAGES, 1);
     if (trasher_is_filled(kind))
-        bench_fill_all(&memory);
+        fill(&memory);
     bench_fill_all(&heart.memory);
-    bench_tell("filled", 1);
     for (unsigned i = 0; i < memory.threads; i++) {
         workers[i].trasher = trasher_open(kind, &memory, i,
                                           bench_argument("budget", 0) / BENCH_PAGE);
