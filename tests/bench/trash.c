@@ -20,6 +20,7 @@
 #define BEAT_PAGES  64u
 #define SAMPLES_MAX 1000u
 #define SIGN_NS     60000000000ull /* a sign of life, so that nobody takes us for hung */
+#define SIGN_PAGES  (BENCH_GIB / BENCH_PAGE)
 
 enum phase { PHASE_WARM, PHASE_MEASURE, PHASE_STOP };
 static _Atomic(int) phase;
@@ -190,15 +191,39 @@ static void tell_all(const struct samples *s, const struct worker *workers, unsi
     bench_tell("late_max", (double)heart->latest_ns / 1e6);
 }
 
-static void tell_causes(const struct bench_memory *memory)
+/* The longest wait of one kind while it was measured, in ms, to the next power of two. */
+static void tell_worst(const char *result, const struct weir_histogram *before,
+                       const struct weir_histogram *after)
 {
-    struct weir_stats stats;
+    struct weir_histogram between = *after;
 
-    bench_stats(memory, &stats);
-    bench_tell("rescued_writing", (double)stats.pages_rescued_writing);
-    bench_tell("elided_zero", (double)stats.pages_elided_zero);
-    bench_tell("frame_waits", (double)stats.frame_waits);
-    bench_tell("frame_wait_ms", (double)stats.time_frame.sum_ns / 1e6);
+    between.count -= before->count;
+    for (unsigned i = 0; i < WEIR_HISTOGRAM_BUCKETS; i++)
+        between.bucket[i] -= before->bucket[i];
+    bench_tell(result, (double)weir_histogram_quantile(&between, 1) / 1e6);
+}
+
+static void tell_causes(const struct weir_stats *before, const struct weir_stats *after)
+{
+    bench_tell("rescued_writing",
+               (double)(after->pages_rescued_writing - before->pages_rescued_writing));
+    bench_tell("elided_zero", (double)(after->pages_elided_zero - before->pages_elided_zero));
+    bench_tell("frame_waits", (double)(after->frame_waits - before->frame_waits));
+    bench_tell("frame_wait_ms",
+               (double)(after->time_frame.sum_ns - before->time_frame.sum_ns) / 1e6);
+#define TRASH_WORST(name, text) \
+    tell_worst("worst_" #name, &before->time_##name, &after->time_##name);
+    WEIR_TIME_MAP(TRASH_WORST)
+#undef TRASH_WORST
+}
+
+static void fill(struct bench_memory *memory)
+{
+    for (uint64_t page = 0; page < memory->pages; page++) {
+        bench_page_fill(memory, page, 0);
+        if (page % SIGN_PAGES == 0)
+            bench_tell("filled", (double)page);
+    }
 }
 
 /* trash: memory= budget= pages= spec= threads= trasher= seconds= sample= warm= */
@@ -209,14 +234,14 @@ void bench_run_trash(void)
     static struct samples samples;
     const enum trasher_kind kind = (enum trasher_kind)bench_argument("trasher", 0);
     struct bench_memory memory;
+    struct weir_stats before, after;
 
     bench_memory_open(&memory);
     heart.memory.rt = memory.rt;
     bench_memory_map(&heart.memory, BEAT_PAGES, 1);
     if (trasher_is_filled(kind))
-        bench_fill_all(&memory);
+        fill(&memory);
     bench_fill_all(&heart.memory);
-    bench_tell("filled", 1);
     for (unsigned i = 0; i < memory.threads; i++) {
         workers[i].trasher = trasher_open(kind, &memory, i,
                                           bench_argument("budget", 0) / BENCH_PAGE);
@@ -226,6 +251,7 @@ void bench_run_trash(void)
     if (pthread_create(&heart.thread, NULL, beat, &heart) != 0)
         bench_fail("cannot start a thread");
     usleep((useconds_t)(bench_argument_real("warm", 0) * 1e6));
+    bench_stats(&memory, &before);
     atomic_store(&phase, PHASE_MEASURE);
     sample(&samples, &memory, workers, bench_argument_real("seconds", 1),
            bench_argument_real("sample", 1));
@@ -236,8 +262,9 @@ void bench_run_trash(void)
     }
     pthread_join(heart.thread, NULL);
     tell_all(&samples, workers, memory.threads, &heart);
+    bench_stats(&memory, &after);
     if (memory.rt)
-        tell_causes(&memory);
+        tell_causes(&before, &after);
     bench_memory_close(&memory);
 }
 
@@ -277,6 +304,8 @@ static struct bench_line line_of(const struct bench_side sides[TRASH_SIDES], con
 void trash_print(const struct bench *bench, const struct bench_side sides[TRASH_SIDES],
                  const char *point)
 {
+    static const char *const causes[] = {"frame_waits", "rescued_writing", "worst_read",
+                                         "worst_frame", "worst_page_lock", "worst_write"};
     const struct bench_side *weir = &sides[TRASH_WEIR], *kernel = &sides[TRASH_KERNEL];
     struct bench_line line = line_of(sides, point, "mean", "mean");
 
@@ -300,10 +329,10 @@ void trash_print(const struct bench *bench, const struct bench_side sides[TRASH_
 
     line = line_of(sides, point, "max_gap", "max_gap");
     line.goal = "at most twice a read's p99.9 and 10 ms";
-    line.also[0].name = "frame_waits";
-    line.also[0].value = bench_result(weir, "frame_waits");
-    line.also[1].name = "rescued_writing";
-    line.also[1].value = bench_result(weir, "rescued_writing");
+    for (unsigned i = 0; i < 6; i++) {
+        line.also[i].name = causes[i];
+        line.also[i].value = bench_result(weir, causes[i]);
+    }
     bench_print(bench, &line);
 
     line = line_of(sides, point, "heartbeat_p99_9", "late_p99_9");
