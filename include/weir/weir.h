@@ -250,7 +250,7 @@ int weir_backend_get(struct weir_runtime *runtime, uint32_t position,
     X(swap_faults, 'F', "faults on pages that had been swapped or cached")                   \
     X(cache_found_marked, 'G', "of the found, those marked for swapout or being written")    \
     X(reclaim_marked, 'I', "pages marked for swapout by kswapd")                             \
-    X(reclaim_overload, 'J', "times kswapd took from the largest region: kpaged was behind") \
+    X(reclaim_overload, 'J', "times kswapd had to choose victims itself: kpaged was behind") \
     X(frame_waits, 'K', "times an allocation waited for kswapd")                             \
     X(reclaim_wakeups, 'L', "times kswapd was woken")                                        \
     X(aging_green, 'M', "passes of kpaged with free memory above high")                      \

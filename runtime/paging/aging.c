@@ -8,6 +8,7 @@
 #define SMALL_ROOM_LEAST 8192u
 #define SMALL_SLACK      4096u /* appenders that have looked and not yet put: 32 pages each */
 #define TABLE_ALIGN      4096u
+#define REST             64u
 
 static uint64_t frames_of(const struct wr_aging *aging)
 {
@@ -85,22 +86,38 @@ void wr_aging_arrived(struct wr_aging *aging, uint32_t page, uint32_t count, int
     }
 }
 
+/* The oldest entry. False: there is none, or its appender has not come to it yet. */
+static bool pop_small(struct wr_aging *aging, uint32_t *put_p)
+{
+    uint64_t begin = atomic_load_explicit(&aging->small_begin, memory_order_relaxed);
+
+    while (begin < atomic_load_explicit(&aging->small_end, memory_order_relaxed)) {
+        _Atomic(uint32_t) *entry = &aging->small[begin & (aging->small_room - 1)];
+
+        if (atomic_load_explicit(entry, memory_order_relaxed) == 0)
+            return false;
+        /* Relaxed: two may take, and the one who moves the begin has the entry. An appender who
+         * comes round meanwhile has his entry taken in its place: one page is found later. */
+        if (!atomic_compare_exchange_strong_explicit(&aging->small_begin, &begin, begin + 1,
+                                                     memory_order_relaxed, memory_order_relaxed))
+            continue;
+        *put_p = atomic_exchange_explicit(entry, 0, memory_order_relaxed);
+        return true;
+    }
+    return false;
+}
+
 /* The oldest of the small queue that can leave. False: there is none now. */
 static bool take_small(struct wr_aging *aging, uint32_t *page_p)
 {
     const struct wr_pages *pages = &aging->space->pages;
-    uint64_t begin = atomic_load_explicit(&aging->small_begin, memory_order_relaxed);
-    uint64_t end = atomic_load_explicit(&aging->small_end, memory_order_relaxed);
+    uint64_t most = small_count(aging);
+    uint32_t put;
 
-    while (begin < end) {
-        uint32_t put = atomic_exchange_explicit(&aging->small[begin & (aging->small_room - 1)], 0,
-                                                memory_order_relaxed);
+    for (uint64_t i = 0; i < most && pop_small(aging, &put); i++) {
         bool is_dirty;
 
-        if (put == 0)
-            return false; /* its appender has not come to it yet */
-        atomic_store_explicit(&aging->small_begin, ++begin, memory_order_relaxed);
-        if (put > pages->count || wr_page_peek_flag(pages, put - 1, WR_PAGE_MAIN))
+        if (put == 0 || put > pages->count || wr_page_peek_flag(pages, put - 1, WR_PAGE_MAIN))
             continue;
         if (wr_page_peek_evictable(pages, put - 1, &is_dirty)) {
             *page_p = put - 1;
@@ -135,45 +152,74 @@ static bool is_main_victim(const struct wr_pages *pages, uint32_t page)
            wr_page_peek_evictable(pages, page, &is_dirty);
 }
 
-/* The next page of this generation, once round the addresses at most. */
-static bool take_main(struct wr_aging *aging, uint32_t generation, uint32_t *page_p)
+static uint64_t page_end(const struct wr_aging *aging)
+{
+    return (uint64_t)atomic_load_explicit(&aging->space->chunk_end, memory_order_relaxed) *
+           WR_CHUNK_PAGES;
+}
+
+/* The next page of this generation, if its hand finds one before it is round. */
+static bool take_main(const struct wr_aging *aging, struct wr_chooser *chooser, uint32_t generation,
+                      uint32_t *page_p)
 {
     const struct wr_pages *pages = &aging->space->pages;
-    uint64_t end = (uint64_t)atomic_load_explicit(&aging->space->chunk_end, memory_order_relaxed) *
-                   WR_CHUNK_PAGES;
-    uint64_t at = aging->hands[generation];
+    uint64_t end = page_end(aging), at = chooser->hands[generation];
+    uint64_t left = end > 0 ? chooser->left[generation] : 0;
 
-    for (uint64_t seen = 0; seen <= end && end > 0;) {
+    while (left > 0) {
         uint32_t page = at < end ? (uint32_t)at : 0;
         uint64_t next = skip_empty(pages, page);
+        bool is_found = false;
 
-        if (next == page) {
-            if (wr_policy_generation(wr_page_heat(pages, page)) != generation) {
-                next = (page / WR_HEAT_PAGES + 1ull) * WR_HEAT_PAGES;
-            } else if (is_main_victim(pages, page)) {
-                aging->hands[generation] = page + 1;
-                *page_p = page;
-                return true;
-            } else {
-                next = page + 1ull;
-            }
+        if (next == page && wr_policy_generation(wr_page_heat(pages, page)) != generation) {
+            next = (page / WR_HEAT_PAGES + 1ull) * WR_HEAT_PAGES;
+        } else if (next == page) {
+            next = page + 1ull;
+            is_found = is_main_victim(pages, page);
         }
-        seen += next - page;
+        left -= next - page < left ? next - page : left;
         at = next;
+        if (is_found) {
+            *page_p = page;
+            chooser->left[generation] = left;
+            chooser->hands[generation] = (uint32_t)(at < end ? at : 0);
+            return true;
+        }
     }
+    chooser->left[generation] = 0;
+    chooser->rests[generation] = REST;
     return false;
 }
 
-static bool take_coldest(struct wr_aging *aging, uint32_t *page_p)
+void wr_aging_begin(const struct wr_aging *aging, struct wr_chooser *chooser)
 {
-    uint32_t probe = wr_policy_probe(aging->picks++);
+    for (uint32_t i = 0; i < WR_GENERATIONS; i++) {
+        chooser->left[i] = page_end(aging);
+        chooser->rests[i] -= chooser->rests[i] > 0;
+    }
+}
 
-    if (probe > 0 && take_main(aging, probe, page_p))
+static bool take_coldest(const struct wr_aging *aging, struct wr_chooser *chooser, uint32_t *page_p)
+{
+    uint32_t probe = wr_policy_probe(chooser->picks++);
+
+    if (chooser->rests[probe] == 0 && take_main(aging, chooser, probe, page_p))
         return true;
-    for (uint32_t generation = 0; generation < WR_GENERATIONS; generation++)
-        if (take_main(aging, generation, page_p))
+    for (uint32_t i = 0; i < WR_GENERATIONS; i++)
+        if (chooser->rests[i] == 0 && take_main(aging, chooser, i, page_p))
+            return true;
+    for (uint32_t i = 0; i < WR_GENERATIONS; i++)
+        if (take_main(aging, chooser, i, page_p))
             return true;
     return false;
+}
+
+bool wr_aging_choose(struct wr_aging *aging, struct wr_chooser *chooser, uint32_t *page_p)
+{
+    bool is_small = wr_policy_is_small_due(small_count(aging), frames_of(aging));
+
+    return (is_small && take_small(aging, page_p)) || take_coldest(aging, chooser, page_p) ||
+           take_small(aging, page_p);
 }
 
 /* --- kpaged's pass --------------------------------------------------------------------------- */
@@ -183,8 +229,7 @@ static void find_lost(struct wr_aging *aging)
 {
     const struct wr_pages *pages = &aging->space->pages;
     uint32_t lost = atomic_load_explicit(&aging->lost, memory_order_relaxed);
-    uint64_t end = (uint64_t)atomic_load_explicit(&aging->space->chunk_end, memory_order_relaxed) *
-                   WR_CHUNK_PAGES;
+    uint64_t end = page_end(aging);
 
     /* Not before there is room for them. */
     if (lost == aging->lost_seen || wr_policy_is_small_due(small_count(aging), frames_of(aging)))
@@ -241,13 +286,12 @@ uint32_t wr_aging_pass(struct wr_aging *aging, uint32_t target)
 
     atomic_store_explicit(&aging->target, target, memory_order_relaxed);
     find_lost(aging);
+    wr_aging_begin(aging, &aging->kpaged);
     /* Twice the target: pages whose list is full are passed over, but not for ever. */
     for (uint32_t tries = 0; listed + count < target && tries < 2 * target; tries++) {
-        bool is_small = wr_policy_is_small_due(small_count(aging), frames_of(aging));
         uint32_t page;
 
-        if (!(is_small && take_small(aging, &page)) && !take_coldest(aging, &page) &&
-            !take_small(aging, &page))
+        if (!wr_aging_choose(aging, &aging->kpaged, &page))
             break;
         if (put_victim(aging, page))
             count++;

@@ -18,8 +18,9 @@
  * must never be waited for. So all it says are hints, judged again by kswapd under the page's lock.
  * The clean place never moves the write place past a page that must be written (seed E20).
  *
- * When the lists are empty kpaged did not cope. Then kswapd takes from the region with the largest
- * resident set, round its addresses (seed C17), until there is a list again.
+ * When the lists are empty kpaged did not cope. Then kswapd chooses for itself, by the same rules;
+ * and where that finds nothing, it takes from the region with the largest resident set, round its
+ * addresses (seed C17).
  */
 
 #include <stdint.h>
@@ -31,7 +32,8 @@
 enum wr_victims {
     WR_VICTIMS_CLEAN,   /* of the lists: what can be dropped, within the window       */
     WR_VICTIMS_LISTED,  /* of the lists: clean or dirty                               */
-    WR_VICTIMS_LARGEST, /* of the region with the largest resident set (J)            */
+    WR_VICTIMS_CHOSEN,  /* chosen now, as kpaged would                                */
+    WR_VICTIMS_LARGEST, /* of the region with the largest resident set                */
     WR_VICTIMS_SWEEP    /* clean ones of all memory: the last resort                  */
 };
 
@@ -46,13 +48,22 @@ struct wr_list {
     uint32_t hand;             /* kswapd's, for WR_VICTIMS_LARGEST: pages into the region */
 };
 
+/* The places from which one thread chooses. */
+struct wr_chooser {
+    uint32_t picks;                 /* victims of the main queue so far                       */
+    uint32_t hands[WR_GENERATIONS]; /* page numbers                                           */
+    uint64_t left[WR_GENERATIONS];  /* pages that a hand may still pass: one round a choosing */
+    uint32_t rests[WR_GENERATIONS]; /* choosings before one that had nobody is asked again    */
+};
+
 struct wr_aging {
     /* Constant after wr_aging_open(). */
     struct wr_space *space;
     uint32_t scan_ratio;
     uint32_t small_room; /* power of two */
 
-    /* The ring: page + 1, or 0 while it is being put. Any thread appends, kpaged takes. */
+    /* The ring: page + 1, or 0 while it is being put. Any thread appends; kpaged takes, and kswapd
+     * when it chooses for itself. */
     _Atomic(uint32_t) *small;
     _Atomic(uint64_t) small_end;
     _Atomic(uint64_t) small_begin;
@@ -62,11 +73,11 @@ struct wr_aging {
     _Atomic(uint32_t) target;                 /* how many victims the lists are to hold together */
 
     /* Kept by kpaged. */
-    uint32_t picks; /* victims of the main queue so far */
+    struct wr_chooser kpaged;
     uint32_t lost_seen;
-    uint32_t hands[WR_GENERATIONS]; /* page numbers */
 
     /* Kept by kswapd. */
+    struct wr_chooser kswapd;
     uint32_t turn;       /* of the regions: which list is next */
     uint32_t sweep_hand; /* page number                        */
 };
@@ -91,6 +102,11 @@ uint32_t wr_aging_listed_of(const struct wr_aging *aging, uint32_t region);
  * judged again under its lock. (victims.c) */
 uint32_t wr_aging_collect(struct wr_aging *aging, enum wr_victims kind, uint32_t want,
                           uint32_t *pages);
+
+/* Begin to choose: each hand goes round once from here on. Then the next victim by the rules of
+ * policy.h, again and again. False: there is none. */
+void wr_aging_begin(const struct wr_aging *aging, struct wr_chooser *chooser);
+bool wr_aging_choose(struct wr_aging *aging, struct wr_chooser *chooser, uint32_t *page_p);
 
 /* A page that could not be taken: back into its queue. kswapd. (victims.c) */
 void wr_aging_return(struct wr_aging *aging, uint32_t page);

@@ -480,7 +480,8 @@ static uint32_t stage_dirty(struct wr_reclaim *r)
     if (evicted > 0)
         return evicted;
     count(r, WR_COUNT_reclaim_overload, 1);
-    return evict_listed(r, WR_VICTIMS_LARGEST);
+    evicted = evict_listed(r, WR_VICTIMS_CHOSEN);
+    return evicted > 0 ? evicted : evict_listed(r, WR_VICTIMS_LARGEST);
 }
 
 /* What has deferring been worth? */

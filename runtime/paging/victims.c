@@ -89,6 +89,16 @@ static uint32_t collect_lists(struct wr_aging *aging, bool clean_only, uint32_t 
 
 /* --- Without kpaged -------------------------------------------------------------------------- */
 
+static uint32_t collect_chosen(struct wr_aging *aging, uint32_t want, uint32_t *pages)
+{
+    uint32_t found = 0;
+
+    wr_aging_begin(aging, &aging->kswapd);
+    while (found < want && wr_aging_choose(aging, &aging->kswapd, &pages[found]))
+        found++;
+    return found;
+}
+
 /* Mapped pages of a region; whole areas of 1 GiB at a time where it has them. */
 static uint64_t resident_of(const struct wr_pages *pages, const struct wr_region *region)
 {
@@ -190,6 +200,7 @@ uint32_t wr_aging_collect(struct wr_aging *aging, enum wr_victims kind, uint32_t
     switch (kind) {
     case WR_VICTIMS_CLEAN: return collect_lists(aging, true, want, pages);
     case WR_VICTIMS_LISTED: return collect_lists(aging, false, want, pages);
+    case WR_VICTIMS_CHOSEN: return collect_chosen(aging, want, pages);
     case WR_VICTIMS_LARGEST: return collect_largest(aging, want, pages);
     case WR_VICTIMS_SWEEP: return collect_sweep(aging, want, pages);
     }

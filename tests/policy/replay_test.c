@@ -1,0 +1,80 @@
+/* SPDX-License-Identifier: MIT */
+
+/* The policy on its eight workloads: what it must not be worse than. */
+
+#include "tests/policy/replay.h"
+
+#include <criterion/criterion.h>
+
+#include "tests/workload/workload.h"
+
+#define PAGES   50000u
+#define FRAMES  20000u
+#define TOUCHES 1500000u
+
+static double misses(enum replay_rule rule, enum workload_kind kind)
+{
+    struct replay *replay = replay_open(rule, PAGES, FRAMES);
+    struct replay_result result;
+    struct workload workload;
+
+    cr_assert_not_null(replay);
+    cr_assert(workload_open(&workload, kind, PAGES, FRAMES, 1, 0));
+    for (uint32_t i = 0; i < TOUCHES; i++)
+        replay_touch(replay, workload_next(&workload));
+    result = replay_close(replay);
+    cr_assert_eq(result.touches, TOUCHES);
+    return (double)result.misses / TOUCHES;
+}
+
+/* Seed C27: trying to predict the future by looking at the past does not work all the time; then it
+ * must not do much harm. */
+Test(replay, no_workload_is_a_fifth_worse_than_by_random_choice)
+{
+    for (enum workload_kind kind = 0; kind < WORKLOAD_COUNT; kind++) {
+        double ours = misses(REPLAY_WEIR, kind), random = misses(REPLAY_RANDOM, kind);
+
+        cr_expect_leq(ours, 1.2 * random, "%s: %.4f, random %.4f", workload_name(kind), ours,
+                      random);
+    }
+}
+
+Test(replay, skewed_loads_are_served_better_than_first_in_first_out)
+{
+    static const enum workload_kind skewed[] = {WORKLOAD_zipf_10, WORKLOAD_zipf_12, WORKLOAD_scans,
+                                                WORKLOAD_shifting, WORKLOAD_clustered};
+
+    for (unsigned i = 0; i < sizeof(skewed) / sizeof(skewed[0]); i++) {
+        double ours = misses(REPLAY_WEIR, skewed[i]), fifo = misses(REPLAY_FIFO, skewed[i]);
+
+        cr_expect_leq(ours, 0.95 * fifo, "%s: %.4f, fifo %.4f", workload_name(skewed[i]), ours,
+                      fifo);
+    }
+}
+
+Test(replay, loops_scans_and_clusters_are_served_better_than_by_exact_lru)
+{
+    static const enum workload_kind kinds[] = {WORKLOAD_scans, WORKLOAD_loop, WORKLOAD_clustered};
+
+    for (unsigned i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++) {
+        double ours = misses(REPLAY_WEIR, kinds[i]), lru = misses(REPLAY_LRU, kinds[i]);
+
+        cr_expect_leq(ours, lru, "%s: %.4f, lru %.4f", workload_name(kinds[i]), ours, lru);
+    }
+}
+
+Test(replay, a_loop_that_fits_never_misses)
+{
+    for (enum replay_rule rule = 0; rule < REPLAY_RULES; rule++) {
+        struct replay *replay = replay_open(rule, PAGES, FRAMES);
+
+        for (uint32_t i = 0; i < TOUCHES; i++)
+            replay_touch(replay, i % (FRAMES * 9 / 10));
+        cr_expect_eq(replay_close(replay).misses, 0, "%s", replay_rule_name(rule));
+    }
+}
+
+Test(replay, too_few_frames_are_refused)
+{
+    cr_expect_null(replay_open(REPLAY_WEIR, 10000, 1000));
+}
