@@ -296,3 +296,49 @@ int weir_stats(struct weir_runtime *rt, struct weir_stats *stats)
     memcpy(stats, &full, size);
     return WEIR_OK;
 }
+
+/* Inside the gate. */
+static int tell_region(const struct wr_region *region, struct weir_region_stats *stats)
+{
+    struct weir_region_stats full;
+    size_t size = stats->size < sizeof(full) ? stats->size : sizeof(full);
+
+    if (!region)
+        return WEIR_ENOENT;
+    wr_report_region(region, &full);
+    full.size = stats->size;
+    memcpy(stats, &full, size);
+    return WEIR_OK;
+}
+
+int weir_region_stats(const void *address, struct weir_region_stats *stats)
+{
+    const struct wr_region *region;
+    struct wr_pass pass;
+    int error;
+
+    if (!stats || stats->size < sizeof(size_t))
+        return WEIR_EINVAL;
+    if (wr_runtime_is_forked())
+        return WEIR_EFORKED;
+    pass = wr_gate_enter();
+    region = wr_region_find((uintptr_t)address);
+    error = tell_region(region && !atomic_load(&region->is_going) ? region : NULL, stats);
+    wr_gate_leave(pass);
+    return error;
+}
+
+int weir_region_get(struct weir_runtime *rt, uint32_t position, struct weir_region_stats *stats)
+{
+    struct wr_pass pass;
+    int error;
+
+    if (!rt || !stats || stats->size < sizeof(size_t))
+        return WEIR_EINVAL;
+    if (wr_runtime_is_forked())
+        return WEIR_EFORKED;
+    pass = wr_gate_enter();
+    error = tell_region(wr_report_region_at(rt, position), stats);
+    wr_gate_leave(pass);
+    return error;
+}

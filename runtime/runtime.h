@@ -57,3 +57,7 @@ static inline struct weir_runtime *wr_runtime_of(struct wr_space *space)
 /* Print the report of every open runtime on standard error when this signal comes. */
 int wr_report_arm(int number);
 void wr_report_gauges(struct weir_runtime *rt, struct weir_stats *stats);
+/* What one region says of itself. Inside the gate. Signal. */
+void wr_report_region(const struct wr_region *region, struct weir_region_stats *stats);
+/* The region at this position, 0 first, or NULL. Inside the gate. Signal. */
+struct wr_region *wr_report_region_at(struct weir_runtime *rt, uint32_t position);

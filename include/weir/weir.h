@@ -31,6 +31,7 @@
 #include <stdint.h>
 
 #include <weir/weir_error.h>
+#include <weir/weir_region.h>
 
 #ifdef __cplusplus
 extern "C" {
@@ -301,14 +302,16 @@ int weir_backend_get(struct weir_runtime *runtime, uint32_t position,
     X(metadata_bytes, ' ', "memory for descriptors and tables, beside the budget")
 
 /* Where a thread's time went, as histograms. */
-#define WEIR_TIME_MAP(X)                                               \
-    X(fault, "whole fault, from signal handler entry to return")       \
-    X(read, "waiting for one's own read")                              \
-    X(join, "waiting for a read begun by another")                     \
-    X(frame, "waiting for kswapd to free a frame")                     \
-    X(reader, "waiting because fault_readers were all in use")         \
-    X(page_lock, "waiting for another thread's work on the same page") \
-    X(write, "a write request, from submission to completion")
+#define WEIR_TIME_MAP(X)                                                \
+    X(fault, "whole fault, from signal handler entry to return")        \
+    X(read, "waiting for one's own read")                               \
+    X(join, "waiting for a read begun by another")                      \
+    X(frame, "waiting for kswapd to free a frame")                      \
+    X(reader, "waiting because fault_readers were all in use")          \
+    X(page_lock, "waiting for another thread's work on the same page")  \
+    X(write, "a write request, from submission to completion")          \
+    X(memory, "waiting for the kernel, which had no memory for a page") \
+    X(going, "waiting for the end of a region that is being taken away")
 
 /* bucket[0] counts below 256 ns, bucket[i] below 256 << i ns, the last everything above. */
 #define WEIR_HISTOGRAM_BUCKETS 28
@@ -339,10 +342,11 @@ int weir_stats(struct weir_runtime *runtime, struct weir_stats *stats);
 uint64_t weir_histogram_quantile(const struct weir_histogram *histogram, double share);
 
 /*
- * Write the report: which engine was chosen and why, the budget, the back ends, and the four
- * lines that "Ludo" gave Alt-SysReq-M in 2000. weir_report() fills at most bytes characters and a
- * final 0 and returns the length that the whole report has (like snprintf). weir_report_fd()
- * writes it to a file descriptor. Both may be called from a signal handler.
+ * Write the report: which engine was chosen and why, the budget, the back ends, the first 32
+ * regions, the four lines that "Ludo" gave Alt-SysReq-M in 2000, and every reason to wait.
+ * weir_report() fills at most bytes characters and a final 0 and returns the length that the whole
+ * report has (like snprintf). weir_report_fd() writes it to a file descriptor. Both may be called
+ * from a signal handler.
  */
 size_t weir_report(struct weir_runtime *runtime, char *text, size_t bytes);
 int weir_report_fd(struct weir_runtime *runtime, int fd);

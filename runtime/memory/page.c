@@ -213,24 +213,41 @@ bool wr_page_take_try(const struct wr_pages *pages, uint32_t number, struct wr_h
     return true;
 }
 
-static void count_resident(const struct wr_pages *pages, const struct wr_hold *hold)
+/* Relaxed: the hands that look for victims skip chunks by these; a stale count costs one look. */
+static void count_one(_Atomic(uint16_t) *counter, bool was, bool is)
 {
-    int change = (int)wr_state_is_charged(state_of(hold->w0)) -
-                 (int)wr_state_is_charged(state_of(hold->was));
-    _Atomic(uint16_t) *resident = &pages->chunks[hold->number / WR_CHUNK_PAGES].resident;
+    if (is && !was)
+        atomic_fetch_add_explicit(counter, 1, memory_order_relaxed);
+    else if (was && !is)
+        WR_CHECK(atomic_fetch_sub_explicit(counter, 1, memory_order_relaxed) > 0);
+}
 
-    /* Relaxed: the hands that look for victims skip chunks by it; a stale count costs one look. */
-    if (change > 0)
-        atomic_fetch_add_explicit(resident, 1, memory_order_relaxed);
-    else if (change < 0)
-        WR_CHECK(atomic_fetch_sub_explicit(resident, 1, memory_order_relaxed) > 0);
+static bool is_cached_dirty(enum wr_page_state state)
+{
+    return state == WR_PAGE_CACHED_DIRTY || state == WR_PAGE_CACHED_WRITING;
+}
+
+static void count_states(const struct wr_pages *pages, const struct wr_hold *hold)
+{
+    enum wr_page_state was = state_of(hold->was), is = state_of(hold->w0);
+    struct wr_chunk *chunk = &pages->chunks[hold->number / WR_CHUNK_PAGES];
+    int dirty = (int)is_cached_dirty(is) - (int)is_cached_dirty(was);
+
+    if (was == is)
+        return;
+    count_one(&chunk->resident, wr_state_is_charged(was), wr_state_is_charged(is));
+    count_one(&chunk->touched, was != WR_PAGE_EMPTY, is != WR_PAGE_EMPTY);
+    count_one(&chunk->cached, wr_state_is_cached(was), wr_state_is_cached(is));
+    count_one(&chunk->zeros, was == WR_PAGE_RESIDENT_ZERO, is == WR_PAGE_RESIDENT_ZERO);
+    if (dirty)
+        atomic_fetch_add_explicit(&pages->stats->cached_dirty, dirty, memory_order_relaxed);
 }
 
 void wr_page_put(const struct wr_pages *pages, struct wr_hold *hold)
 {
     uint64_t before;
 
-    count_resident(pages, hold);
+    count_states(pages, hold);
     hold->page->w1 = hold->w1;
     /* Release: w1 and the page's bytes are in place before the lock is free. Pairs with the
      * acquires in lock_try() and wr_page_peek(). */

@@ -108,6 +108,9 @@ _Static_assert(sizeof(struct wr_page) == 16, "the budget of metadata is 16 bytes
 struct wr_chunk {
     _Atomic(uint16_t) resident; /* pages of it that are RESIDENT_DIRTY, _CLEAN or _WRITING */
     _Atomic(uint16_t) region;   /* number of the region, 0: none; set by WR_RANK_RUNTIME   */
+    _Atomic(uint16_t) touched;  /* pages that are not EMPTY                                */
+    _Atomic(uint16_t) cached;   /* pages that are CACHED_*                                 */
+    _Atomic(uint16_t) zeros;    /* pages that are RESIDENT_ZERO                            */
 };
 
 struct wr_pages {

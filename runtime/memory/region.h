@@ -20,11 +20,25 @@
 
 struct wr_space;
 
+/* What is counted for each region; as in weir_region.h. */
+enum wr_region_counter {
+#define REGION_ENUM(name, text) WR_REGION_##name,
+    WEIR_REGION_COUNTER_MAP(REGION_ENUM)
+#undef REGION_ENUM
+        WR_REGION_COUNTER_COUNT
+};
+
+/* Threads share so many sets of counters: each is one line of the processor's cache. */
+#define WR_REGION_SHARDS 8u
+
 #define WR_REGIONS_MAX 4096u /* of all runtimes of the process together */
 
 enum wr_pattern { WR_PATTERN_NORMAL, WR_PATTERN_RANDOM, WR_PATTERN_SEQUENTIAL };
 
 struct wr_region {
+    /* First, so that shards begin where cache lines do. Any thread; relaxed: they order nothing. */
+    _Atomic(uint64_t) counter[WR_REGION_SHARDS][WR_REGION_COUNTER_COUNT];
+
     /* Constant while published. */
     struct wr_space *space;
     uint64_t addr;
@@ -42,6 +56,17 @@ struct wr_region {
     /* Advice; relaxed: a fault that sees it late does what it did before. */
     _Atomic(uint32_t) pattern;
 };
+_Static_assert(sizeof(struct wr_region) <= 640, "80 longs a region: seed D13");
+
+/* Signal. */
+static inline void wr_region_add(struct wr_region *region, enum wr_region_counter counter,
+                                 uint64_t amount)
+{
+    atomic_fetch_add_explicit(&region->counter[wr_stats_thread_index() % WR_REGION_SHARDS][counter],
+                              amount, memory_order_relaxed);
+}
+
+uint64_t wr_region_sum(const struct wr_region *region, enum wr_region_counter counter);
 
 static inline uint64_t wr_region_addr(const struct wr_region *region, uint32_t page)
 {

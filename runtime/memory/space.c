@@ -99,9 +99,10 @@ int wr_space_map(struct wr_space *space, uint64_t bytes, const char *name,
                  "(WEIR_ADDRESS_SPACE)");
         return WEIR_ENOMEM;
     }
-    region = calloc(1, sizeof(*region));
+    region = aligned_alloc(64, (sizeof(*region) + 63) / 64 * 64);
     if (!region)
         return WEIR_ENOMEM;
+    memset(region, 0, sizeof(*region));
     region->space = space;
     region->bytes = pages * WEIR_PAGE_BYTES;
     region->first = first;
@@ -153,6 +154,24 @@ void wr_space_remove(struct wr_space *space, struct wr_region *region)
 {
     remove_region(space, region);
     free(region);
+}
+
+struct wr_census wr_space_census(const struct wr_space *space, const struct wr_region *region)
+{
+    const struct wr_chunk *chunk = &space->pages.chunks[region->first / WR_CHUNK_PAGES];
+    uint64_t touched = 0, elsewhere;
+    struct wr_census census = {0};
+
+    for (uint32_t i = 0; i < whole_chunks(region->pages) / WR_CHUNK_PAGES; i++, chunk++) {
+        touched += atomic_load_explicit(&chunk->touched, memory_order_relaxed);
+        census.resident += atomic_load_explicit(&chunk->resident, memory_order_relaxed);
+        census.cached += atomic_load_explicit(&chunk->cached, memory_order_relaxed);
+        census.zeros += atomic_load_explicit(&chunk->zeros, memory_order_relaxed);
+    }
+    /* A page that moves between two loads may be counted twice. */
+    elsewhere = census.resident + census.cached + census.zeros;
+    census.out = touched > elsewhere ? touched - elsewhere : 0;
+    return census;
 }
 
 struct wr_region *wr_space_region(struct wr_space *space, uint32_t page)

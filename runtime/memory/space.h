@@ -51,6 +51,14 @@ void wr_space_unmap(struct wr_space *space, struct wr_region *region);
 /* Take it from the lists and free it. Under WR_RANK_RUNTIME. */
 void wr_space_remove(struct wr_space *space, struct wr_region *region);
 
+/* Where the pages of a region are, in pages. */
+struct wr_census {
+    uint64_t resident, zeros, cached, out;
+};
+
+/* Count them by chunks, while they move. Inside the gate. Signal. */
+struct wr_census wr_space_census(const struct wr_space *space, const struct wr_region *region);
+
 /* The region of a page, or NULL when it is going or gone. Inside the gate. */
 struct wr_region *wr_space_region(struct wr_space *space, uint32_t page);
 

@@ -173,6 +173,7 @@ static void look_on(void)
 {
     static _Thread_local char report[4096];
     struct weir_stats stats = {.size = sizeof(stats)};
+    struct weir_region_stats region = {.size = sizeof(region)};
     struct weir_backend_state state;
 
     for (uint32_t rounds = 1 + (uint32_t)sim_below(20); rounds > 0; rounds--) {
@@ -180,6 +181,7 @@ static void look_on(void)
             sim_fail("no statistics");
         (void)weir_report(sim.rt, report, sizeof(report));
         (void)weir_backend_get(sim.rt, 0, &state);
+        (void)weir_region_get(sim.rt, (uint32_t)sim_below(4), &region);
     }
     if (!sim.profile.has_foreign)
         sim_region_audit(sim_one_in(2) ? load.shared : load.hinted);
