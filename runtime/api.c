@@ -156,10 +156,41 @@ static int advise(struct wr_region *region, uint32_t page, uint32_t count, enum 
         if (count)
             wr_reclaim_cold(wr_runtime_of(region->space)->reclaim, page, count);
         return WEIR_OK;
-    case WEIR_FREE: wr_range_free(region, page, count); return WEIR_OK;
-    case WEIR_DISCARD: return wr_range_discard(region, page, count);
+    case WEIR_FREE:
+    case WEIR_DISCARD: break;
     }
     return WEIR_EINVAL;
+}
+
+/* The hints that may take long: step by step, and signals and those who wait for the gate have
+ * their turn in between. The region is still the one that it was, unless somebody unmaps it, who
+ * must not; then there is nothing left to do. */
+static int advise_in_steps(const void *address, uint64_t bytes, enum weir_hint hint)
+{
+    uint32_t done = 0, count = 1, serial = 0;
+    int result = WEIR_OK;
+
+    while (done < count) {
+        struct shelter shelter;
+        struct wr_region *region;
+        uint32_t page;
+        int error;
+
+        shelter_enter(&shelter);
+        error = find_range(address, bytes, true, &region, &page, &count);
+        if (error == WEIR_OK && serial == 0)
+            serial = region->serial;
+        if (error != WEIR_OK || serial != region->serial)
+            result = WEIR_EINVAL;
+        else if (done < count)
+            done += hint == WEIR_FREE
+                        ? wr_range_free(region, page + done, count - done)
+                        : wr_range_discard(region, page + done, count - done, &result);
+        shelter_leave(&shelter);
+        if (result == WEIR_EINVAL)
+            break;
+    }
+    return result;
 }
 
 int weir_advise(void *address, uint64_t bytes, enum weir_hint hint)
@@ -171,6 +202,8 @@ int weir_advise(void *address, uint64_t bytes, enum weir_hint hint)
 
     if (wr_runtime_is_forked())
         return WEIR_EFORKED;
+    if (hint == WEIR_FREE || hint == WEIR_DISCARD)
+        return advise_in_steps(address, bytes, hint);
     shelter_enter(&shelter);
     error = find_range(address, bytes, true, &region, &page, &count);
     if (error == WEIR_OK)

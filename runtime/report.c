@@ -31,6 +31,7 @@ void wr_report_gauges(struct weir_runtime *rt, struct weir_stats *stats)
                           ? stats->cache_added - stats->cache_deleted
                           : 0;
     int64_t dirty = atomic_load_explicit(&rt->stats->cached_dirty, memory_order_relaxed);
+    int64_t tables = atomic_load_explicit(&rt->stats->tables, memory_order_relaxed);
     uint64_t busy = (uint64_t)((int64_t)total - free_frames);
     struct wr_pass pass = wr_gate_enter(); /* a back end may be on its way out */
 
@@ -43,6 +44,7 @@ void wr_report_gauges(struct weir_runtime *rt, struct weir_stats *stats)
     stats->slab_bytes = bytes_of(rt->reserved_pages);
     stats->mapped_bytes = atomic_load(&space->mapped_bytes);
     wr_swap_usage(rt->swap, &stats->slots_used, &stats->slots_total);
+    stats->page_table_bytes = tables > 0 ? bytes_of((uint64_t)tables) : 0;
     stats->metadata_bytes = wr_space_metadata(space) + wr_swap_metadata(rt->swap);
     wr_gate_leave(pass);
 }
@@ -104,6 +106,7 @@ static void add_head(struct wr_text *text, const struct weir_runtime *rt,
     add_bytes(text, ", slab ", s->slab_bytes);
     add_bytes(text, ", free ", s->free_bytes);
     add_bytes(text, "; mapped ", s->mapped_bytes);
+    add_bytes(text, ", page tables ", s->page_table_bytes);
     wr_text_add(text, "\n");
 }
 

@@ -285,6 +285,8 @@ static int build_paging(struct weir_runtime *rt)
         error = wr_ahead_open(&rt->space, &rt->space.ahead);
     if (error == WEIR_OK)
         error = wr_reclaim_start(rt->reclaim);
+    if (error == WEIR_OK)
+        error = wr_sweep_open(&rt->space, &rt->sweep);
     return error;
 }
 
@@ -316,6 +318,7 @@ static int build(struct weir_runtime *rt)
 
 static void demolish(struct weir_runtime *rt)
 {
+    wr_sweep_close(rt->sweep);
     wr_ahead_close(rt->space.ahead);
     wr_reclaim_stop(rt->reclaim);
     wr_swap_close(rt->swap);
@@ -411,10 +414,22 @@ int wr_runtime_map(struct weir_runtime *rt, uint64_t bytes, const char *name,
     return error;
 }
 
+/* While touches are still served, and others want the gate. */
+static void release(struct wr_region *region)
+{
+    uint32_t page = region->first;
+
+    while (page < wr_region_end(region)) {
+        struct wr_pass pass = wr_gate_enter();
+
+        page += wr_range_release(region, page, wr_region_end(region) - page);
+        wr_gate_leave(pass);
+    }
+}
+
 int wr_runtime_unmap(struct weir_runtime *rt, uint64_t addr)
 {
     struct wr_region *region = NULL;
-    struct wr_pass pass;
 
     wr_lock_take(&rt->lock);
     for (uint32_t i = 0; i < rt->space.region_count && !region; i++)
@@ -425,11 +440,9 @@ int wr_runtime_unmap(struct weir_runtime *rt, uint64_t addr)
     wr_lock_drop(&rt->lock);
     if (!region)
         return WEIR_ENOENT;
-    pass = wr_gate_enter();
-    wr_range_release(region);
-    wr_gate_leave(pass);
+    release(region);
     wr_space_abandon(&rt->space, region);
-    wr_range_release(region);
+    release(region); /* again, for what a mistaken thread touched meanwhile */
     wr_range_await_empty(region);
     wr_space_unmap(&rt->space, region);
     wr_lock_take(&rt->lock);

@@ -12,6 +12,7 @@
  */
 
 #include "runtime/paging/reclaim.h"
+#include "runtime/paging/sweep.h"
 #include "runtime/swap/swap.h"
 
 #define WR_RUNTIMES_MAX 16u /* of one process */
@@ -21,6 +22,7 @@ struct weir_runtime {
     struct wr_host *host;
     struct wr_stats *stats;
     struct wr_reclaim *reclaim;
+    struct wr_sweep *sweep;
     struct wr_swap *swap;
     struct weir_options settings; /* strings are copies */
     char *strings[3];             /* those copies       */

@@ -284,21 +284,23 @@ int weir_backend_get(struct weir_runtime *runtime, uint32_t position,
     X(read_errors, ' ', "reads that failed")                                                 \
     X(write_errors, ' ', "writes that failed")                                               \
     X(checksum_errors, ' ', "pages that came back damaged")                                  \
+    X(tables_returned, ' ', "page tables without a page that were given back to the kernel") \
     X(foreign_discards, ' ', "pages that the program dropped by its own madvise")            \
     X(frame_failures, ' ', "allocations that failed: out of swap or I/O error")
 
 /* Gauges: state of this moment. */
-#define WEIR_GAUGE_MAP(X)                                                        \
-    X(lru_pages, 'S', "pages unmapped and still in memory")                      \
-    X(dirty_pages, 'T', "of those, pages not yet written")                       \
-    X(budget_bytes, ' ', "the budget")                                           \
-    X(free_bytes, ' ', "budget not in use")                                      \
-    X(resident_bytes, ' ', "mapped pages")                                       \
-    X(staged_bytes, ' ', "frames of pages on their way out")                     \
-    X(slab_bytes, ' ', "fixed part: second chances, readahead, reads in flight") \
-    X(mapped_bytes, ' ', "sum of all regions")                                   \
-    X(slots_used, ' ', "slots that hold a page")                                 \
-    X(slots_total, ' ', "slots of all back ends")                                \
+#define WEIR_GAUGE_MAP(X)                                                              \
+    X(lru_pages, 'S', "pages unmapped and still in memory")                            \
+    X(dirty_pages, 'T', "of those, pages not yet written")                             \
+    X(budget_bytes, ' ', "the budget")                                                 \
+    X(free_bytes, ' ', "budget not in use")                                            \
+    X(resident_bytes, ' ', "mapped pages")                                             \
+    X(staged_bytes, ' ', "frames of pages on their way out")                           \
+    X(slab_bytes, ' ', "fixed part: second chances, readahead, reads in flight")       \
+    X(mapped_bytes, ' ', "sum of all regions")                                         \
+    X(slots_used, ' ', "slots that hold a page")                                       \
+    X(slots_total, ' ', "slots of all back ends")                                      \
+    X(page_table_bytes, ' ', "page tables that the kernel keeps for regions, at most") \
     X(metadata_bytes, ' ', "memory for descriptors and tables, beside the budget")
 
 /* Where a thread's time went, as histograms. */

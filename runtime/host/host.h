@@ -128,6 +128,7 @@ struct wr_host {
     const struct wr_host_ops *ops;
     uint8_t *frames;           /* frame f begins at frames + f * WEIR_PAGE_BYTES                 */
     uint32_t slab_pages;       /* frames below this are the slab                                 */
+    bool returns_tables;       /* drop() of a whole chunk frees its page table                   */
     uint32_t transient_frames; /* frames that revoke() may need beside those of the pages        */
     char how[512];             /* for the report: which engine and why                           */
 };

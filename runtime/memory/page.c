@@ -5,6 +5,7 @@
 
 #include "runtime/base/lock.h"
 #include "runtime/base/reserve.h"
+#include "runtime/memory/chunk.h"
 
 #define LOCKED      ((uint64_t)1)
 #define WAITED      ((uint64_t)2)
@@ -14,6 +15,11 @@
 #define PIN_SHIFT   16
 #define PIN_MASK    ((uint64_t)0xffff << PIN_SHIFT)
 #define SUM_SHIFT   32
+
+/* The last flag, which only this file knows: a page of a chunk that is held. */
+#define WHOLE ((uint64_t)1 << 15)
+
+#define TABLES_TOLD 256 /* so many new page tables are worth a look */
 
 #define SLOT_BITS  36
 #define SLOT_MASK  (((uint64_t)1 << SLOT_BITS) - 1)
@@ -83,6 +89,10 @@ void wr_pages_forget(struct wr_pages *pages, uint32_t first, uint32_t count)
     /* 512 descriptors fill two pages of memory exactly, and regions begin at whole chunks. */
     WR_CHECK(first % WR_CHUNK_PAGES == 0 && count % WR_CHUNK_PAGES == 0);
     madvise(&pages->table[first], (uint64_t)count * sizeof(*pages->table), MADV_DONTNEED);
+    for (uint32_t i = first / WR_CHUNK_PAGES; i < (first + count) / WR_CHUNK_PAGES; i++)
+        if (atomic_exchange_explicit(&pages->chunks[i].table, WR_TABLE_NONE,
+                                     memory_order_relaxed) != WR_TABLE_NONE)
+            atomic_fetch_sub_explicit(&pages->stats->tables, 1, memory_order_relaxed);
 }
 
 bool wr_page_is_owned(const struct wr_pages *pages, uint32_t number)
@@ -148,6 +158,10 @@ static bool lock_try(struct wr_page *page, uint64_t *was_p)
 /* Ask to be woken by the next put, if the word is still as seen, and sleep. */
 static void sleep_on(const struct wr_pages *pages, struct wr_page *page, uint64_t seen)
 {
+    if (seen & WHOLE) {
+        pages->host->ops->yield(pages->host); /* see chunk.h */
+        return;
+    }
     if (!(seen & WAITED) &&
         !atomic_compare_exchange_strong_explicit(&page->w0, &seen, seen | WAITED,
                                                  memory_order_relaxed, memory_order_relaxed))
@@ -213,6 +227,31 @@ bool wr_page_take_try(const struct wr_pages *pages, uint32_t number, struct wr_h
     return true;
 }
 
+static void ask_about_tables(const struct wr_pages *pages)
+{
+    if (pages->idle_table)
+        pages->idle_table(pages->idle_table_context);
+}
+
+void wr_chunk_mark(const struct wr_pages *pages, uint32_t page)
+{
+    _Atomic(uint16_t) *table = &pages->chunks[page / WR_CHUNK_PAGES].table;
+
+    /* Relaxed: the kernel maps the page later, and who gets to it by that comes after. It becomes
+     * NONE only by one who holds the whole chunk, and the caller has a page of it. */
+    if (atomic_load_explicit(table, memory_order_relaxed) == WR_TABLE_USED)
+        return;
+    if (atomic_exchange_explicit(table, WR_TABLE_USED, memory_order_relaxed) == WR_TABLE_NONE &&
+        atomic_fetch_add_explicit(&pages->stats->tables, 1, memory_order_relaxed) % TABLES_TOLD ==
+            TABLES_TOLD - 1)
+        ask_about_tables(pages);
+}
+
+static bool is_mapped(enum wr_page_state state)
+{
+    return state == WR_PAGE_RESIDENT_ZERO || wr_state_is_charged(state);
+}
+
 /* Relaxed: the hands that look for victims skip chunks by these; a stale count costs one look. */
 static void count_one(_Atomic(uint16_t) *counter, bool was, bool is)
 {
@@ -241,6 +280,11 @@ static void count_states(const struct wr_pages *pages, const struct wr_hold *hol
     count_one(&chunk->zeros, was == WR_PAGE_RESIDENT_ZERO, is == WR_PAGE_RESIDENT_ZERO);
     if (dirty)
         atomic_fetch_add_explicit(&pages->stats->cached_dirty, dirty, memory_order_relaxed);
+    if (is_mapped(is) && !is_mapped(was))
+        wr_chunk_mark(pages, hold->number);
+    else if (is_mapped(was) && !is_mapped(is) &&
+             atomic_load_explicit(&chunk->resident, memory_order_relaxed) == 0)
+        ask_about_tables(pages);
 }
 
 void wr_page_put(const struct wr_pages *pages, struct wr_hold *hold)
@@ -346,4 +390,95 @@ void wr_hold_set_frame(struct wr_hold *hold, uint32_t frame)
 
     WR_CHECK(stored <= FRAME_MASK);
     hold->w1 = (hold->w1 & SLOT_MASK) | (stored << SLOT_BITS);
+}
+
+/* --- Chunks ---------------------------------------------------------------------------------- */
+
+static bool is_wanted(uint64_t w0, enum wr_chunk_want want)
+{
+    enum wr_page_state state = state_of(w0);
+
+    if (w0 & (LOCKED | WAITED | PIN_MASK))
+        return false;
+    if (want == WR_CHUNK_EMPTY)
+        return state == WR_PAGE_EMPTY;
+    return !wr_state_is_charged(state) && state != WR_PAGE_READING;
+}
+
+static bool whole_lock_try(struct wr_page *page, enum wr_chunk_want want)
+{
+    uint64_t w0 = atomic_load_explicit(&page->w0, memory_order_relaxed);
+
+    /* Acquire: as in lock_try(). */
+    while (is_wanted(w0, want))
+        if (atomic_compare_exchange_weak_explicit(&page->w0, &w0, w0 | LOCKED | WHOLE,
+                                                  memory_order_acquire, memory_order_relaxed))
+            return true;
+    return false;
+}
+
+/* The first so many pages. Nobody sleeps on them. */
+static void whole_unlock(struct wr_page *page, uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i++)
+        atomic_fetch_and_explicit(&page[i].w0, ~(LOCKED | WHOLE), memory_order_release);
+}
+
+bool wr_chunk_take(const struct wr_pages *pages, uint32_t chunk, enum wr_chunk_want want)
+{
+    struct wr_page *page = &pages->table[(uint64_t)chunk * WR_CHUNK_PAGES];
+
+    wr_lock_point();
+    for (uint32_t i = 0; i < WR_CHUNK_PAGES; i++)
+        if (!whole_lock_try(&page[i], want)) {
+            whole_unlock(page, i);
+            return false;
+        }
+    return true;
+}
+
+/* Where the kernel keeps tables, what was used stays so. */
+static void table_went(const struct wr_pages *pages, uint32_t chunk)
+{
+    if (!pages->host->returns_tables)
+        return;
+    if (atomic_exchange_explicit(&pages->chunks[chunk].table, WR_TABLE_NONE,
+                                 memory_order_relaxed) == WR_TABLE_NONE)
+        return;
+    atomic_fetch_sub_explicit(&pages->stats->tables, 1, memory_order_relaxed);
+    wr_stats_count(pages->stats, WR_COUNT_tables_returned);
+}
+
+void wr_chunk_put(const struct wr_pages *pages, uint32_t chunk, bool is_dropped)
+{
+    uint32_t first = chunk * WR_CHUNK_PAGES;
+
+    if (is_dropped)
+        table_went(pages, chunk);
+    for (uint32_t i = 0; i < WR_CHUNK_PAGES; i++) {
+        struct wr_page *page = &pages->table[first + i];
+        uint64_t w0 = atomic_load_explicit(&page->w0, memory_order_relaxed);
+        struct wr_hold hold;
+
+        if (!is_dropped || state_of(w0) != WR_PAGE_RESIDENT_ZERO) {
+            whole_unlock(page, 1);
+            continue;
+        }
+        begin_hold(pages, first + i, w0 & ~(LOCKED | WHOLE), &hold);
+        wr_page_move(&hold, WR_PAGE_RESIDENT_ZERO, WR_PAGE_EMPTY);
+        wr_page_put(pages, &hold);
+    }
+    wr_lock_point();
+}
+
+void wr_chunk_forget(const struct wr_pages *pages, uint32_t chunk)
+{
+    struct wr_page *page = &pages->table[(uint64_t)chunk * WR_CHUNK_PAGES];
+
+    table_went(pages, chunk);
+    /* In one step each of these becomes a page that is EMPTY and free. A thread that tries its lock
+     * by an old translation finds it locked, and nobody's store is lost: nobody else may store. */
+    if (madvise(page, WR_CHUNK_PAGES * sizeof(*page), MADV_DONTNEED) != 0)
+        whole_unlock(page, WR_CHUNK_PAGES);
+    wr_lock_point();
 }

@@ -111,6 +111,7 @@ struct wr_chunk {
     _Atomic(uint16_t) touched;  /* pages that are not EMPTY                                */
     _Atomic(uint16_t) cached;   /* pages that are CACHED_*                                 */
     _Atomic(uint16_t) zeros;    /* pages that are RESIDENT_ZERO                            */
+    _Atomic(uint16_t) table;    /* enum wr_table, see chunk.h                              */
 };
 
 struct wr_pages {
@@ -120,6 +121,9 @@ struct wr_pages {
     uint32_t count;
     struct wr_host *host;
     struct wr_stats *stats;
+    /* Called when page tables may be of no use any more; any thread, signal. NULL: nobody asks. */
+    void (*idle_table)(void *context);
+    void *idle_table_context;
 };
 
 /* A page held by its lock, with the descriptor it is to have when it is put back. */

@@ -2,6 +2,7 @@
 #include "runtime/paging/fault.h"
 
 #include "runtime/base/text.h"
+#include "runtime/memory/chunk.h"
 #include "runtime/memory/gate.h"
 #include "runtime/paging/run.h"
 
@@ -185,6 +186,8 @@ static int touch_empty(struct fault *f, struct wr_hold *hold, const struct wr_pl
     int error;
 
     wr_run_gather(&run, f->region, hold, plan);
+    wr_chunk_mark(&f->space->pages, run.hold[0].number);
+    wr_chunk_mark(&f->space->pages, run.hold[run.count - 1].number);
     error = f->has_frame ? first_store(f, &run) : first_load(f, &run);
     mapped = run.count;
     wr_run_put_neighbours(&run);

@@ -698,6 +698,7 @@ struct wr_host *sim_host_open(void)
 {
     host = (struct wr_host){.ops = &fake_ops,
                             .transient_frames = sim.options.engine == SIM_MOVE ? 0 : WP_GROUP,
+                            .returns_tables = true,
                             .how = "simulated"};
     return &host;
 }

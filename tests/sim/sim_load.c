@@ -90,6 +90,10 @@ static void hint_some(void)
         sim_foreign_drop(load.hinted, some_page(load.hinted), 1);
     else if (sim.profile.has_hints) {
         page = some_range(load.hinted, 128, &count);
+        if (sim_one_in(6)) { /* whole chunks, which are given back whole */
+            page = 0;
+            count = sim_region_pages(load.hinted);
+        }
         sim_advise(load.hinted, page, count, kind <= 5 ? WEIR_FREE : WEIR_DISCARD);
     }
 }

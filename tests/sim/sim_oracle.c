@@ -20,7 +20,7 @@
 #include "tests/sim/sim.h"
 
 #define REGIONS_MAX 512u
-#define RANGE_MAX   256u
+#define RANGE_MAX   1024u
 #define TRAPS_MAX   20000u
 
 struct expected {
