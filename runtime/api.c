@@ -81,36 +81,67 @@ int weir_budget_set(struct weir_runtime *rt, uint64_t bytes, uint32_t timeout_ms
 int weir_map(struct weir_runtime *rt, uint64_t bytes, const struct weir_region_options *options,
              void **address_p)
 {
+    struct weir_region_options all = {.size = 0};
     struct wr_region *region;
     int error;
 
+    /* A caller of the first version has no reserve_bytes. */
     if (!rt || bytes == 0 || !address_p ||
-        (options && options->size != sizeof(struct weir_region_options)))
+        (options && (options->size < offsetof(struct weir_region_options, reserve_bytes) ||
+                     options->size > sizeof(all))))
         return WEIR_EINVAL;
     if (wr_runtime_is_forked())
         return WEIR_EFORKED;
-    error = wr_runtime_map(rt, bytes, options ? options->name : NULL, &region);
+    if (options)
+        memcpy(&all, options, options->size);
+    error = wr_runtime_map(rt, bytes, all.reserve_bytes, all.name, &region);
     if (error == WEIR_OK)
         *address_p = (void *)(uintptr_t)region->addr;
     return error;
 }
 
+/* The runtime of the region that begins there, or NULL. */
+static struct weir_runtime *runtime_at(uint64_t addr)
+{
+    struct wr_pass pass = wr_gate_enter();
+    struct wr_region *region = wr_region_find(addr);
+    struct weir_runtime *rt = NULL;
+
+    if (region && region->addr == addr)
+        rt = wr_runtime_of(region->space);
+    wr_gate_leave(pass);
+    return rt;
+}
+
+int weir_resize(void *address, uint64_t bytes)
+{
+    struct weir_runtime *rt;
+    sigset_t before;
+    int error;
+
+    if (bytes == 0)
+        return WEIR_EINVAL;
+    if (wr_runtime_is_forked())
+        return WEIR_EFORKED;
+    rt = runtime_at((uintptr_t)address);
+    if (!rt)
+        return WEIR_ENOENT;
+    hold_signals(&before);
+    error = wr_runtime_resize_region(rt, (uintptr_t)address, bytes);
+    let_signals(&before);
+    return error;
+}
+
 int weir_unmap(void *address)
 {
-    struct wr_pass pass;
-    struct wr_region *region;
-    struct weir_runtime *rt = NULL;
     uint64_t addr = (uintptr_t)address;
+    struct weir_runtime *rt;
     sigset_t before;
     int error;
 
     if (wr_runtime_is_forked())
         return WEIR_EFORKED;
-    pass = wr_gate_enter();
-    region = wr_region_find(addr);
-    if (region && region->addr == addr)
-        rt = wr_runtime_of(region->space);
-    wr_gate_leave(pass);
+    rt = runtime_at(addr);
     if (!rt)
         return WEIR_ENOENT;
     hold_signals(&before);
@@ -125,10 +156,11 @@ static int find_range(const void *address, uint64_t bytes, bool inside, struct w
 {
     uint64_t addr = (uintptr_t)address;
     struct wr_region *region = wr_region_find(addr);
+    uint64_t end = region ? atomic_load(&region->bytes) : 0;
     uint64_t from, to;
 
-    if (!region || atomic_load(&region->is_going) || bytes == 0 ||
-        bytes > region->bytes - (addr - region->addr))
+    if (!region || atomic_load(&region->is_going) || bytes == 0 || addr - region->addr >= end ||
+        bytes > end - (addr - region->addr))
         return WEIR_EINVAL;
     from = addr - region->addr;
     to = from + bytes;
@@ -356,7 +388,10 @@ int weir_region_stats(const void *address, struct weir_region_stats *stats)
         return WEIR_EFORKED;
     pass = wr_gate_enter();
     region = wr_region_find((uintptr_t)address);
-    error = tell_region(region && !atomic_load(&region->is_going) ? region : NULL, stats);
+    if (region && (atomic_load(&region->is_going) ||
+                   (uintptr_t)address - region->addr >= atomic_load(&region->bytes)))
+        region = NULL;
+    error = tell_region(region, stats);
     wr_gate_leave(pass);
     return error;
 }

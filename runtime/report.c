@@ -58,7 +58,7 @@ void wr_report_region(const struct wr_region *region, struct weir_region_stats *
         .size = sizeof(*stats),
         .address = (void *)(uintptr_t)region->addr,
         .bytes = region->bytes,
-        .reserve_bytes = region->bytes,
+        .reserve_bytes = region->reserve_bytes,
         .resident_bytes = bytes_of(census.resident),
         .zero_bytes = bytes_of(census.zeros),
         .cached_bytes = bytes_of(census.cached),

@@ -403,13 +403,13 @@ void wr_runtime_close(struct weir_runtime *rt)
 
 /* --- While it runs --------------------------------------------------------------------------- */
 
-int wr_runtime_map(struct weir_runtime *rt, uint64_t bytes, const char *name,
+int wr_runtime_map(struct weir_runtime *rt, uint64_t bytes, uint64_t reserve, const char *name,
                    struct wr_region **region_p)
 {
     int error;
 
     wr_lock_take(&rt->lock);
-    error = wr_space_map(&rt->space, bytes, name, region_p);
+    error = wr_space_map(&rt->space, bytes, reserve, name, region_p);
     wr_lock_drop(&rt->lock);
     return error;
 }
@@ -430,20 +430,25 @@ static void release(struct wr_region *region)
 int wr_runtime_unmap(struct weir_runtime *rt, uint64_t addr)
 {
     struct wr_region *region = NULL;
+    int error = WEIR_ENOENT;
 
     wr_lock_take(&rt->lock);
     for (uint32_t i = 0; i < rt->space.region_count && !region; i++)
         if (rt->space.by_page[i]->addr == addr && !atomic_load(&rt->space.by_page[i]->is_going))
             region = rt->space.by_page[i];
     if (region)
+        error = WEIR_OK;
+    if (region && atomic_load(&region->is_changing))
+        error = WEIR_EBUSY;
+    else if (region)
         atomic_store(&region->is_going, true);
     wr_lock_drop(&rt->lock);
-    if (!region)
-        return WEIR_ENOENT;
+    if (!region || error != WEIR_OK)
+        return error;
     release(region);
     wr_space_abandon(&rt->space, region);
     release(region); /* again, for what a mistaken thread touched meanwhile */
-    wr_range_await_empty(region);
+    wr_range_await_empty(region, region->first, region->reserve_pages);
     wr_space_unmap(&rt->space, region);
     wr_lock_take(&rt->lock);
     wr_space_remove(&rt->space, region);

@@ -38,10 +38,12 @@ int wr_runtime_open(const struct weir_options *options, struct wr_host *host,
                     struct weir_runtime **runtime_p);
 void wr_runtime_close(struct weir_runtime *rt);
 
-int wr_runtime_map(struct weir_runtime *rt, uint64_t bytes, const char *name,
+int wr_runtime_map(struct weir_runtime *rt, uint64_t bytes, uint64_t reserve, const char *name,
                    struct wr_region **region_p);
 /* WEIR_ENOENT: no region of this runtime begins there. */
 int wr_runtime_unmap(struct weir_runtime *rt, uint64_t addr);
+/* resize.c. The errors of weir_resize(). */
+int wr_runtime_resize_region(struct weir_runtime *rt, uint64_t addr, uint64_t bytes);
 int wr_runtime_resize(struct weir_runtime *rt, uint64_t bytes, uint32_t timeout_ms);
 
 /* True in a fork child of a process that had a runtime open. */

@@ -154,14 +154,16 @@ int weir_budget_set(struct weir_runtime *runtime, uint64_t bytes, uint32_t timeo
 /* --- Regions --------------------------------------------------------------------------------- */
 
 struct weir_region_options {
-    size_t size;      /* sizeof(struct weir_region_options) of the caller */
-    const char *name; /* for reports; copied; NULL: none                  */
+    size_t size;            /* sizeof(struct weir_region_options) of the caller */
+    const char *name;       /* for reports; copied; NULL: none                  */
+    uint64_t reserve_bytes; /* what weir_resize() may make of it; less than bytes: just bytes */
 };
 
 /*
  * Map a region: bytes of zeros, rounded up to whole pages, at an address of the library's choice,
  * aligned to 2 MiB. It may be many times larger than budget, memory and back ends; only what is
  * written needs a place. Not inherited by fork children, not in core dumps. options may be NULL.
+ * A reserve counts against address_space_bytes, and costs nothing else until it is used.
  * WEIR_EINVAL: bytes is 0. WEIR_ENOMEM: out of addresses (address_space_bytes, ulimit -v).
  */
 int weir_map(struct weir_runtime *runtime, uint64_t bytes,

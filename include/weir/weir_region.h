@@ -60,6 +60,18 @@ int weir_region_stats(const void *address, struct weir_region_stats *stats);
 int weir_region_get(struct weir_runtime *runtime, uint32_t position,
                     struct weir_region_stats *stats);
 
+/*
+ * Let the region that begins at address be so long from now on, rounded up to whole pages. It stays
+ * where it is, and so does what it holds up to there. Growing adds zeros and is at once. Shrinking
+ * frees what lies beyond, as weir_advise(WEIR_DISCARD) would; touches beyond the end meet SIGSEGV.
+ * Waits for reads of those pages that are in flight. While it shrinks, nobody may use what is taken
+ * away, not even to unpin it. Any thread; not in a signal handler.
+ * WEIR_EINVAL: bytes is 0. WEIR_ENOENT: no region begins there. WEIR_ENOMEM: more than its
+ * reserve_bytes, or the kernel refused (vm.max_map_count). WEIR_EBUSY: a page beyond the new end is
+ * pinned, or the region is being resized already; nothing was done.
+ */
+int weir_resize(void *address, uint64_t bytes);
+
 #pragma GCC visibility pop
 #ifdef __cplusplus
 }

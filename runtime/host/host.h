@@ -76,6 +76,8 @@ struct wr_host_ops {
 
     /* Addresses whose touches trap. bytes is a multiple of the page size. */
     int (*region_map)(struct wr_host *host, uint64_t bytes, uint64_t *addr_p);
+    /* Touches of a part of it end in SIGSEGV (on), or trap again. What is mapped there stays. */
+    int (*region_guard)(struct wr_host *host, uint64_t addr, uint64_t bytes, bool on);
     /* Free all its memory; touches end in SIGSEGV; the addresses stay taken. */
     void (*region_seal)(struct wr_host *host, uint64_t addr, uint64_t bytes);
     void (*region_unmap)(struct wr_host *host, uint64_t addr, uint64_t bytes);

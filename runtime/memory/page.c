@@ -121,6 +121,11 @@ bool wr_page_peek_untouched(const struct wr_pages *pages, uint32_t number)
     return state_of(w0) == WR_PAGE_EMPTY && !(w0 & LOCKED);
 }
 
+bool wr_page_peek_pinned(const struct wr_pages *pages, uint32_t number)
+{
+    return (atomic_load_explicit(&pages->table[number].w0, memory_order_acquire) & PIN_MASK) != 0;
+}
+
 bool wr_page_peek_evictable(const struct wr_pages *pages, uint32_t number, bool *dirty_p)
 {
     /* Relaxed: only a hint; the victim is judged again under its lock. */

@@ -150,6 +150,8 @@ enum wr_page_state wr_page_peek(const struct wr_pages *pages, uint32_t number);
 bool wr_page_peek_untouched(const struct wr_pages *pages, uint32_t number);
 bool wr_page_peek_evictable(const struct wr_pages *pages, uint32_t number, bool *dirty_p);
 
+bool wr_page_peek_pinned(const struct wr_pages *pages, uint32_t number);
+
 /*
  * Does the page belong to a region now? A page number that is only a hint (what a frame or a slot
  * remembers) must be asked about inside the gate before the page is locked: descriptors of a

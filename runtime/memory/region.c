@@ -56,7 +56,7 @@ static struct wr_region *find_in(const struct table *table, uint64_t addr)
     uint32_t above = position_above(table, addr);
     struct wr_region *region = above ? table->regions[above - 1] : NULL;
 
-    return region && addr - region->addr < region->bytes ? region : NULL;
+    return region && addr - region->addr < region->reserve_bytes ? region : NULL;
 }
 
 struct wr_region *wr_region_find(uint64_t addr)

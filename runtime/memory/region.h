@@ -5,8 +5,10 @@
  * Region: from an address to a page.
  *
  *   region    a range of addresses and the equally long run of page numbers that stands for it
- *   published the regions that faults can find: one sorted table for the whole process, replaced
- *             whole, so that a fault reads it without a lock
+ *   reserve   what a region may grow to: addresses and page numbers that are kept for it. Beyond
+ * its end they are its own all the same, but nothing is there published the regions that faults can
+ * find: one sorted table for the whole process, replaced whole, so that a fault reads it without a
+ * lock
  *
  * Always: inside the gate, a region that was found stays valid. Page numbers of a region begin at a
  * whole chunk and belong to nobody else until it is retracted and everybody has left the gate.
@@ -42,12 +44,18 @@ struct wr_region {
     /* Constant while published. */
     struct wr_space *space;
     uint64_t addr;
-    uint64_t bytes;
-    uint32_t first; /* page number of the first page                            */
-    uint32_t pages;
+    uint64_t reserve_bytes;
+    uint32_t first; /* page number of the first page                    */
+    uint32_t reserve_pages;
     uint32_t serial; /* never used twice in a process: tells regions apart       */
     uint16_t number; /* position in the space's table                            */
     char name[32];
+
+    /* Changed by whoever has set is_changing (under WR_RANK_RUNTIME). Who acts on them does so
+     * inside the gate: after a wait for it nobody acts on the old ones. */
+    _Atomic(uint64_t) bytes;
+    _Atomic(uint32_t) pages;
+    _Atomic(bool) is_changing;
 
     /* Somebody is unmapping it: a touch is to wait for the kernel to say that nothing is there.
      * Set under WR_RANK_RUNTIME, read by faults. */
@@ -88,7 +96,7 @@ int wr_region_publish(struct wr_region *region);
 /* Let nobody find it any more; when this returns, nobody is left inside who had. Cannot fail. */
 void wr_region_retract(struct wr_region *region);
 
-/* The region that holds the address, or NULL. Inside the gate. Signal. */
+/* The region that has the address, if only as reserve, or NULL. Inside the gate. Signal. */
 struct wr_region *wr_region_find(uint64_t addr);
 
 /* In a fork child, where nothing can be inside: was this address in a region of the parent? */

@@ -40,9 +40,13 @@ struct wr_space {
     _Atomic(struct wr_region *) by_number[WR_REGIONS_MAX + 1]; /* 0 stays NULL */
 };
 
-/* Map addresses, take page numbers, publish. Under WR_RANK_RUNTIME. */
-int wr_space_map(struct wr_space *space, uint64_t bytes, const char *name,
+/* Map addresses, take page numbers, publish; of all this the reserve, if it is more than bytes.
+ * Under WR_RANK_RUNTIME. */
+int wr_space_map(struct wr_space *space, uint64_t bytes, uint64_t reserve, const char *name,
                  struct wr_region **region_p);
+/* The region ends elsewhere from now on, within its reserve: no more than that. By whoever has set
+ * is_changing. Whoever still acts on the old end is inside the gate. */
+void wr_space_set_end(struct wr_space *space, struct wr_region *region, uint64_t bytes);
 /* The region is going: from here on touches of it are not served, and nobody comes to its pages by
  * what a frame or a slot remembers. Waits for faults: under no lock; by whoever set is_going. */
 void wr_space_abandon(struct wr_space *space, struct wr_region *region);

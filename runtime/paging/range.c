@@ -286,11 +286,11 @@ uint32_t wr_range_release(struct wr_region *region, uint32_t page, uint32_t coun
     return for_range(region, page, count, LOT_UNMAP, &all);
 }
 
-void wr_range_await_empty(struct wr_region *region)
+void wr_range_await_empty(struct wr_region *region, uint32_t first, uint32_t count)
 {
     struct wr_pages *pages = &region->space->pages;
 
-    for (uint32_t page = region->first; page < wr_region_end(region); page++) {
+    for (uint32_t page = first; page < first + count; page++) {
         if (wr_chunk_is_untouched(pages, page / WR_CHUNK_PAGES)) {
             page |= WR_CHUNK_PAGES - 1; /* the next is that of another */
             continue;
@@ -299,4 +299,18 @@ void wr_range_await_empty(struct wr_region *region)
             wr_page_wait(pages, page);
         WR_CHECK(wr_page_peek(pages, page) == WR_PAGE_EMPTY);
     }
+}
+
+bool wr_range_is_pinned(const struct wr_region *region, uint32_t first, uint32_t count)
+{
+    const struct wr_pages *pages = &region->space->pages;
+
+    for (uint32_t page = first; page < first + count; page++) {
+        /* Only what is resident can be pinned. */
+        if (atomic_load(&pages->chunks[page / WR_CHUNK_PAGES].resident) == 0)
+            page |= WR_CHUNK_PAGES - 1;
+        else if (wr_page_peek_pinned(pages, page))
+            return true;
+    }
+    return false;
 }

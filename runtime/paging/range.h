@@ -36,4 +36,7 @@ int wr_range_unpin(struct wr_region *region, uint32_t page, uint32_t count);
  * mistaken thread touched meanwhile; and, outside the gate, wait for reads that are in flight.
  */
 uint32_t wr_range_release(struct wr_region *region, uint32_t page, uint32_t count); /* one step */
-void wr_range_await_empty(struct wr_region *region);
+void wr_range_await_empty(struct wr_region *region, uint32_t page, uint32_t count);
+
+/* Is any of them pinned at this moment? */
+bool wr_range_is_pinned(const struct wr_region *region, uint32_t page, uint32_t count);

@@ -37,14 +37,19 @@ static bool are_too_many(const struct wr_space *space)
            atomic_load_explicit(&space->frames.total, memory_order_relaxed) / TABLES_SHARE;
 }
 
+/* What follows the region's last page may be somebody else's memory. */
+static bool is_ours(const struct wr_region *region, uint32_t chunk)
+{
+    return (chunk + 1) * WR_CHUNK_PAGES <= region->first + region->reserve_pages;
+}
+
 bool wr_sweep_chunk(struct wr_region *region, uint32_t chunk, bool forget)
 {
     struct wr_space *space = region->space;
     uint32_t first = chunk * WR_CHUNK_PAGES;
     struct wr_span span;
 
-    /* What follows the region's last page may be somebody else's memory. */
-    if (first < region->first || first + WR_CHUNK_PAGES > wr_region_end(region) ||
+    if (!is_ours(region, chunk) ||
         !wr_chunk_take(&space->pages, chunk, forget ? WR_CHUNK_EMPTY : WR_CHUNK_UNMAPPED))
         return false;
     span = (struct wr_span){wr_region_addr(region, first), WR_CHUNK_PAGES};
@@ -79,8 +84,7 @@ static bool look_at(struct wr_space *space, uint32_t number, bool zeros_too)
         (!zeros_too && atomic_load_explicit(&chunk->zeros, memory_order_relaxed) > 0))
         return false;
     region = wr_space_region(space, number * WR_CHUNK_PAGES);
-    if (!region || atomic_load(&region->is_going) ||
-        (number + 1) * WR_CHUNK_PAGES > wr_region_end(region))
+    if (!region || atomic_load(&region->is_going) || !is_ours(region, number))
         return false;
     return !is_quiet(chunk) || !wr_sweep_chunk(region, number, false);
 }

@@ -138,7 +138,7 @@ struct sim_entry {
 
 struct sim_area {
     uint64_t addr, serial;
-    uint32_t pages;
+    uint32_t pages, guarded; /* the last so many of them may not be touched */
     bool is_sealed;
     struct sim_entry *entries;
     uint8_t *bytes;
@@ -175,6 +175,8 @@ enum sim_touched { SIM_TOUCHED, SIM_REFUSED, SIM_NOT_THERE };
 struct sim_region *sim_region_map(uint32_t pages);
 /* By the thread that is to unmap it; touches of others may still come. */
 void sim_region_unmap(struct sim_region *region);
+/* By the thread that mapped it: it is so long now, at most as it was. */
+void sim_region_resize(struct sim_region *region, uint32_t pages);
 uint32_t sim_region_pages(const struct sim_region *region);
 
 enum sim_touched sim_load(struct sim_region *region, uint32_t page);

@@ -129,6 +129,14 @@ static void brief_region(void)
             break;
     for (uint32_t i = 0; i < 20; i++)
         sim_load(region, (uint32_t)sim_below(pages));
+    if (sim_one_in(3)) {
+        sim_region_resize(region, 1 + (uint32_t)sim_below(pages));
+        for (uint32_t i = 0; i < 10; i++) /* what is left, and what is gone */
+            sim_load(region, (uint32_t)sim_below(pages));
+        sim_region_resize(region, pages);
+        for (uint32_t i = 0; i < 20; i++)
+            sim_store(region, (uint32_t)sim_below(pages), false);
+    }
     if (sim_one_in(3))
         sim_advise(region, 0, 1 + (uint32_t)sim_below(pages), WEIR_WILLNEED);
     sim_region_unmap(region);
