@@ -133,7 +133,7 @@ static void brief_region(void)
         sim_region_resize(region, 1 + (uint32_t)sim_below(pages));
         for (uint32_t i = 0; i < 10; i++) /* what is left, and what is gone */
             sim_load(region, (uint32_t)sim_below(pages));
-        sim_region_resize(region, pages);
+        pages = sim_region_resize(region, pages);
         for (uint32_t i = 0; i < 20; i++)
             sim_store(region, (uint32_t)sim_below(pages), false);
     }

@@ -262,7 +262,7 @@ static void hint_ends(struct sim_region *region, uint32_t page, uint32_t count,
     sim_machine_drop();
 }
 
-void sim_region_resize(struct sim_region *region, uint32_t pages)
+uint32_t sim_region_resize(struct sim_region *region, uint32_t pages)
 {
     uint32_t before = region->open, from = before < pages ? before : pages;
     uint32_t count = before - from;
@@ -285,6 +285,7 @@ void sim_region_resize(struct sim_region *region, uint32_t pages)
     sim_machine_drop();
     hint_ends(region, from, count, stores, error == WEIR_OK);
     free(stores);
+    return region->open;
 }
 
 /* Neither a page that a device holds without a pin: what it writes might go nowhere. */

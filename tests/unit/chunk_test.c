@@ -125,6 +125,7 @@ Test(chunk, what_is_marked_is_not_untouched)
 /* --- Forgotten while others want pages of it ------------------------------------------------- */
 
 #define ROUNDS 2000
+#define ENOUGH 20u
 
 static _Atomic(bool) is_over;
 
@@ -140,7 +141,8 @@ static void *want_pages(void *argument)
         if (wr_hold_state(&hold) != WR_PAGE_EMPTY || wr_hold_frame(&hold) != WR_FRAME_NONE)
             return (void *)(uintptr_t)UINT64_MAX;
         wr_page_put(&room_space.pages, &hold);
-        done++;
+        if (++done % 64 == 0)
+            room_sleep_us(1); /* or the page would hardly ever be free */
     }
     return (void *)(uintptr_t)done;
 }
@@ -153,7 +155,7 @@ Test(chunk, nobody_waits_for_ever_on_a_page_that_is_forgotten)
     open_room();
     for (uintptr_t i = 0; i < 3; i++) /* two of them want the same page */
         cr_assert_eq(pthread_create(&threads[i], NULL, want_pages, (void *)(i / 2 * 400)), 0);
-    for (uint32_t i = 0; i < ROUNDS || (forgotten == 0 && i < 100 * ROUNDS); i++)
+    for (uint32_t i = 0; i < ROUNDS || forgotten < ENOUGH; i++)
         if (wr_chunk_take(&room_space.pages, 1, WR_CHUNK_EMPTY)) {
             wr_chunk_forget(&room_space.pages, 1);
             forgotten++;
@@ -165,5 +167,4 @@ Test(chunk, nobody_waits_for_ever_on_a_page_that_is_forgotten)
         cr_assert_eq(pthread_join(threads[i], &done), 0);
         cr_expect_neq((uintptr_t)done, UINT64_MAX);
     }
-    cr_expect_gt(forgotten, 0);
 }
