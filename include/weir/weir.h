@@ -172,6 +172,7 @@ int weir_map(struct weir_runtime *runtime, uint64_t bytes,
 /*
  * Unmap the whole region that begins at address. Its contents and slots are freed. Pins are
  * forgotten. Waits for reads of its pages that are in flight. WEIR_ENOENT: no region begins there.
+ * WEIR_EBUSY: it is being resized; nothing was done.
  */
 int weir_unmap(void *address);
 
@@ -192,7 +193,8 @@ enum weir_hint {
  * Tell about the whole pages inside [address, address + bytes). RANDOM, SEQUENTIAL and NORMAL
  * hold for the region. Pinned pages are left out of COLD and FREE; a range that holds one is not
  * discarded (WEIR_EBUSY, nothing was done to the pinned page; others may be discarded).
- * WEIR_EINVAL: not inside one region.
+ * FREE and DISCARD cost time for what is there, not for the addresses; they go step by step, and
+ * signals are held off for no more than a step. WEIR_EINVAL: not inside one region.
  */
 int weir_advise(void *address, uint64_t bytes, enum weir_hint hint);
 

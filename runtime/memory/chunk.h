@@ -9,8 +9,8 @@
  *           is being mapped. USED: perhaps. QUIET: it was USED, and nothing was mapped since
  *   held    all pages of it are locked, by one thread that never waits for any of them
  *
- * Always: while a chunk is held, nobody sleeps on one of its pages; those who want one look again
- * and again, because a descriptor that is given back could not wake them.
+ * Always: while a chunk is held, nobody sleeps on one of its pages until he is woken; those who
+ * want one look again after a moment, because a descriptor that is given back could not wake them.
  */
 
 #include "runtime/memory/page.h"

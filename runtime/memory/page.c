@@ -17,7 +17,8 @@
 #define SUM_SHIFT   32
 
 /* The last flag, which only this file knows: a page of a chunk that is held. */
-#define WHOLE ((uint64_t)1 << 15)
+#define WHOLE         ((uint64_t)1 << 15)
+#define WHOLE_LOOK_NS 20000 /* about as long as it is held */
 
 #define TABLES_TOLD 256 /* so many new page tables are worth a look */
 
@@ -163,15 +164,19 @@ static bool lock_try(struct wr_page *page, uint64_t *was_p)
 /* Ask to be woken by the next put, if the word is still as seen, and sleep. */
 static void sleep_on(const struct wr_pages *pages, struct wr_page *page, uint64_t seen)
 {
+    static const uint32_t nothing;
+    struct wr_host *host = pages->host;
+
+    /* See chunk.h. It is not enough to yield: a thread of real-time priority would for ever. */
     if (seen & WHOLE) {
-        pages->host->ops->yield(pages->host); /* see chunk.h */
+        host->ops->park(host, &nothing, 0, host->ops->now_ns(host) + WHOLE_LOOK_NS);
         return;
     }
     if (!(seen & WAITED) &&
         !atomic_compare_exchange_strong_explicit(&page->w0, &seen, seen | WAITED,
                                                  memory_order_relaxed, memory_order_relaxed))
         return;
-    pages->host->ops->park(pages->host, futex_word(page), (uint32_t)(seen | WAITED), WR_FOREVER);
+    host->ops->park(host, futex_word(page), (uint32_t)(seen | WAITED), WR_FOREVER);
 }
 
 static uint64_t lock_slowly(const struct wr_pages *pages, struct wr_page *page)

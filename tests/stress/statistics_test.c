@@ -15,7 +15,7 @@
 #define BUDGET  (8 * MIB)
 #define PAGES   ((size_t)8192) /* 32 MiB: four times the budget */
 #define THREADS 4
-#define TOUCHES 60000
+#define TOUCHES 20000
 #define SLOW    "chaos(mem:?size=256M)?seed=3&delay_us=200&jitter_us=400&reorder=1"
 
 struct loader {
