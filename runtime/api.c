@@ -81,36 +81,67 @@ int weir_budget_set(struct weir_runtime *rt, uint64_t bytes, uint32_t timeout_ms
 int weir_map(struct weir_runtime *rt, uint64_t bytes, const struct weir_region_options *options,
              void **address_p)
 {
+    struct weir_region_options all = {.size = 0};
     struct wr_region *region;
     int error;
 
+    /* A caller of the first version has no reserve_bytes. */
     if (!rt || bytes == 0 || !address_p ||
-        (options && options->size != sizeof(struct weir_region_options)))
+        (options && (options->size < offsetof(struct weir_region_options, reserve_bytes) ||
+                     options->size > sizeof(all))))
         return WEIR_EINVAL;
     if (wr_runtime_is_forked())
         return WEIR_EFORKED;
-    error = wr_runtime_map(rt, bytes, options ? options->name : NULL, &region);
+    if (options)
+        memcpy(&all, options, options->size);
+    error = wr_runtime_map(rt, bytes, all.reserve_bytes, all.name, &region);
     if (error == WEIR_OK)
         *address_p = (void *)(uintptr_t)region->addr;
     return error;
 }
 
+/* The runtime of the region that begins there, or NULL. */
+static struct weir_runtime *runtime_at(uint64_t addr)
+{
+    struct wr_pass pass = wr_gate_enter();
+    struct wr_region *region = wr_region_find(addr);
+    struct weir_runtime *rt = NULL;
+
+    if (region && region->addr == addr)
+        rt = wr_runtime_of(region->space);
+    wr_gate_leave(pass);
+    return rt;
+}
+
+int weir_resize(void *address, uint64_t bytes)
+{
+    struct weir_runtime *rt;
+    sigset_t before;
+    int error;
+
+    if (bytes == 0)
+        return WEIR_EINVAL;
+    if (wr_runtime_is_forked())
+        return WEIR_EFORKED;
+    rt = runtime_at((uintptr_t)address);
+    if (!rt)
+        return WEIR_ENOENT;
+    hold_signals(&before);
+    error = wr_runtime_resize_region(rt, (uintptr_t)address, bytes);
+    let_signals(&before);
+    return error;
+}
+
 int weir_unmap(void *address)
 {
-    struct wr_pass pass;
-    struct wr_region *region;
-    struct weir_runtime *rt = NULL;
     uint64_t addr = (uintptr_t)address;
+    struct weir_runtime *rt;
     sigset_t before;
     int error;
 
     if (wr_runtime_is_forked())
         return WEIR_EFORKED;
-    pass = wr_gate_enter();
-    region = wr_region_find(addr);
-    if (region && region->addr == addr)
-        rt = wr_runtime_of(region->space);
-    wr_gate_leave(pass);
+    rt = runtime_at(addr);
     if (!rt)
         return WEIR_ENOENT;
     hold_signals(&before);
@@ -125,10 +156,11 @@ static int find_range(const void *address, uint64_t bytes, bool inside, struct w
 {
     uint64_t addr = (uintptr_t)address;
     struct wr_region *region = wr_region_find(addr);
+    uint64_t end = region ? atomic_load(&region->bytes) : 0;
     uint64_t from, to;
 
-    if (!region || atomic_load(&region->is_going) || bytes == 0 ||
-        bytes > region->bytes - (addr - region->addr))
+    if (!region || atomic_load(&region->is_going) || bytes == 0 || addr - region->addr >= end ||
+        bytes > end - (addr - region->addr))
         return WEIR_EINVAL;
     from = addr - region->addr;
     to = from + bytes;
@@ -156,10 +188,41 @@ static int advise(struct wr_region *region, uint32_t page, uint32_t count, enum 
         if (count)
             wr_reclaim_cold(wr_runtime_of(region->space)->reclaim, page, count);
         return WEIR_OK;
-    case WEIR_FREE: wr_range_free(region, page, count); return WEIR_OK;
-    case WEIR_DISCARD: return wr_range_discard(region, page, count);
+    case WEIR_FREE:
+    case WEIR_DISCARD: break;
     }
     return WEIR_EINVAL;
+}
+
+/* The hints that may take long: step by step, and signals and those who wait for the gate have
+ * their turn in between. The region is still the one that it was, unless somebody unmaps it, who
+ * must not; then there is nothing left to do. */
+static int advise_in_steps(const void *address, uint64_t bytes, enum weir_hint hint)
+{
+    uint32_t done = 0, count = 1, serial = 0;
+    int result = WEIR_OK;
+
+    while (done < count) {
+        struct shelter shelter;
+        struct wr_region *region;
+        uint32_t page;
+        int error;
+
+        shelter_enter(&shelter);
+        error = find_range(address, bytes, true, &region, &page, &count);
+        if (error == WEIR_OK && serial == 0)
+            serial = region->serial;
+        if (error != WEIR_OK || serial != region->serial)
+            result = WEIR_EINVAL;
+        else if (done < count)
+            done += hint == WEIR_FREE
+                        ? wr_range_free(region, page + done, count - done)
+                        : wr_range_discard(region, page + done, count - done, &result);
+        shelter_leave(&shelter);
+        if (result == WEIR_EINVAL)
+            break;
+    }
+    return result;
 }
 
 int weir_advise(void *address, uint64_t bytes, enum weir_hint hint)
@@ -171,6 +234,8 @@ int weir_advise(void *address, uint64_t bytes, enum weir_hint hint)
 
     if (wr_runtime_is_forked())
         return WEIR_EFORKED;
+    if (hint == WEIR_FREE || hint == WEIR_DISCARD)
+        return advise_in_steps(address, bytes, hint);
     shelter_enter(&shelter);
     error = find_range(address, bytes, true, &region, &page, &count);
     if (error == WEIR_OK)
@@ -295,4 +360,53 @@ int weir_stats(struct weir_runtime *rt, struct weir_stats *stats)
     full.size = stats->size;
     memcpy(stats, &full, size);
     return WEIR_OK;
+}
+
+/* Inside the gate. */
+static int tell_region(const struct wr_region *region, struct weir_region_stats *stats)
+{
+    struct weir_region_stats full;
+    size_t size = stats->size < sizeof(full) ? stats->size : sizeof(full);
+
+    if (!region)
+        return WEIR_ENOENT;
+    wr_report_region(region, &full);
+    full.size = stats->size;
+    memcpy(stats, &full, size);
+    return WEIR_OK;
+}
+
+int weir_region_stats(const void *address, struct weir_region_stats *stats)
+{
+    const struct wr_region *region;
+    struct wr_pass pass;
+    int error;
+
+    if (!stats || stats->size < sizeof(size_t))
+        return WEIR_EINVAL;
+    if (wr_runtime_is_forked())
+        return WEIR_EFORKED;
+    pass = wr_gate_enter();
+    region = wr_region_find((uintptr_t)address);
+    if (region && (atomic_load(&region->is_going) ||
+                   (uintptr_t)address - region->addr >= atomic_load(&region->bytes)))
+        region = NULL;
+    error = tell_region(region, stats);
+    wr_gate_leave(pass);
+    return error;
+}
+
+int weir_region_get(struct weir_runtime *rt, uint32_t position, struct weir_region_stats *stats)
+{
+    struct wr_pass pass;
+    int error;
+
+    if (!rt || !stats || stats->size < sizeof(size_t))
+        return WEIR_EINVAL;
+    if (wr_runtime_is_forked())
+        return WEIR_EFORKED;
+    pass = wr_gate_enter();
+    error = tell_region(wr_report_region_at(rt, position), stats);
+    wr_gate_leave(pass);
+    return error;
 }

@@ -11,6 +11,9 @@
 #include "runtime/memory/gate.h"
 #include "runtime/runtime.h"
 
+/* More would bury the rest of the report. */
+#define REGIONS_SHOWN 32u
+
 static uint64_t bytes_of(uint64_t pages)
 {
     return pages * WEIR_PAGE_BYTES;
@@ -23,13 +26,18 @@ void wr_report_gauges(struct weir_runtime *rt, struct weir_stats *stats)
     int64_t free_frames = wr_frames_free(&space->frames);
     uint64_t total = budget - rt->reserved_pages;
     uint64_t held = atomic_load(&space->staging.held_count);
-    uint64_t cached = stats->cache_added - stats->cache_deleted;
+    /* Summed one after the other while threads go on: the second may be ahead of the first. */
+    uint64_t cached = stats->cache_added > stats->cache_deleted
+                          ? stats->cache_added - stats->cache_deleted
+                          : 0;
+    int64_t dirty = atomic_load_explicit(&rt->stats->cached_dirty, memory_order_relaxed);
+    int64_t tables = atomic_load_explicit(&rt->stats->tables, memory_order_relaxed);
     uint64_t busy = (uint64_t)((int64_t)total - free_frames);
     struct wr_pass pass = wr_gate_enter(); /* a back end may be on its way out */
 
     stats->lru_pages = wr_aging_listed(space->aging);
     stats->cached_pages = cached;
-    stats->dirty_pages = held;
+    stats->dirty_pages = dirty > 0 ? (uint64_t)dirty : 0;
     stats->budget_bytes = bytes_of(budget);
     stats->free_bytes = free_frames > 0 ? bytes_of((uint64_t)free_frames) : 0;
     stats->staged_bytes = bytes_of(held);
@@ -37,9 +45,42 @@ void wr_report_gauges(struct weir_runtime *rt, struct weir_stats *stats)
     stats->slab_bytes = bytes_of(rt->reserved_pages);
     stats->mapped_bytes = atomic_load(&space->mapped_bytes);
     wr_swap_usage(rt->swap, &stats->slots_used, &stats->slots_total);
+    stats->page_table_bytes = tables > 0 ? bytes_of((uint64_t)tables) : 0;
     stats->metadata_bytes = wr_space_metadata(space) + wr_swap_metadata(rt->swap) +
                             wr_aging_metadata(space->aging);
     wr_gate_leave(pass);
+}
+
+/* Inside the gate. */
+void wr_report_region(const struct wr_region *region, struct weir_region_stats *stats)
+{
+    struct wr_census census = wr_space_census(region->space, region);
+
+    *stats = (struct weir_region_stats){
+        .size = sizeof(*stats),
+        .address = (void *)(uintptr_t)region->addr,
+        .bytes = region->bytes,
+        .reserve_bytes = region->reserve_bytes,
+        .resident_bytes = bytes_of(census.resident),
+        .zero_bytes = bytes_of(census.zeros),
+        .cached_bytes = bytes_of(census.cached),
+        .out_bytes = bytes_of(census.out),
+    };
+    memcpy(stats->name, region->name, sizeof(stats->name));
+#define REPORT_SUM(counter, text) stats->counter = wr_region_sum(region, WR_REGION_##counter);
+    WEIR_REGION_COUNTER_MAP(REPORT_SUM)
+#undef REPORT_SUM
+}
+
+struct wr_region *wr_report_region_at(struct weir_runtime *rt, uint32_t position)
+{
+    for (uint32_t i = 1; i <= WR_REGIONS_MAX; i++) {
+        struct wr_region *region = atomic_load(&rt->space.by_number[i]);
+
+        if (region && position-- == 0)
+            return region;
+    }
+    return NULL;
 }
 
 static void add_bytes(struct wr_text *text, const char *before, uint64_t bytes)
@@ -67,6 +108,7 @@ static void add_head(struct wr_text *text, const struct weir_runtime *rt,
     add_bytes(text, ", slab ", s->slab_bytes);
     add_bytes(text, ", free ", s->free_bytes);
     add_bytes(text, "; mapped ", s->mapped_bytes);
+    add_bytes(text, ", page tables ", s->page_table_bytes);
     wr_text_add(text, "\n");
 }
 
@@ -92,6 +134,50 @@ static void add_backends(struct wr_text *text, const struct weir_runtime *rt)
     }
 }
 
+static uint64_t percent(uint64_t part, uint64_t whole)
+{
+    return whole ? part * 100 / whole : 0;
+}
+
+static void add_region(struct wr_text *text, uint32_t number, const struct weir_region_stats *s)
+{
+    add_number(text, "region ", number);
+    wr_text_add(text, *s->name ? " \"" : "");
+    wr_text_add(text, s->name);
+    wr_text_add(text, *s->name ? "\"" : "");
+    add_bytes(text, ": ", s->bytes);
+    add_bytes(text, ", resident ", s->resident_bytes);
+    add_bytes(text, ", cached ", s->cached_bytes);
+    add_bytes(text, ", out ", s->out_bytes);
+    add_number(text, "; faults ", s->faults);
+    add_number(text, ", found ", s->cache_found);
+    add_number(text, "/", s->swap_faults);
+    add_number(text, " ", percent(s->cache_found, s->swap_faults));
+    add_number(text, "%, waits ", s->waits);
+    wr_text_add(text, "\n");
+}
+
+/* The first of them, and how many more there are: the report is as long for 4096 as for 32. */
+static void add_regions(struct wr_text *text, const struct weir_runtime *rt)
+{
+    uint32_t count = 0;
+
+    for (uint32_t i = 1; i <= WR_REGIONS_MAX; i++) {
+        const struct wr_region *region = atomic_load(&rt->space.by_number[i]);
+        struct weir_region_stats stats;
+
+        if (!region || count++ >= REGIONS_SHOWN)
+            continue;
+        wr_report_region(region, &stats);
+        add_region(text, i, &stats);
+    }
+    if (count > REGIONS_SHOWN) {
+        add_number(text, "regions not shown: ", count - REGIONS_SHOWN);
+        add_number(text, " of ", count);
+        wr_text_add(text, "\n");
+    }
+}
+
 /* The four lines of the seed: "I modified the Alt-SysReq-M key to have a better understanding of
  * what's going on in the system". To the letter, so that what parses them parses these. */
 static void add_seed_lines(struct wr_text *text, const struct weir_stats *s)
@@ -103,7 +189,7 @@ static void add_seed_lines(struct wr_text *text, const struct weir_stats *s)
     add_number(text, ", find ", s->cache_found);
     add_number(text, "/", s->swap_faults);
     add_number(text, " [", s->cache_found_marked);
-    add_number(text, "] ", s->swap_faults ? s->cache_found * 100 / s->swap_faults : 0);
+    add_number(text, "] ", percent(s->cache_found, s->swap_faults));
     add_number(text, "%\nkswapd: total ", s->reclaim_marked);
     add_number(text, " overload ", s->reclaim_overload);
     add_number(text, " out of sync ", s->frame_waits);
@@ -127,8 +213,38 @@ static void add_time(struct wr_text *text, uint64_t ns)
     wr_text_add(text, is_short ? " ns" : " us");
 }
 
+/* The end of the highest bucket that is not empty. */
+static uint64_t longest(const struct weir_histogram *times)
+{
+    uint32_t b = WEIR_HISTOGRAM_BUCKETS;
+
+    while (b > 0 && times->bucket[b - 1] == 0)
+        b--;
+    return b > 0 ? (uint64_t)256 << (b - 1) : 0;
+}
+
+static void add_duration(struct wr_text *text, const char *name, const struct weir_histogram *times)
+{
+    wr_text_add(text, name);
+    add_number(text, ": ", times->count);
+    wr_text_add(text, " times");
+    if (times->count > 0) {
+        wr_text_add(text, ", mean ");
+        add_time(text, times->sum_ns / times->count);
+        wr_text_add(text, ", p50 under ");
+        add_time(text, weir_histogram_quantile(times, 0.5));
+        wr_text_add(text, ", p99 under ");
+        add_time(text, weir_histogram_quantile(times, 0.99));
+        wr_text_add(text, ", all under ");
+        add_time(text, longest(times));
+    }
+    wr_text_add(text, "\n");
+}
+
+/* Every reason to wait has its line, also when nobody did; and all of them together. */
 static void add_times(struct wr_text *text, const struct weir_stats *s)
 {
+    struct weir_histogram all = {0};
     static const char *const names[] = {
 #define REPORT_NAME(name, meaning) #name,
         WEIR_TIME_MAP(REPORT_NAME)
@@ -141,18 +257,15 @@ static void add_times(struct wr_text *text, const struct weir_stats *s)
     };
 
     for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
-        if (times[i]->count == 0)
-            continue;
-        wr_text_add(text, names[i]);
-        add_number(text, ": ", times[i]->count);
-        wr_text_add(text, " times, mean ");
-        add_time(text, times[i]->sum_ns / times[i]->count);
-        wr_text_add(text, ", p50 under ");
-        add_time(text, weir_histogram_quantile(times[i], 0.5));
-        wr_text_add(text, ", p99 under ");
-        add_time(text, weir_histogram_quantile(times[i], 0.99));
-        wr_text_add(text, "\n");
+        bool is_wait = i != WR_TIME_fault && i != WR_TIME_write;
+
+        add_duration(text, names[i], times[i]);
+        all.count += is_wait ? times[i]->count : 0;
+        all.sum_ns += is_wait ? times[i]->sum_ns : 0;
+        for (uint32_t b = 0; b < WEIR_HISTOGRAM_BUCKETS; b++)
+            all.bucket[b] += is_wait ? times[i]->bucket[b] : 0;
     }
+    add_duration(text, "all waits", &all);
 }
 
 static void add_report(struct wr_text *text, struct weir_runtime *rt)
@@ -164,6 +277,7 @@ static void add_report(struct wr_text *text, struct weir_runtime *rt)
     wr_report_gauges(rt, &stats);
     add_head(text, rt, &stats);
     add_backends(text, rt);
+    add_regions(text, rt);
     add_seed_lines(text, &stats);
     add_times(text, &stats);
     wr_gate_leave(pass);

@@ -289,6 +289,8 @@ static int build_paging(struct weir_runtime *rt)
         error = wr_kpaged_start(rt->kpaged);
     if (error == WEIR_OK)
         error = wr_reclaim_start(rt->reclaim, rt->kpaged);
+    if (error == WEIR_OK)
+        error = wr_sweep_open(&rt->space, &rt->sweep);
     return error;
 }
 
@@ -320,6 +322,7 @@ static int build(struct weir_runtime *rt)
 
 static void demolish(struct weir_runtime *rt)
 {
+    wr_sweep_close(rt->sweep);
     wr_ahead_close(rt->space.ahead);
     wr_reclaim_stop(rt->reclaim);
     wr_kpaged_stop(rt->kpaged);
@@ -407,37 +410,52 @@ void wr_runtime_close(struct weir_runtime *rt)
 
 /* --- While it runs --------------------------------------------------------------------------- */
 
-int wr_runtime_map(struct weir_runtime *rt, uint64_t bytes, const char *name,
+int wr_runtime_map(struct weir_runtime *rt, uint64_t bytes, uint64_t reserve, const char *name,
                    struct wr_region **region_p)
 {
     int error;
 
     wr_lock_take(&rt->lock);
-    error = wr_space_map(&rt->space, bytes, name, region_p);
+    error = wr_space_map(&rt->space, bytes, reserve, name, region_p);
     wr_lock_drop(&rt->lock);
     return error;
+}
+
+/* While touches are still served, and others want the gate. */
+static void release(struct wr_region *region)
+{
+    uint32_t page = region->first;
+
+    while (page < wr_region_end(region)) {
+        struct wr_pass pass = wr_gate_enter();
+
+        page += wr_range_release(region, page, wr_region_end(region) - page);
+        wr_gate_leave(pass);
+    }
 }
 
 int wr_runtime_unmap(struct weir_runtime *rt, uint64_t addr)
 {
     struct wr_region *region = NULL;
-    struct wr_pass pass;
+    int error = WEIR_ENOENT;
 
     wr_lock_take(&rt->lock);
     for (uint32_t i = 0; i < rt->space.region_count && !region; i++)
         if (rt->space.by_page[i]->addr == addr && !atomic_load(&rt->space.by_page[i]->is_going))
             region = rt->space.by_page[i];
     if (region)
+        error = WEIR_OK;
+    if (region && atomic_load(&region->is_changing))
+        error = WEIR_EBUSY;
+    else if (region)
         atomic_store(&region->is_going, true);
     wr_lock_drop(&rt->lock);
-    if (!region)
-        return WEIR_ENOENT;
-    pass = wr_gate_enter();
-    wr_range_release(region);
-    wr_gate_leave(pass);
+    if (!region || error != WEIR_OK)
+        return error;
+    release(region);
     wr_space_abandon(&rt->space, region);
-    wr_range_release(region);
-    wr_range_await_empty(region);
+    release(region); /* again, for what a mistaken thread touched meanwhile */
+    wr_range_await_empty(region, region->first, region->reserve_pages);
     wr_space_unmap(&rt->space, region);
     wr_lock_take(&rt->lock);
     wr_space_remove(&rt->space, region);

@@ -12,6 +12,7 @@
  */
 
 #include "runtime/paging/reclaim.h"
+#include "runtime/paging/sweep.h"
 #include "runtime/swap/swap.h"
 
 #define WR_RUNTIMES_MAX 16u /* of one process */
@@ -22,6 +23,7 @@ struct weir_runtime {
     struct wr_stats *stats;
     struct wr_reclaim *reclaim;
     struct wr_kpaged *kpaged;
+    struct wr_sweep *sweep;
     struct wr_swap *swap;
     struct weir_options settings; /* strings are copies */
     char *strings[3];             /* those copies       */
@@ -37,10 +39,12 @@ int wr_runtime_open(const struct weir_options *options, struct wr_host *host,
                     struct weir_runtime **runtime_p);
 void wr_runtime_close(struct weir_runtime *rt);
 
-int wr_runtime_map(struct weir_runtime *rt, uint64_t bytes, const char *name,
+int wr_runtime_map(struct weir_runtime *rt, uint64_t bytes, uint64_t reserve, const char *name,
                    struct wr_region **region_p);
 /* WEIR_ENOENT: no region of this runtime begins there. */
 int wr_runtime_unmap(struct weir_runtime *rt, uint64_t addr);
+/* resize.c. The errors of weir_resize(). */
+int wr_runtime_resize_region(struct weir_runtime *rt, uint64_t addr, uint64_t bytes);
 int wr_runtime_resize(struct weir_runtime *rt, uint64_t bytes, uint32_t timeout_ms);
 
 /* True in a fork child of a process that had a runtime open. */
@@ -58,3 +62,7 @@ static inline struct weir_runtime *wr_runtime_of(struct wr_space *space)
 /* Print the report of every open runtime on standard error when this signal comes. */
 int wr_report_arm(int number);
 void wr_report_gauges(struct weir_runtime *rt, struct weir_stats *stats);
+/* What one region says of itself. Inside the gate. Signal. */
+void wr_report_region(const struct wr_region *region, struct weir_region_stats *stats);
+/* The region at this position, 0 first, or NULL. Inside the gate. Signal. */
+struct wr_region *wr_report_region_at(struct weir_runtime *rt, uint32_t position);

@@ -31,6 +31,7 @@
 #include <stdint.h>
 
 #include <weir/weir_error.h>
+#include <weir/weir_region.h>
 
 #ifdef __cplusplus
 extern "C" {
@@ -153,14 +154,16 @@ int weir_budget_set(struct weir_runtime *runtime, uint64_t bytes, uint32_t timeo
 /* --- Regions --------------------------------------------------------------------------------- */
 
 struct weir_region_options {
-    size_t size;      /* sizeof(struct weir_region_options) of the caller */
-    const char *name; /* for reports; copied; NULL: none                  */
+    size_t size;            /* sizeof(struct weir_region_options) of the caller */
+    const char *name;       /* for reports; copied; NULL: none                  */
+    uint64_t reserve_bytes; /* what weir_resize() may make of it; less than bytes: just bytes */
 };
 
 /*
  * Map a region: bytes of zeros, rounded up to whole pages, at an address of the library's choice,
  * aligned to 2 MiB. It may be many times larger than budget, memory and back ends; only what is
  * written needs a place. Not inherited by fork children, not in core dumps. options may be NULL.
+ * A reserve counts against address_space_bytes, and costs nothing else until it is used.
  * WEIR_EINVAL: bytes is 0. WEIR_ENOMEM: out of addresses (address_space_bytes, ulimit -v).
  */
 int weir_map(struct weir_runtime *runtime, uint64_t bytes,
@@ -169,6 +172,7 @@ int weir_map(struct weir_runtime *runtime, uint64_t bytes,
 /*
  * Unmap the whole region that begins at address. Its contents and slots are freed. Pins are
  * forgotten. Waits for reads of its pages that are in flight. WEIR_ENOENT: no region begins there.
+ * WEIR_EBUSY: it is being resized; nothing was done.
  */
 int weir_unmap(void *address);
 
@@ -189,7 +193,8 @@ enum weir_hint {
  * Tell about the whole pages inside [address, address + bytes). RANDOM, SEQUENTIAL and NORMAL
  * hold for the region. Pinned pages are left out of COLD and FREE; a range that holds one is not
  * discarded (WEIR_EBUSY, nothing was done to the pinned page; others may be discarded).
- * WEIR_EINVAL: not inside one region.
+ * FREE and DISCARD cost time for what is there, not for the addresses; they go step by step, and
+ * signals are held off for no more than a step. WEIR_EINVAL: not inside one region.
  */
 int weir_advise(void *address, uint64_t bytes, enum weir_hint hint);
 
@@ -283,33 +288,37 @@ int weir_backend_get(struct weir_runtime *runtime, uint32_t position,
     X(read_errors, ' ', "reads that failed")                                                 \
     X(write_errors, ' ', "writes that failed")                                               \
     X(checksum_errors, ' ', "pages that came back damaged")                                  \
+    X(tables_returned, ' ', "page tables without a page that were given back to the kernel") \
     X(foreign_discards, ' ', "pages that the program dropped by its own madvise")            \
     X(frame_failures, ' ', "allocations that failed: out of swap or I/O error")
 
 /* Gauges: state of this moment. */
-#define WEIR_GAUGE_MAP(X)                                                        \
-    X(lru_pages, 'S', "pages that kpaged has chosen to leave next")              \
-    X(dirty_pages, 'T', "unmapped pages not yet written")                        \
-    X(cached_pages, ' ', "pages unmapped and still in memory: the swap cache")   \
-    X(budget_bytes, ' ', "the budget")                                           \
-    X(free_bytes, ' ', "budget not in use")                                      \
-    X(resident_bytes, ' ', "mapped pages")                                       \
-    X(staged_bytes, ' ', "frames of pages on their way out")                     \
-    X(slab_bytes, ' ', "fixed part: second chances, readahead, reads in flight") \
-    X(mapped_bytes, ' ', "sum of all regions")                                   \
-    X(slots_used, ' ', "slots that hold a page")                                 \
-    X(slots_total, ' ', "slots of all back ends")                                \
+#define WEIR_GAUGE_MAP(X)                                                              \
+    X(lru_pages, 'S', "pages that kpaged has chosen to leave next")                    \
+    X(dirty_pages, 'T', "unmapped pages not yet written")                              \
+    X(cached_pages, ' ', "pages unmapped and still in memory: the swap cache")         \
+    X(budget_bytes, ' ', "the budget")                                                 \
+    X(free_bytes, ' ', "budget not in use")                                            \
+    X(resident_bytes, ' ', "mapped pages")                                             \
+    X(staged_bytes, ' ', "frames of pages on their way out")                           \
+    X(slab_bytes, ' ', "fixed part: second chances, readahead, reads in flight")       \
+    X(mapped_bytes, ' ', "sum of all regions")                                         \
+    X(slots_used, ' ', "slots that hold a page")                                       \
+    X(slots_total, ' ', "slots of all back ends")                                      \
+    X(page_table_bytes, ' ', "page tables that the kernel keeps for regions, at most") \
     X(metadata_bytes, ' ', "memory for descriptors and tables, beside the budget")
 
 /* Where a thread's time went, as histograms. */
-#define WEIR_TIME_MAP(X)                                               \
-    X(fault, "whole fault, from signal handler entry to return")       \
-    X(read, "waiting for one's own read")                              \
-    X(join, "waiting for a read begun by another")                     \
-    X(frame, "waiting for kswapd to free a frame")                     \
-    X(reader, "waiting because fault_readers were all in use")         \
-    X(page_lock, "waiting for another thread's work on the same page") \
-    X(write, "a write request, from submission to completion")
+#define WEIR_TIME_MAP(X)                                                \
+    X(fault, "whole fault, from signal handler entry to return")        \
+    X(read, "waiting for one's own read")                               \
+    X(join, "waiting for a read begun by another")                      \
+    X(frame, "waiting for kswapd to free a frame")                      \
+    X(reader, "waiting because fault_readers were all in use")          \
+    X(page_lock, "waiting for another thread's work on the same page")  \
+    X(write, "a write request, from submission to completion")          \
+    X(memory, "waiting for the kernel, which had no memory for a page") \
+    X(going, "waiting for the end of a region that is being taken away")
 
 /* bucket[0] counts below 256 ns, bucket[i] below 256 << i ns, the last everything above. */
 #define WEIR_HISTOGRAM_BUCKETS 28
@@ -340,10 +349,11 @@ int weir_stats(struct weir_runtime *runtime, struct weir_stats *stats);
 uint64_t weir_histogram_quantile(const struct weir_histogram *histogram, double share);
 
 /*
- * Write the report: which engine was chosen and why, the budget, the back ends, and the four
- * lines that "Ludo" gave Alt-SysReq-M in 2000. weir_report() fills at most bytes characters and a
- * final 0 and returns the length that the whole report has (like snprintf). weir_report_fd()
- * writes it to a file descriptor. Both may be called from a signal handler.
+ * Write the report: which engine was chosen and why, the budget, the back ends, the first 32
+ * regions, the four lines that "Ludo" gave Alt-SysReq-M in 2000, and every reason to wait.
+ * weir_report() fills at most bytes characters and a final 0 and returns the length that the whole
+ * report has (like snprintf). weir_report_fd() writes it to a file descriptor. Both may be called
+ * from a signal handler.
  */
 size_t weir_report(struct weir_runtime *runtime, char *text, size_t bytes);
 int weir_report_fd(struct weir_runtime *runtime, int fd);

@@ -13,6 +13,13 @@ uint32_t wr_stats_thread_index(void)
     return thread_index - 1;
 }
 
+static _Thread_local struct wr_waited waited;
+
+struct wr_waited wr_stats_waited(void)
+{
+    return waited;
+}
+
 static struct wr_stats_shard *own_shard(struct wr_stats *stats)
 {
     return &stats->shard[wr_stats_thread_index() % WR_STATS_SHARDS];
@@ -34,6 +41,10 @@ void wr_stats_time(struct wr_stats *stats, enum wr_time time, uint64_t ns)
 {
     struct wr_times *times = &own_shard(stats)->time[time];
 
+    if (time != WR_TIME_fault && time != WR_TIME_write) {
+        waited.count++;
+        waited.ns += ns;
+    }
     atomic_fetch_add_explicit(&times->sum_ns, ns, memory_order_relaxed);
     atomic_fetch_add_explicit(&times->bucket[bucket_of(ns)], 1, memory_order_relaxed);
 }

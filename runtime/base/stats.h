@@ -44,6 +44,8 @@ struct wr_stats_shard {
 
 struct wr_stats {
     struct wr_stats_shard shard[WR_STATS_SHARDS];
+    _Atomic(int64_t) cached_dirty; /* pages that are CACHED_DIRTY or CACHED_WRITING now */
+    _Atomic(int64_t) tables;       /* page tables that the kernel keeps for regions     */
 };
 
 /* Any thread, any signal; relaxed: a counter orders nothing. */
@@ -54,6 +56,13 @@ static inline void wr_stats_count(struct wr_stats *stats, enum wr_counter counte
 {
     wr_stats_add(stats, counter, 1);
 }
+
+/* What the calling thread has waited in its life, for all reasons: each WR_TIME that is a wait and
+ * not the whole fault or a write. Signal. */
+struct wr_waited {
+    uint64_t count, ns;
+};
+struct wr_waited wr_stats_waited(void);
 
 uint64_t wr_stats_sum(const struct wr_stats *stats, enum wr_counter counter);
 

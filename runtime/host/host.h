@@ -76,6 +76,8 @@ struct wr_host_ops {
 
     /* Addresses whose touches trap. bytes is a multiple of the page size. */
     int (*region_map)(struct wr_host *host, uint64_t bytes, uint64_t *addr_p);
+    /* Touches of a part of it end in SIGSEGV (on), or trap again. What is mapped there stays. */
+    int (*region_guard)(struct wr_host *host, uint64_t addr, uint64_t bytes, bool on);
     /* Free all its memory; touches end in SIGSEGV; the addresses stay taken. */
     void (*region_seal)(struct wr_host *host, uint64_t addr, uint64_t bytes);
     void (*region_unmap)(struct wr_host *host, uint64_t addr, uint64_t bytes);
@@ -130,6 +132,7 @@ struct wr_host {
     const struct wr_host_ops *ops;
     uint8_t *frames;           /* frame f begins at frames + f * WEIR_PAGE_BYTES                 */
     uint32_t slab_pages;       /* frames below this are the slab                                 */
+    bool returns_tables;       /* drop() of a whole chunk frees its page table                   */
     uint32_t transient_frames; /* frames that revoke() may need beside those of the pages        */
     char how[512];             /* for the report: which engine and why                           */
 };

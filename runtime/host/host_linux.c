@@ -221,6 +221,7 @@ static int choose_engine(struct wr_linux_host *linux, const struct wr_host_wish 
     if (getenv("WR_TEST_NAIVE_ENGINE"))
         linux->engine = WR_ENGINE_NAIVE;
 #endif
+    linux->host.returns_tables = linux->probe.returns_tables;
     linux->host.transient_frames = linux->engine == WR_ENGINE_MOVE ? 0 : WR_WP_TRANSIENT;
     wr_text_init(&text, linux->host.how, sizeof(linux->host.how));
     wr_text_add(&text, "trap sigbus, engine ");

@@ -99,6 +99,14 @@ static int linux_region_map(struct wr_host *host, uint64_t bytes, uint64_t *addr
     return WEIR_OK;
 }
 
+static int linux_region_guard(struct wr_host *host, uint64_t addr, uint64_t bytes, bool on)
+{
+    (void)host;
+    return mprotect(pointer_of(addr), bytes, on ? PROT_NONE : PROT_READ | PROT_WRITE) == 0
+               ? WEIR_OK
+               : WEIR_ENOMEM;
+}
+
 static void linux_region_seal(struct wr_host *host, uint64_t addr, uint64_t bytes)
 {
     (void)host;
@@ -457,6 +465,7 @@ const struct wr_host_ops wr_linux_memory_ops = {
     .frames_map = linux_frames_map,
     .frames_unmap = linux_frames_unmap,
     .region_map = linux_region_map,
+    .region_guard = linux_region_guard,
     .region_seal = linux_region_seal,
     .region_unmap = linux_region_unmap,
     .place = linux_place,

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -22,6 +23,9 @@
 #define TRIAL_PAGES 8
 #define PAGE        ((size_t)WEIR_PAGE_BYTES)
 #define TRIAL_BYTES ((2 * TRIAL_PAGES + 1) * PAGE)
+
+#define TABLES      32
+#define TABLE_REACH ((uint64_t)2 << 20)
 
 struct trial {
     int uffd;
@@ -235,6 +239,42 @@ static bool try_zero_pages(struct trial *t)
     return works;
 }
 
+/* The KiB of page tables that this process has, or 0. */
+static long table_kib(void)
+{
+    char text[4096], *line;
+    int fd = open("/proc/self/status", O_RDONLY | O_CLOEXEC);
+    ssize_t n = fd >= 0 ? read(fd, text, sizeof(text) - 1) : -1;
+
+    if (fd >= 0)
+        close(fd);
+    text[n > 0 ? n : 0] = '\0';
+    line = strstr(text, "VmPTE:");
+    return line ? strtol(line + strlen("VmPTE:"), NULL, 10) : 0;
+}
+
+/* Page tables come and are dropped: is most of them gone? Other threads may take some meanwhile. */
+static bool try_table_return(void)
+{
+    const uint64_t bytes = TABLES * TABLE_REACH;
+    long full, empty;
+    char *area;
+    void *found;
+
+    if (wr_reserve(bytes, TABLE_REACH, &found) != 0)
+        return false;
+    area = found;
+    madvise(area, bytes, MADV_NOHUGEPAGE);
+    for (uint64_t at = 0; at < bytes; at += TABLE_REACH)
+        *(volatile char *)(area + at) = 1;
+    full = table_kib();
+    for (uint64_t at = 0; at < bytes; at += TABLE_REACH)
+        madvise(area + at, TABLE_REACH, MADV_DONTNEED);
+    empty = table_kib();
+    wr_unreserve(area, bytes);
+    return full - empty >= (long)(TABLES * PAGE / 1024 / 2);
+}
+
 static bool trial_register(const struct trial *t, char *area, uint64_t mode)
 {
     struct uffdio_register request = {
@@ -287,6 +327,7 @@ static const char *probe_semantics(struct wr_probe *probe)
         probe->has_vector_drop = try_vector_drop(&t);
         probe->has_pagemap_scan = try_pagemap_scan(&t);
         probe->tells_zero_pages = try_zero_pages(&t);
+        probe->returns_tables = try_table_return();
     }
     trial_close(&t);
     return why;
@@ -338,5 +379,7 @@ int wr_probe_kernel(struct wr_probe *probe, const struct wr_events *events)
     wr_text_add(&text, probe->has_move ? ", MOVE" : ", no MOVE");
     wr_text_add(&text, probe->has_vector_drop ? ", vectored drop" : ", no vectored drop");
     wr_text_add(&text, probe->has_pagemap_scan ? ", PAGEMAP_SCAN" : ", no PAGEMAP_SCAN");
+    wr_text_add(&text, probe->returns_tables ? ", page tables are given back"
+                                             : ", page tables stay (Linux before 6.14)");
     return WEIR_OK;
 }

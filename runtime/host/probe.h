@@ -20,6 +20,7 @@ struct wr_probe {
     bool has_move;         /* UFFDIO_MOVE works as needed: Linux 6.8                          */
     bool has_vector_drop;  /* process_madvise(MADV_DONTNEED) on oneself: Linux 6.13           */
     bool tells_zero_pages; /* /proc/self/pagemap tells the zero page from a page of our own   */
+    bool returns_tables;   /* a drop of 2 MiB frees the page table: Linux 6.14              */
     bool has_pagemap_scan; /* PAGEMAP_SCAN: Linux 6.7; used by the auditor                   */
     char found[160];       /* what was found, for the report                                  */
 };

@@ -5,6 +5,7 @@
 
 #include "runtime/base/lock.h"
 #include "runtime/base/reserve.h"
+#include "runtime/memory/chunk.h"
 
 #define LOCKED      ((uint64_t)1)
 #define WAITED      ((uint64_t)2)
@@ -14,6 +15,12 @@
 #define PIN_SHIFT   16
 #define PIN_MASK    ((uint64_t)0xffff << PIN_SHIFT)
 #define SUM_SHIFT   32
+
+/* The last flag, which only this file knows: a page of a chunk that is held. */
+#define WHOLE         ((uint64_t)1 << 15)
+#define WHOLE_LOOK_NS 20000 /* about as long as it is held */
+
+#define TABLES_TOLD 256 /* so many new page tables are worth a look */
 
 #define SLOT_BITS  36
 #define SLOT_MASK  (((uint64_t)1 << SLOT_BITS) - 1)
@@ -95,6 +102,10 @@ void wr_pages_forget(struct wr_pages *pages, uint32_t first, uint32_t count)
     /* 512 descriptors fill two pages of memory exactly, and regions begin at whole chunks. */
     WR_CHECK(first % WR_CHUNK_PAGES == 0 && count % WR_CHUNK_PAGES == 0);
     madvise(&pages->table[first], (uint64_t)count * sizeof(*pages->table), MADV_DONTNEED);
+    for (uint32_t i = first / WR_CHUNK_PAGES; i < (first + count) / WR_CHUNK_PAGES; i++)
+        if (atomic_exchange_explicit(&pages->chunks[i].table, WR_TABLE_NONE,
+                                     memory_order_relaxed) != WR_TABLE_NONE)
+            atomic_fetch_sub_explicit(&pages->stats->tables, 1, memory_order_relaxed);
 }
 
 bool wr_page_is_owned(const struct wr_pages *pages, uint32_t number)
@@ -121,6 +132,11 @@ bool wr_page_peek_untouched(const struct wr_pages *pages, uint32_t number)
     uint64_t w0 = atomic_load_explicit(&pages->table[number].w0, memory_order_acquire);
 
     return state_of(w0) == WR_PAGE_EMPTY && !(w0 & LOCKED);
+}
+
+bool wr_page_peek_pinned(const struct wr_pages *pages, uint32_t number)
+{
+    return (atomic_load_explicit(&pages->table[number].w0, memory_order_acquire) & PIN_MASK) != 0;
 }
 
 bool wr_page_peek_evictable(const struct wr_pages *pages, uint32_t number, bool *dirty_p)
@@ -172,11 +188,19 @@ static bool lock_try(struct wr_page *page, uint64_t *was_p)
 /* Ask to be woken by the next put, if the word is still as seen, and sleep. */
 static void sleep_on(const struct wr_pages *pages, struct wr_page *page, uint64_t seen)
 {
+    static const uint32_t nothing;
+    struct wr_host *host = pages->host;
+
+    /* See chunk.h. It is not enough to yield: a thread of real-time priority would for ever. */
+    if (seen & WHOLE) {
+        host->ops->park(host, &nothing, 0, host->ops->now_ns(host) + WHOLE_LOOK_NS);
+        return;
+    }
     if (!(seen & WAITED) &&
         !atomic_compare_exchange_strong_explicit(&page->w0, &seen, seen | WAITED,
                                                  memory_order_relaxed, memory_order_relaxed))
         return;
-    pages->host->ops->park(pages->host, futex_word(page), (uint32_t)(seen | WAITED), WR_FOREVER);
+    host->ops->park(host, futex_word(page), (uint32_t)(seen | WAITED), WR_FOREVER);
 }
 
 static uint64_t lock_slowly(const struct wr_pages *pages, struct wr_page *page)
@@ -237,29 +261,83 @@ bool wr_page_take_try(const struct wr_pages *pages, uint32_t number, struct wr_h
     return true;
 }
 
-static void count_resident(const struct wr_pages *pages, const struct wr_hold *hold)
+static void ask_about_tables(const struct wr_pages *pages)
 {
-    int change = (int)wr_state_is_charged(state_of(hold->w0)) -
-                 (int)wr_state_is_charged(state_of(hold->was));
-    uint32_t chunk = hold->number / WR_CHUNK_PAGES;
-    _Atomic(uint16_t) *resident = &pages->chunks[chunk].resident;
-    _Atomic(uint32_t) *area = &pages->areas[chunk / WR_AREA_CHUNKS];
+    if (pages->idle_table)
+        pages->idle_table(pages->idle_table_context);
+}
 
-    /* Relaxed: the hands that look for victims skip chunks by it; a stale count costs one look. */
-    if (change > 0) {
-        atomic_fetch_add_explicit(resident, 1, memory_order_relaxed);
+void wr_chunk_mark(const struct wr_pages *pages, uint32_t page)
+{
+    _Atomic(uint16_t) *table = &pages->chunks[page / WR_CHUNK_PAGES].table;
+
+    /* Relaxed: the kernel maps the page later, and who gets to it by that comes after. It becomes
+     * NONE only by one who holds the whole chunk, and the caller has a page of it. */
+    if (atomic_load_explicit(table, memory_order_relaxed) == WR_TABLE_USED)
+        return;
+    if (atomic_exchange_explicit(table, WR_TABLE_USED, memory_order_relaxed) == WR_TABLE_NONE &&
+        atomic_fetch_add_explicit(&pages->stats->tables, 1, memory_order_relaxed) % TABLES_TOLD ==
+            TABLES_TOLD - 1)
+        ask_about_tables(pages);
+}
+
+static bool is_mapped(enum wr_page_state state)
+{
+    return state == WR_PAGE_RESIDENT_ZERO || wr_state_is_charged(state);
+}
+
+/* Relaxed: the hands that look for victims skip areas and chunks by these; a stale count costs one
+ * look. */
+static void count_area(const struct wr_pages *pages, uint32_t number, bool was, bool is)
+{
+    _Atomic(uint32_t) *area = &pages->areas[number / WR_CHUNK_PAGES / WR_AREA_CHUNKS];
+
+    if (is && !was)
         atomic_fetch_add_explicit(area, 1, memory_order_relaxed);
-    } else if (change < 0) {
-        WR_CHECK(atomic_fetch_sub_explicit(resident, 1, memory_order_relaxed) > 0);
+    else if (was && !is)
         WR_CHECK(atomic_fetch_sub_explicit(area, 1, memory_order_relaxed) > 0);
-    }
+}
+
+static void count_one(_Atomic(uint16_t) *counter, bool was, bool is)
+{
+    if (is && !was)
+        atomic_fetch_add_explicit(counter, 1, memory_order_relaxed);
+    else if (was && !is)
+        WR_CHECK(atomic_fetch_sub_explicit(counter, 1, memory_order_relaxed) > 0);
+}
+
+static bool is_cached_dirty(enum wr_page_state state)
+{
+    return state == WR_PAGE_CACHED_DIRTY || state == WR_PAGE_CACHED_WRITING;
+}
+
+static void count_states(const struct wr_pages *pages, const struct wr_hold *hold)
+{
+    enum wr_page_state was = state_of(hold->was), is = state_of(hold->w0);
+    struct wr_chunk *chunk = &pages->chunks[hold->number / WR_CHUNK_PAGES];
+    int dirty = (int)is_cached_dirty(is) - (int)is_cached_dirty(was);
+
+    if (was == is)
+        return;
+    count_area(pages, hold->number, wr_state_is_charged(was), wr_state_is_charged(is));
+    count_one(&chunk->resident, wr_state_is_charged(was), wr_state_is_charged(is));
+    count_one(&chunk->touched, was != WR_PAGE_EMPTY, is != WR_PAGE_EMPTY);
+    count_one(&chunk->cached, wr_state_is_cached(was), wr_state_is_cached(is));
+    count_one(&chunk->zeros, was == WR_PAGE_RESIDENT_ZERO, is == WR_PAGE_RESIDENT_ZERO);
+    if (dirty)
+        atomic_fetch_add_explicit(&pages->stats->cached_dirty, dirty, memory_order_relaxed);
+    if (is_mapped(is) && !is_mapped(was))
+        wr_chunk_mark(pages, hold->number);
+    else if (is_mapped(was) && !is_mapped(is) &&
+             atomic_load_explicit(&chunk->resident, memory_order_relaxed) == 0)
+        ask_about_tables(pages);
 }
 
 void wr_page_put(const struct wr_pages *pages, struct wr_hold *hold)
 {
     uint64_t before;
 
-    count_resident(pages, hold);
+    count_states(pages, hold);
     hold->page->w1 = hold->w1;
     /* Release: w1 and the page's bytes are in place before the lock is free. Pairs with the
      * acquires in lock_try() and wr_page_peek(). */
@@ -379,4 +457,95 @@ void wr_hold_set_shadow(struct wr_hold *hold, uint32_t shadow)
 {
     WR_CHECK(has_shadow(state_of(hold->w0)) && shadow <= WR_SHADOW_MAX);
     hold->w1 = (hold->w1 & SLOT_MASK) | ((uint64_t)shadow << SLOT_BITS);
+}
+
+/* --- Chunks ---------------------------------------------------------------------------------- */
+
+static bool is_wanted(uint64_t w0, enum wr_chunk_want want)
+{
+    enum wr_page_state state = state_of(w0);
+
+    if (w0 & (LOCKED | WAITED | PIN_MASK))
+        return false;
+    if (want == WR_CHUNK_EMPTY)
+        return state == WR_PAGE_EMPTY;
+    return !wr_state_is_charged(state) && state != WR_PAGE_READING;
+}
+
+static bool whole_lock_try(struct wr_page *page, enum wr_chunk_want want)
+{
+    uint64_t w0 = atomic_load_explicit(&page->w0, memory_order_relaxed);
+
+    /* Acquire: as in lock_try(). */
+    while (is_wanted(w0, want))
+        if (atomic_compare_exchange_weak_explicit(&page->w0, &w0, w0 | LOCKED | WHOLE,
+                                                  memory_order_acquire, memory_order_relaxed))
+            return true;
+    return false;
+}
+
+/* The first so many pages. Nobody sleeps on them. */
+static void whole_unlock(struct wr_page *page, uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i++)
+        atomic_fetch_and_explicit(&page[i].w0, ~(LOCKED | WHOLE), memory_order_release);
+}
+
+bool wr_chunk_take(const struct wr_pages *pages, uint32_t chunk, enum wr_chunk_want want)
+{
+    struct wr_page *page = &pages->table[(uint64_t)chunk * WR_CHUNK_PAGES];
+
+    wr_lock_point();
+    for (uint32_t i = 0; i < WR_CHUNK_PAGES; i++)
+        if (!whole_lock_try(&page[i], want)) {
+            whole_unlock(page, i);
+            return false;
+        }
+    return true;
+}
+
+/* Where the kernel keeps tables, what was used stays so. */
+static void table_went(const struct wr_pages *pages, uint32_t chunk)
+{
+    if (!pages->host->returns_tables)
+        return;
+    if (atomic_exchange_explicit(&pages->chunks[chunk].table, WR_TABLE_NONE,
+                                 memory_order_relaxed) == WR_TABLE_NONE)
+        return;
+    atomic_fetch_sub_explicit(&pages->stats->tables, 1, memory_order_relaxed);
+    wr_stats_count(pages->stats, WR_COUNT_tables_returned);
+}
+
+void wr_chunk_put(const struct wr_pages *pages, uint32_t chunk, bool is_dropped)
+{
+    uint32_t first = chunk * WR_CHUNK_PAGES;
+
+    if (is_dropped)
+        table_went(pages, chunk);
+    for (uint32_t i = 0; i < WR_CHUNK_PAGES; i++) {
+        struct wr_page *page = &pages->table[first + i];
+        uint64_t w0 = atomic_load_explicit(&page->w0, memory_order_relaxed);
+        struct wr_hold hold;
+
+        if (!is_dropped || state_of(w0) != WR_PAGE_RESIDENT_ZERO) {
+            whole_unlock(page, 1);
+            continue;
+        }
+        begin_hold(pages, first + i, w0 & ~(LOCKED | WHOLE), &hold);
+        wr_page_move(&hold, WR_PAGE_RESIDENT_ZERO, WR_PAGE_EMPTY);
+        wr_page_put(pages, &hold);
+    }
+    wr_lock_point();
+}
+
+void wr_chunk_forget(const struct wr_pages *pages, uint32_t chunk)
+{
+    struct wr_page *page = &pages->table[(uint64_t)chunk * WR_CHUNK_PAGES];
+
+    table_went(pages, chunk);
+    /* In one step each of these becomes a page that is EMPTY and free. A thread that tries its lock
+     * by an old translation finds it locked, and nobody's store is lost: nobody else may store. */
+    if (madvise(page, WR_CHUNK_PAGES * sizeof(*page), MADV_DONTNEED) != 0)
+        whole_unlock(page, WR_CHUNK_PAGES);
+    wr_lock_point();
 }

@@ -69,7 +69,7 @@
 
 #include "runtime/base/stats.h"
 #include "runtime/host/host.h"
-#include "runtime/memory/chunk.h"
+#include "runtime/memory/tally.h"
 
 enum wr_page_state {
     WR_PAGE_EMPTY, /* 0: a table of zeros is a table of empty pages */
@@ -103,8 +103,7 @@ struct wr_page {
     /* lock 1, waiters 1, state 4, flags 10, pins 16, sum 32. Changed by wr_page_put() of the lock's
      * holder; others only set the lock or the waiters bit. */
     _Atomic(uint64_t) w0;
-    /* slot + 1: 36 bits; frame + 1 while cached, shadow while OUT or READING: 28 bits. Kept by the
-     * lock. */
+    /* slot + 1: 36 bits; frame + 1 (cached) or shadow (OUT, READING): 28. Kept by the lock. */
     uint64_t w1;
 };
 _Static_assert(sizeof(struct wr_page) == 16, "the budget of metadata is 16 bytes a descriptor");
@@ -117,8 +116,10 @@ struct wr_pages {
     uint32_t count;
     struct wr_host *host;
     struct wr_stats *stats;
-
     _Atomic(uint32_t) evictions; /* the clock of shadows; relaxed */
+    /* Page tables may be of no use any more; any thread, signal. NULL: nobody asks. */
+    void (*idle_table)(void *context);
+    void *idle_table_context;
 };
 
 /* A page held by its lock, with the descriptor it is to have. */
@@ -130,7 +131,7 @@ struct wr_hold {
     uint64_t w1;
 };
 
-/* Reserve descriptors for count pages. WEIR_ENOMEM: not so many addresses. */
+/* Reserve so many descriptors. WEIR_ENOMEM: not so many addresses. */
 int wr_pages_init(struct wr_pages *pages, uint32_t count, struct wr_host *host,
                   struct wr_stats *stats);
 void wr_pages_fini(struct wr_pages *pages);
@@ -140,13 +141,13 @@ void wr_pages_forget(struct wr_pages *pages, uint32_t first, uint32_t count);
 
 /* What the page's state is at this moment; another thread may change it in the next. */
 enum wr_page_state wr_page_peek(const struct wr_pages *pages, uint32_t number);
-/* Is the page EMPTY and in nobody's hands? While it is locked it may be mapped, and stored to,
- * though its state is still EMPTY. */
+/* Hints, all of them. Is the page EMPTY and in nobody's hands? While it is locked it may be mapped,
+ * and stored to, though its state is still EMPTY. */
 bool wr_page_peek_untouched(const struct wr_pages *pages, uint32_t number);
 bool wr_page_peek_evictable(const struct wr_pages *pages, uint32_t number, bool *dirty_p);
-/* The flag of a page of this moment, and whether somebody holds it: hints. */
 bool wr_page_peek_flag(const struct wr_pages *pages, uint32_t number, enum wr_page_flag flag);
 bool wr_page_peek_locked(const struct wr_pages *pages, uint32_t number);
+bool wr_page_peek_pinned(const struct wr_pages *pages, uint32_t number);
 
 /*
  * Does the page belong to a region now? A page number that is only a hint (what a frame or a slot

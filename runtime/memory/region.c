@@ -26,6 +26,15 @@ uint32_t wr_region_next_serial(void)
     return 1 + atomic_fetch_add(&serials, 1);
 }
 
+uint64_t wr_region_sum(const struct wr_region *region, enum wr_region_counter counter)
+{
+    uint64_t sum = 0;
+
+    for (uint32_t i = 0; i < WR_REGION_SHARDS; i++)
+        sum += atomic_load_explicit(&region->counter[i][counter], memory_order_relaxed);
+    return sum;
+}
+
 /* The position of the first region that begins above the address. */
 static uint32_t position_above(const struct table *table, uint64_t addr)
 {
@@ -47,7 +56,7 @@ static struct wr_region *find_in(const struct table *table, uint64_t addr)
     uint32_t above = position_above(table, addr);
     struct wr_region *region = above ? table->regions[above - 1] : NULL;
 
-    return region && addr - region->addr < region->bytes ? region : NULL;
+    return region && addr - region->addr < region->reserve_bytes ? region : NULL;
 }
 
 struct wr_region *wr_region_find(uint64_t addr)

@@ -5,8 +5,10 @@
  * Region: from an address to a page.
  *
  *   region    a range of addresses and the equally long run of page numbers that stands for it
- *   published the regions that faults can find: one sorted table for the whole process, replaced
- *             whole, so that a fault reads it without a lock
+ *   reserve   what a region may grow to: addresses and page numbers that are kept for it. Beyond
+ * its end they are its own all the same, but nothing is there published the regions that faults can
+ * find: one sorted table for the whole process, replaced whole, so that a fault reads it without a
+ * lock
  *
  * Always: inside the gate, a region that was found stays valid. Page numbers of a region begin at a
  * whole chunk and belong to nobody else until it is retracted and everybody has left the gate.
@@ -20,20 +22,40 @@
 
 struct wr_space;
 
+/* What is counted for each region; as in weir_region.h. */
+enum wr_region_counter {
+#define REGION_ENUM(name, text) WR_REGION_##name,
+    WEIR_REGION_COUNTER_MAP(REGION_ENUM)
+#undef REGION_ENUM
+        WR_REGION_COUNTER_COUNT
+};
+
+/* Threads share so many sets of counters: each is one line of the processor's cache. */
+#define WR_REGION_SHARDS 8u
+
 #define WR_REGIONS_MAX 4096u /* of all runtimes of the process together */
 
 enum wr_pattern { WR_PATTERN_NORMAL, WR_PATTERN_RANDOM, WR_PATTERN_SEQUENTIAL };
 
 struct wr_region {
+    /* First, so that shards begin where cache lines do. Any thread; relaxed: they order nothing. */
+    _Atomic(uint64_t) counter[WR_REGION_SHARDS][WR_REGION_COUNTER_COUNT];
+
     /* Constant while published. */
     struct wr_space *space;
     uint64_t addr;
-    uint64_t bytes;
-    uint32_t first; /* page number of the first page                            */
-    uint32_t pages;
+    uint64_t reserve_bytes;
+    uint32_t first; /* page number of the first page                    */
+    uint32_t reserve_pages;
     uint32_t serial; /* never used twice in a process: tells regions apart       */
     uint16_t number; /* position in the space's table                            */
     char name[32];
+
+    /* Changed by whoever has set is_changing (under WR_RANK_RUNTIME). Who acts on them does so
+     * inside the gate: after a wait for it nobody acts on the old ones. */
+    _Atomic(uint64_t) bytes;
+    _Atomic(uint32_t) pages;
+    _Atomic(bool) is_changing;
 
     /* Somebody is unmapping it: a touch is to wait for the kernel to say that nothing is there.
      * Set under WR_RANK_RUNTIME, read by faults. */
@@ -42,6 +64,17 @@ struct wr_region {
     /* Advice; relaxed: a fault that sees it late does what it did before. */
     _Atomic(uint32_t) pattern;
 };
+_Static_assert(sizeof(struct wr_region) <= 640, "80 longs a region: seed D13");
+
+/* Signal. */
+static inline void wr_region_add(struct wr_region *region, enum wr_region_counter counter,
+                                 uint64_t amount)
+{
+    atomic_fetch_add_explicit(&region->counter[wr_stats_thread_index() % WR_REGION_SHARDS][counter],
+                              amount, memory_order_relaxed);
+}
+
+uint64_t wr_region_sum(const struct wr_region *region, enum wr_region_counter counter);
 
 static inline uint64_t wr_region_addr(const struct wr_region *region, uint32_t page)
 {
@@ -63,7 +96,7 @@ int wr_region_publish(struct wr_region *region);
 /* Let nobody find it any more; when this returns, nobody is left inside who had. Cannot fail. */
 void wr_region_retract(struct wr_region *region);
 
-/* The region that holds the address, or NULL. Inside the gate. Signal. */
+/* The region that has the address, if only as reserve, or NULL. Inside the gate. Signal. */
 struct wr_region *wr_region_find(uint64_t addr);
 
 /* In a fork child, where nothing can be inside: was this address in a region of the parent? */

@@ -27,7 +27,7 @@ static bool find_gap(const struct wr_space *space, uint32_t pages, uint32_t *pos
             return true;
         }
         if (next)
-            first = next->first + whole_chunks(next->pages);
+            first = next->first + whole_chunks(next->reserve_pages);
     }
     return false;
 }
@@ -43,7 +43,7 @@ static uint16_t free_number(const struct wr_space *space)
 static void name_chunks(struct wr_space *space, const struct wr_region *region, uint16_t number)
 {
     uint32_t first = region->first / WR_CHUNK_PAGES;
-    uint32_t end = first + whole_chunks(region->pages) / WR_CHUNK_PAGES;
+    uint32_t end = first + whole_chunks(region->reserve_pages) / WR_CHUNK_PAGES;
 
     for (uint32_t i = first; i < end; i++) {
         atomic_store(&space->pages.chunks[i].region, number);
@@ -58,7 +58,7 @@ static void find_end(struct wr_space *space)
                                                        : NULL;
 
     atomic_store(&space->chunk_end,
-                 last ? (last->first + whole_chunks(last->pages)) / WR_CHUNK_PAGES : 0);
+                 last ? (last->first + whole_chunks(last->reserve_pages)) / WR_CHUNK_PAGES : 0);
 }
 
 static void insert(struct wr_space *space, struct wr_region *region, uint32_t position)
@@ -89,10 +89,37 @@ static void remove_region(struct wr_space *space, const struct wr_region *region
     atomic_fetch_sub(&space->mapped_bytes, region->bytes);
 }
 
-int wr_space_map(struct wr_space *space, uint64_t bytes, const char *name,
+static uint64_t whole_pages(uint64_t bytes)
+{
+    return bytes / WEIR_PAGE_BYTES + (bytes % WEIR_PAGE_BYTES != 0);
+}
+
+/* Addresses for the reserve, of which only bytes can be touched. */
+static int map_addresses(struct wr_host *host, struct wr_region *region)
+{
+    uint64_t bytes = region->bytes;
+    int error = host->ops->region_map(host, region->reserve_bytes, &region->addr);
+
+    if (error == WEIR_OK && bytes < region->reserve_bytes) {
+        error = host->ops->region_guard(host, region->addr + bytes, region->reserve_bytes - bytes,
+                                        true);
+        if (error != WEIR_OK)
+            host->ops->region_unmap(host, region->addr, region->reserve_bytes);
+    }
+    return error;
+}
+
+void wr_space_set_end(struct wr_space *space, struct wr_region *region, uint64_t bytes)
+{
+    atomic_fetch_add(&space->mapped_bytes, bytes - region->bytes);
+    atomic_store(&region->bytes, bytes);
+    atomic_store(&region->pages, (uint32_t)(bytes / WEIR_PAGE_BYTES));
+}
+
+int wr_space_map(struct wr_space *space, uint64_t bytes, uint64_t reserve, const char *name,
                  struct wr_region **region_p)
 {
-    uint64_t pages = (bytes + WEIR_PAGE_BYTES - 1) / WEIR_PAGE_BYTES;
+    uint64_t pages = whole_pages(bytes > reserve ? bytes : reserve);
     struct wr_region *region;
     uint32_t position, first;
     int error;
@@ -104,23 +131,26 @@ int wr_space_map(struct wr_space *space, uint64_t bytes, const char *name,
                  "(WEIR_ADDRESS_SPACE)");
         return WEIR_ENOMEM;
     }
-    region = calloc(1, sizeof(*region));
+    region = aligned_alloc(64, (sizeof(*region) + 63) / 64 * 64);
     if (!region)
         return WEIR_ENOMEM;
+    memset(region, 0, sizeof(*region));
     region->space = space;
-    region->bytes = pages * WEIR_PAGE_BYTES;
+    region->reserve_bytes = pages * WEIR_PAGE_BYTES;
+    region->reserve_pages = (uint32_t)pages;
+    region->bytes = whole_pages(bytes) * WEIR_PAGE_BYTES;
+    region->pages = (uint32_t)whole_pages(bytes);
     region->first = first;
-    region->pages = (uint32_t)pages;
     region->serial = wr_region_next_serial();
     region->number = free_number(space);
     strncpy(region->name, name ? name : "", sizeof(region->name) - 1);
     error = region->number ? WEIR_OK : WEIR_ENOMEM;
     if (error == WEIR_OK)
-        error = space->host->ops->region_map(space->host, region->bytes, &region->addr);
+        error = map_addresses(space->host, region);
     if (error == WEIR_OK) {
         error = wr_region_publish(region);
         if (error != WEIR_OK)
-            space->host->ops->region_unmap(space->host, region->addr, region->bytes);
+            space->host->ops->region_unmap(space->host, region->addr, region->reserve_bytes);
     }
     if (error != WEIR_OK) {
         wr_event(&space->events, WEIR_FAILURE, error, 0, 0,
@@ -148,16 +178,34 @@ void wr_space_unmap(struct wr_space *space, struct wr_region *region)
 {
     /* A thread that still uses it must find what it would find without us, and not a region that
      * is no longer published; and nobody may be given the addresses while it is. */
-    space->host->ops->region_seal(space->host, region->addr, region->bytes);
+    space->host->ops->region_seal(space->host, region->addr, region->reserve_bytes);
     wr_region_retract(region);
-    space->host->ops->region_unmap(space->host, region->addr, region->bytes);
-    wr_pages_forget(&space->pages, region->first, whole_chunks(region->pages));
+    space->host->ops->region_unmap(space->host, region->addr, region->reserve_bytes);
+    wr_pages_forget(&space->pages, region->first, whole_chunks(region->reserve_pages));
 }
 
 void wr_space_remove(struct wr_space *space, struct wr_region *region)
 {
     remove_region(space, region);
     free(region);
+}
+
+struct wr_census wr_space_census(const struct wr_space *space, const struct wr_region *region)
+{
+    const struct wr_chunk *chunk = &space->pages.chunks[region->first / WR_CHUNK_PAGES];
+    uint64_t touched = 0, elsewhere;
+    struct wr_census census = {0};
+
+    for (uint32_t i = 0; i < whole_chunks(region->reserve_pages) / WR_CHUNK_PAGES; i++, chunk++) {
+        touched += atomic_load_explicit(&chunk->touched, memory_order_relaxed);
+        census.resident += atomic_load_explicit(&chunk->resident, memory_order_relaxed);
+        census.cached += atomic_load_explicit(&chunk->cached, memory_order_relaxed);
+        census.zeros += atomic_load_explicit(&chunk->zeros, memory_order_relaxed);
+    }
+    /* A page that moves between two loads may be counted twice. */
+    elsewhere = census.resident + census.cached + census.zeros;
+    census.out = touched > elsewhere ? touched - elsewhere : 0;
+    return census;
 }
 
 struct wr_region *wr_space_region(struct wr_space *space, uint32_t page)

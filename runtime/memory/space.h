@@ -43,9 +43,13 @@ struct wr_space {
     _Atomic(uint32_t) number_end; /* the highest number that was ever used */
 };
 
-/* Map addresses, take page numbers, publish. Under WR_RANK_RUNTIME. */
-int wr_space_map(struct wr_space *space, uint64_t bytes, const char *name,
+/* Map addresses, take page numbers, publish; of all this the reserve, if it is more than bytes.
+ * Under WR_RANK_RUNTIME. */
+int wr_space_map(struct wr_space *space, uint64_t bytes, uint64_t reserve, const char *name,
                  struct wr_region **region_p);
+/* The region ends elsewhere from now on, within its reserve: no more than that. By whoever has set
+ * is_changing. Whoever still acts on the old end is inside the gate. */
+void wr_space_set_end(struct wr_space *space, struct wr_region *region, uint64_t bytes);
 /* The region is going: from here on touches of it are not served, and nobody comes to its pages by
  * what a frame or a slot remembers. Waits for faults: under no lock; by whoever set is_going. */
 void wr_space_abandon(struct wr_space *space, struct wr_region *region);
@@ -53,6 +57,14 @@ void wr_space_abandon(struct wr_space *space, struct wr_region *region);
 void wr_space_unmap(struct wr_space *space, struct wr_region *region);
 /* Take it from the lists and free it. Under WR_RANK_RUNTIME. */
 void wr_space_remove(struct wr_space *space, struct wr_region *region);
+
+/* Where the pages of a region are, in pages. */
+struct wr_census {
+    uint64_t resident, zeros, cached, out;
+};
+
+/* Count them by chunks, while they move. Inside the gate. Signal. */
+struct wr_census wr_space_census(const struct wr_space *space, const struct wr_region *region);
 
 /* The region of a page, or NULL when it is going or gone. Inside the gate. */
 struct wr_region *wr_space_region(struct wr_space *space, uint32_t page);

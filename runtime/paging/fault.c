@@ -2,6 +2,7 @@
 #include "runtime/paging/fault.h"
 
 #include "runtime/base/text.h"
+#include "runtime/memory/chunk.h"
 #include "runtime/memory/gate.h"
 #include "runtime/paging/aging.h"
 #include "runtime/paging/run.h"
@@ -44,6 +45,12 @@ static uint64_t addr_of(const struct fault *f)
 static void count(const struct fault *f, enum wr_counter counter)
 {
     wr_stats_count(f->space->stats, counter);
+}
+
+/* For the region that was touched, and no other: its share of a counter above. */
+static void count_here(const struct fault *f, enum wr_region_counter counter)
+{
+    wr_region_add(f->region, counter, 1);
 }
 
 static void put(const struct fault *f, struct wr_hold *hold)
@@ -210,6 +217,8 @@ static int touch_empty(struct fault *f, struct wr_hold *hold, const struct wr_pl
 
     wr_run_gather(&run, f->region, hold, plan);
     is_store = f->has_frame;
+    wr_chunk_mark(&f->space->pages, run.hold[0].number);
+    wr_chunk_mark(&f->space->pages, run.hold[run.count - 1].number);
     error = is_store ? first_store(f, &run) : first_load(f, &run);
     mapped = run.count;
     wr_run_put_neighbours(&run);
@@ -317,6 +326,8 @@ static void count_found(const struct fault *f, enum wr_page_state state)
 {
     count(f, WR_COUNT_swap_faults);
     count(f, WR_COUNT_cache_found);
+    count_here(f, WR_REGION_swap_faults);
+    count_here(f, WR_REGION_cache_found);
     if (state != WR_PAGE_CACHED_CLEAN)
         count(f, WR_COUNT_cache_found_marked);
     if (state == WR_PAGE_CACHED_WRITING)
@@ -428,6 +439,8 @@ static int touch_out(struct fault *f, struct wr_hold *hold)
     }
     count(f, WR_COUNT_swap_faults);
     count(f, WR_COUNT_reads_demand);
+    count_here(f, WR_REGION_swap_faults);
+    count_here(f, WR_REGION_reads);
     is_proven = wr_hold_has(hold, WR_PAGE_MAIN);
     error = done(f, hold);
     arrived(f, f->page, 1, 1, is_proven);
@@ -445,6 +458,7 @@ static int join_read(struct fault *f)
     f->has_joined = true;
     count(f, WR_COUNT_swap_faults);
     count(f, WR_COUNT_reads_joined);
+    count_here(f, WR_REGION_swap_faults);
     return WEIR_EAGAIN;
 }
 
@@ -601,14 +615,22 @@ static int resolve(struct fault *f, struct wr_hold *hold)
     wr_check_failed("a page is in no state");
 }
 
+/* Let a millisecond go by; it is a wait like any other. */
+static void wait_a_little(struct wr_space *space, enum wr_time reason)
+{
+    static const uint32_t nothing;
+    struct wr_host *host = space->host;
+    uint64_t begun = host->ops->now_ns(host);
+
+    host->ops->park(host, &nothing, 0, begun + NS_MILLISECOND);
+    wr_stats_time(space->stats, reason, host->ops->now_ns(host) - begun);
+}
+
 /* The kernel could not give us memory that the budget allows: a cgroup or the machine is full. */
 static void await_memory(struct fault *f)
 {
-    static const uint32_t nothing;
-    struct wr_host *host = f->space->host;
-
     f->space->frames.pressure(f->space->frames.pressure_context);
-    host->ops->park(host, &nothing, 0, now_ns(f) + NS_MILLISECOND);
+    wait_a_little(f->space, WR_TIME_memory);
 }
 
 static enum wr_frame_use use_of(enum wr_page_state seen)
@@ -656,6 +678,7 @@ static int serve_once(struct fault *f)
 
 static int serve(struct fault *f)
 {
+    struct wr_waited before = wr_stats_waited(), after;
     int refusals = 0;
     int error;
 
@@ -666,6 +689,11 @@ static int serve(struct fault *f)
     } while (error == WEIR_EAGAIN || (error == KERNEL_FULL && refusals < KERNEL_FULL_TRIES));
     if (f->has_frame)
         wr_frames_put(&f->space->frames, 1);
+    after = wr_stats_waited();
+    if (after.count != before.count) {
+        wr_region_add(f->region, WR_REGION_waits, after.count - before.count);
+        wr_region_add(f->region, WR_REGION_wait_ns, after.ns - before.ns);
+    }
     return error == KERNEL_FULL ? WEIR_ENOMEM : error;
 }
 
@@ -687,13 +715,11 @@ static void tell(const struct fault *f, int error)
              line);
 }
 
-/* The region is being unmapped. Let the thread try again until the kernel says that nothing is
- * there: a touch of memory that goes ends as it would without us, in SIGSEGV. */
-static void await_end(struct wr_host *host)
+/* The region, or this end of it, is being unmapped. Let the thread try again until the kernel says
+ * that nothing is there: a touch of memory that goes ends as it would without us, in SIGSEGV. */
+static void await_end(struct wr_space *space)
 {
-    static const uint32_t nothing;
-
-    host->ops->park(host, &nothing, 0, host->ops->now_ns(host) + NS_MILLISECOND);
+    wait_a_little(space, WR_TIME_going);
 }
 
 static enum wr_trap_answer serve_touch(struct wr_region *region, const struct wr_touch *touch)
@@ -709,10 +735,11 @@ static enum wr_trap_answer serve_touch(struct wr_region *region, const struct wr
     int error = serve(&f);
 
     if (error == REGION_GOES) {
-        await_end(f.space->host);
+        await_end(f.space);
         return WR_TRAP_RETRY;
     }
     count(&f, WR_COUNT_faults);
+    count_here(&f, WR_REGION_faults);
     wr_stats_time(f.space->stats, WR_TIME_fault, now_ns(&f) - begun);
     if (error != WEIR_OK)
         tell(&f, error);
@@ -725,8 +752,9 @@ enum wr_trap_answer wr_fault_on_touch(const struct wr_touch *touch)
     struct wr_region *region = wr_region_find(touch->addr);
     enum wr_trap_answer answer = WR_TRAP_FOREIGN;
 
-    if (region && atomic_load(&region->is_going)) {
-        await_end(region->space->host);
+    if (region && (atomic_load(&region->is_going) ||
+                   touch->addr - region->addr >= atomic_load(&region->bytes))) {
+        await_end(region->space);
         answer = WR_TRAP_RETRY;
     } else if (region) {
         answer = serve_touch(region, touch);

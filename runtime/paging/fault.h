@@ -6,8 +6,10 @@
  *
  * What a fault never does: wait for a write, wait for another page's work, submit a write, scan a
  * list, allocate memory, take a ranked lock. What it may wait for: its own read, a frame, the work
- * of another thread on the same page (one system call), a reader while all are in use. Each wait
- * is a histogram in the statistics (seed A12, A13); there are no others.
+ * of another thread on the same page (one system call), a reader while all are in use; and, when
+ * the kernel has no memory or the region is being taken away, a millisecond before it looks again.
+ * Each wait is a histogram in the statistics (seed A12, A13); there are no others, and a test reads
+ * the sources for one (tests/lint/check_waits.py).
  */
 
 #include "runtime/host/trap.h"

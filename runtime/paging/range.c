@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 #include "runtime/paging/range.h"
 
+#include "runtime/memory/chunk.h"
 #include "runtime/paging/aging.h"
 #include "runtime/paging/fault.h"
 #include "runtime/paging/readahead.h"
+#include "runtime/paging/sweep.h"
 
 #define RUN_MAX 64u /* mapped neighbours that one system call serves */
 
@@ -147,7 +149,8 @@ static bool lot_add(struct lot *lot, uint32_t page)
     return true;
 }
 
-static bool for_range(struct wr_region *region, uint32_t page, uint32_t count,
+/* Pages of one chunk. False: some are pinned. */
+static bool for_chunk(struct wr_region *region, uint32_t page, uint32_t count,
                       enum lot_purpose purpose)
 {
     bool all = true;
@@ -161,17 +164,53 @@ static bool for_range(struct wr_region *region, uint32_t page, uint32_t count,
         all &= lot_add(&lot, page + i);
     }
     lot_flush(&lot);
+    /* Where it cannot be held just now, the table is left to the sweep. */
+    if (purpose == LOT_DISCARD && all && count == WR_CHUNK_PAGES)
+        (void)wr_sweep_chunk(region, page / WR_CHUNK_PAGES, true);
     return all;
 }
 
-int wr_range_discard(struct wr_region *region, uint32_t page, uint32_t count)
+/* Many chunks that were never touched cost as much as one that was. */
+#define UNTOUCHED_MAX 16384u
+
+/* One step. How many pages are done. */
+static uint32_t for_range(struct wr_region *region, uint32_t page, uint32_t count,
+                          enum lot_purpose purpose, bool *all_p)
 {
-    return for_range(region, page, count, LOT_DISCARD) ? WEIR_OK : WEIR_EBUSY;
+    uint32_t done = 0, touched = 0, untouched = 0;
+
+    while (done < count && touched < WR_RANGE_CHUNKS && untouched < UNTOUCHED_MAX) {
+        uint32_t chunk = (page + done) / WR_CHUNK_PAGES;
+        uint32_t part = (chunk + 1) * WR_CHUNK_PAGES - (page + done);
+
+        if (part > count - done)
+            part = count - done;
+        if (wr_chunk_is_untouched(&region->space->pages, chunk)) {
+            untouched++;
+        } else {
+            *all_p &= for_chunk(region, page + done, part, purpose);
+            touched++;
+        }
+        done += part;
+    }
+    return done;
 }
 
-void wr_range_free(struct wr_region *region, uint32_t page, uint32_t count)
+uint32_t wr_range_discard(struct wr_region *region, uint32_t page, uint32_t count, int *error_p)
 {
-    (void)for_range(region, page, count, LOT_FREE);
+    bool all = true;
+    uint32_t done = for_range(region, page, count, LOT_DISCARD, &all);
+
+    if (!all)
+        *error_p = WEIR_EBUSY;
+    return done;
+}
+
+uint32_t wr_range_free(struct wr_region *region, uint32_t page, uint32_t count)
+{
+    bool all = true;
+
+    return for_range(region, page, count, LOT_FREE, &all);
 }
 
 /* --- Will need ------------------------------------------------------------------------------- */
@@ -243,18 +282,38 @@ int wr_range_unpin(struct wr_region *region, uint32_t page, uint32_t count)
 
 /* --- The end of a region --------------------------------------------------------------------- */
 
-void wr_range_release(struct wr_region *region)
+uint32_t wr_range_release(struct wr_region *region, uint32_t page, uint32_t count)
 {
-    (void)for_range(region, region->first, region->pages, LOT_UNMAP);
+    bool all = true;
+
+    return for_range(region, page, count, LOT_UNMAP, &all);
 }
 
-void wr_range_await_empty(struct wr_region *region)
+void wr_range_await_empty(struct wr_region *region, uint32_t first, uint32_t count)
 {
     struct wr_pages *pages = &region->space->pages;
 
-    for (uint32_t page = region->first; page < wr_region_end(region); page++) {
+    for (uint32_t page = first; page < first + count; page++) {
+        if (wr_chunk_is_untouched(pages, page / WR_CHUNK_PAGES)) {
+            page |= WR_CHUNK_PAGES - 1; /* the next is that of another */
+            continue;
+        }
         while (wr_page_peek(pages, page) == WR_PAGE_READING)
             wr_page_wait(pages, page);
         WR_CHECK(wr_page_peek(pages, page) == WR_PAGE_EMPTY);
     }
+}
+
+bool wr_range_is_pinned(const struct wr_region *region, uint32_t first, uint32_t count)
+{
+    const struct wr_pages *pages = &region->space->pages;
+
+    for (uint32_t page = first; page < first + count; page++) {
+        /* Only what is resident can be pinned. */
+        if (atomic_load(&pages->chunks[page / WR_CHUNK_PAGES].resident) == 0)
+            page |= WR_CHUNK_PAGES - 1;
+        else if (wr_page_peek_pinned(pages, page))
+            return true;
+    }
+    return false;
 }

@@ -12,10 +12,17 @@
 #include "runtime/host/trap.h"
 #include "runtime/memory/space.h"
 
-/* Zero the pages and free what they occupy. WEIR_EBUSY: some were pinned and are left alone. */
-int wr_range_discard(struct wr_region *region, uint32_t page, uint32_t count);
-/* The bytes are not needed until the next store. */
-void wr_range_free(struct wr_region *region, uint32_t page, uint32_t count);
+/*
+ * Zero the pages and free what they occupy; a chunk that is discarded whole gives back its page
+ * table and its descriptors. WEIR_EBUSY in *error_p: some were pinned and are left alone. One step
+ * of it: at least one page is done, at most WR_RANGE_CHUNKS chunks that were ever touched, and how
+ * many pages are done is returned; the caller comes again for the rest, and lets signals and others
+ * who want the gate in between (seed E32).
+ */
+#define WR_RANGE_CHUNKS 4u
+uint32_t wr_range_discard(struct wr_region *region, uint32_t page, uint32_t count, int *error_p);
+/* The bytes are not needed until the next store. One step, as above. */
+uint32_t wr_range_free(struct wr_region *region, uint32_t page, uint32_t count);
 /* Begin to bring the pages in. */
 void wr_range_willneed(struct wr_region *region, uint32_t page, uint32_t count);
 /* All or none. */
@@ -28,5 +35,8 @@ int wr_range_unpin(struct wr_region *region, uint32_t page, uint32_t count);
  * pages too, so that nobody who waits for a frame waits for us. Then, abandoned: again, for what a
  * mistaken thread touched meanwhile; and, outside the gate, wait for reads that are in flight.
  */
-void wr_range_release(struct wr_region *region);
-void wr_range_await_empty(struct wr_region *region);
+uint32_t wr_range_release(struct wr_region *region, uint32_t page, uint32_t count); /* one step */
+void wr_range_await_empty(struct wr_region *region, uint32_t page, uint32_t count);
+
+/* Is any of them pinned at this moment? */
+bool wr_range_is_pinned(const struct wr_region *region, uint32_t page, uint32_t count);

@@ -294,7 +294,7 @@ static void begin_fetch(struct wr_ahead *ahead, struct fetch_slot *slot,
                         const struct request *request)
 {
     struct wr_space *space = ahead->space;
-    const struct wr_region *region = wr_space_region(space, request->page);
+    struct wr_region *region = wr_space_region(space, request->page);
     uint32_t claimed;
 
     if (!region || region->serial != request->serial)
@@ -313,6 +313,7 @@ static void begin_fetch(struct wr_ahead *ahead, struct fetch_slot *slot,
     }
     slot->is_busy = true;
     wr_stats_add(space->stats, WR_COUNT_reads_ahead, claimed);
+    wr_region_add(region, WR_REGION_reads_ahead, claimed);
     space->pager->ops->fetch(ahead->lane, &slot->fetch);
 }
 

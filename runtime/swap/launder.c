@@ -257,10 +257,14 @@ static void gather_segment(struct wr_writeout *w, const struct wr_segment *segme
 
     for (uint32_t i = segment->from; i < segment->to; i++) {
         uint32_t place = run->place + w->count;
+        struct wr_region *region;
         struct wr_hold hold;
 
         if (!take_staged(space, segment->extent, i, &hold))
             continue;
+        region = wr_space_region(space, hold.number);
+        if (region)
+            wr_region_add(region, WR_REGION_pages_written, 1);
         WR_CHECK(w->count < run->count);
         wr_page_move(&hold, WR_PAGE_CACHED_DIRTY, WR_PAGE_CACHED_WRITING);
         wr_hold_set_slot(&hold, wr_slot_make(w->backend->number, place));

@@ -138,7 +138,7 @@ struct sim_entry {
 
 struct sim_area {
     uint64_t addr, serial;
-    uint32_t pages;
+    uint32_t pages, guarded; /* the last so many of them may not be touched */
     bool is_sealed;
     struct sim_entry *entries;
     uint8_t *bytes;
@@ -147,7 +147,7 @@ struct sim_area {
 struct wr_host *sim_host_open(void);
 /* The area of an address, or NULL. With the machine taken, as all below. */
 struct sim_area *sim_area_find(uint64_t addr);
-/* A store to a mapped, writable page: the kernel may have to give it a frame first. */
+/* A store to a mapped, writable page may need a frame first. */
 void sim_area_own(struct sim_area *area, uint32_t page);
 void sim_area_drop(struct sim_area *area, uint32_t page); /* the program's own madvise() */
 /* Frames that the kernel has given out: to applications, and in staging. */
@@ -160,7 +160,6 @@ void sim_host_check_closed(void);
 /* --- sim_backend.c --------------------------------------------------------------------------- */
 
 #define SIM_FD_FIRST 100000
-
 extern const struct weir_backend_ops sim_backend_ops;
 
 uint64_t sim_fd_due_ns(int fd); /* when there is something to read */
@@ -175,6 +174,8 @@ enum sim_touched { SIM_TOUCHED, SIM_REFUSED, SIM_NOT_THERE };
 struct sim_region *sim_region_map(uint32_t pages);
 /* By the thread that is to unmap it; touches of others may still come. */
 void sim_region_unmap(struct sim_region *region);
+/* By the one who mapped it. How many pages it has then. */
+uint32_t sim_region_resize(struct sim_region *region, uint32_t pages);
 uint32_t sim_region_pages(const struct sim_region *region);
 
 enum sim_touched sim_load(struct sim_region *region, uint32_t page);
@@ -190,7 +191,6 @@ void sim_device(struct sim_region *region, uint32_t page);
 /* --- sim_load.c and sim_check.c -------------------------------------------------------------- */
 
 void sim_load_run(struct sim_region *shared, struct sim_region *hinted); /* from start to end */
-/* At rest: contents, page tables, statistics. */
 void sim_check_rest(struct sim_region *shared, struct sim_region *hinted);
 void sim_check_unmapped(void);
 /* Do descriptors and page tables agree? At any moment, where nobody drops pages of his own. */

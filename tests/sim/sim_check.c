@@ -152,6 +152,9 @@ static void check_statistics(const struct census *c)
         sim_fail("cached pages: %llu added, %llu deleted, %u are there",
                  (unsigned long long)s.cache_added, (unsigned long long)s.cache_deleted, cached);
     MUST(s.cached_pages == cached);
+    MUST(s.dirty_pages == c->pages[WR_PAGE_CACHED_DIRTY]);
+    MUST(s.frame_waits == s.time_frame.count);
+    MUST(s.frame_waits == 0 || s.reclaim_wakeups > 0);
     MUST(s.swap_faults == s.cache_found + s.reads_demand + s.reads_joined);
     MUST(s.cache_found_marked <= s.cache_found);
     MUST(s.reclaim_free_tries >= s.reclaim_write_tries);
@@ -163,7 +166,8 @@ static void check_statistics(const struct census *c)
     MUST(s.pages_rescued_writing <= s.cache_found_marked);
     MUST(s.reads_ahead_hit + s.reads_ahead_wasted <= s.reads_ahead);
     if (!sim.profile.fail_write && !sim.profile.refuse_submit && !s.pages_drained)
-        MUST(s.reclaim_marked >= s.pages_written + s.pages_elided_zero);
+        MUST(s.reclaim_marked >= s.pages_written + s.pages_elided_zero + s.pages_elided_free +
+                                     s.cache_found_marked - s.pages_rescued_writing);
     if (!sim.profile.fail_write && !sim.profile.refuse_submit)
         MUST(s.write_errors == 0);
     if (!sim.profile.fail_read)
@@ -174,6 +178,26 @@ static void check_statistics(const struct census *c)
         MUST(s.foreign_discards == 0);
     if (!sim.profile.may_refuse)
         MUST(s.frame_failures == 0);
+}
+
+/* What chunks count is what descriptors say. */
+static void check_chunks(const struct census *c)
+{
+    const struct wr_space *space = &sim.rt->space;
+    struct wr_census sum = {0};
+
+    for (uint32_t i = 0; i < space->region_count; i++) {
+        struct wr_census one = wr_space_census(space, space->by_page[i]);
+
+        sum.resident += one.resident;
+        sum.zeros += one.zeros;
+        sum.cached += one.cached;
+        sum.out += one.out;
+    }
+    MUST(sum.resident == c->resident);
+    MUST(sum.zeros == c->pages[WR_PAGE_RESIDENT_ZERO]);
+    MUST(sum.cached == c->pages[WR_PAGE_CACHED_DIRTY] + c->pages[WR_PAGE_CACHED_CLEAN]);
+    MUST(sum.out == c->pages[WR_PAGE_OUT] + c->pages[WR_PAGE_POISONED]);
 }
 
 static void check_kernel(const struct census *c)
@@ -218,6 +242,7 @@ void sim_check_rest(struct sim_region *shared, struct sim_region *hinted)
     read_all(hinted);
     c = rest();
     check_statistics(&c);
+    check_chunks(&c);
     check_kernel(&c);
     for (uint32_t i = 0; i < sim.rt->space.region_count; i++)
         sim_audit(sim.rt->space.by_page[i]->addr);

@@ -99,6 +99,25 @@ static struct sim_area *area_that_begins(uint64_t addr, uint64_t bytes)
     return area;
 }
 
+static int fake_region_guard(struct wr_host *h, uint64_t addr, uint64_t bytes, bool on)
+{
+    struct sim_area *area;
+    uint32_t pages = (uint32_t)(bytes / SIM_PAGE);
+
+    (void)h;
+    sim_point();
+    sim_event(on ? "guard" : "unguard", addr, pages);
+    if (sim_inject(sim.profile.no_memory))
+        return WEIR_ENOMEM;
+    sim_machine_take();
+    area = sim_area_find(addr);
+    if (!area || area->is_sealed)
+        sim_fail("a guard where no region is");
+    area->guarded = (uint32_t)(area->pages - (addr - area->addr) / SIM_PAGE) - (on ? 0 : pages);
+    sim_machine_drop();
+    return WEIR_OK;
+}
+
 static void fake_region_seal(struct wr_host *h, uint64_t addr, uint64_t bytes)
 {
     struct sim_area *area;
@@ -675,6 +694,7 @@ static const struct wr_host_ops fake_ops = {
     .frames_map = fake_frames_map,
     .frames_unmap = fake_frames_unmap,
     .region_map = fake_region_map,
+    .region_guard = fake_region_guard,
     .region_seal = fake_region_seal,
     .region_unmap = fake_region_unmap,
     .place = fake_place,
@@ -704,6 +724,7 @@ struct wr_host *sim_host_open(void)
 {
     host = (struct wr_host){.ops = &fake_ops,
                             .transient_frames = sim.options.engine == SIM_MOVE ? 0 : WP_GROUP,
+                            .returns_tables = true,
                             .how = "simulated"};
     return &host;
 }

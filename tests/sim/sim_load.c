@@ -90,6 +90,10 @@ static void hint_some(void)
         sim_foreign_drop(load.hinted, some_page(load.hinted), 1);
     else if (sim.profile.has_hints) {
         page = some_range(load.hinted, 128, &count);
+        if (sim_one_in(6)) { /* whole chunks, which are given back whole */
+            page = 0;
+            count = sim_region_pages(load.hinted);
+        }
         sim_advise(load.hinted, page, count, kind <= 5 ? WEIR_FREE : WEIR_DISCARD);
     }
 }
@@ -125,6 +129,14 @@ static void brief_region(void)
             break;
     for (uint32_t i = 0; i < 20; i++)
         sim_load(region, (uint32_t)sim_below(pages));
+    if (sim_one_in(3)) {
+        sim_region_resize(region, 1 + (uint32_t)sim_below(pages));
+        for (uint32_t i = 0; i < 10; i++) /* what is left, and what is gone */
+            sim_load(region, (uint32_t)sim_below(pages));
+        pages = sim_region_resize(region, pages);
+        for (uint32_t i = 0; i < 20; i++)
+            sim_store(region, (uint32_t)sim_below(pages), false);
+    }
     if (sim_one_in(3))
         sim_advise(region, 0, 1 + (uint32_t)sim_below(pages), WEIR_WILLNEED);
     sim_region_unmap(region);
@@ -173,6 +185,7 @@ static void look_on(void)
 {
     static _Thread_local char report[4096];
     struct weir_stats stats = {.size = sizeof(stats)};
+    struct weir_region_stats region = {.size = sizeof(region)};
     struct weir_backend_state state;
 
     for (uint32_t rounds = 1 + (uint32_t)sim_below(20); rounds > 0; rounds--) {
@@ -180,6 +193,7 @@ static void look_on(void)
             sim_fail("no statistics");
         (void)weir_report(sim.rt, report, sizeof(report));
         (void)weir_backend_get(sim.rt, 0, &state);
+        (void)weir_region_get(sim.rt, (uint32_t)sim_below(4), &region);
     }
     if (!sim.profile.has_foreign)
         sim_region_audit(sim_one_in(2) ? load.shared : load.hinted);

@@ -20,7 +20,7 @@
 #include "tests/sim/sim.h"
 
 #define REGIONS_MAX 512u
-#define RANGE_MAX   256u
+#define RANGE_MAX   1024u
 #define TRAPS_MAX   20000u
 
 struct expected {
@@ -34,7 +34,7 @@ struct expected {
 
 struct sim_region {
     uint64_t addr, serial;
-    uint32_t pages;
+    uint32_t pages, open; /* open: what may be touched; less while it is being changed */
     bool is_going;
     struct expected *page;
 };
@@ -59,7 +59,7 @@ struct sim_region *sim_region_map(uint32_t pages)
     region = &regions[region_count++];
     region->addr = (uintptr_t)address;
     region->serial = sim_area_find(region->addr)->serial;
-    region->pages = pages;
+    region->pages = region->open = pages;
     region->page = calloc(pages, sizeof(*region->page));
     if (!region->page)
         sim_fail("no real memory for the oracle");
@@ -181,6 +181,8 @@ static enum sim_touched touch(struct sim_region *region, uint32_t page, bool sto
         sim_point();
         sim_machine_take();
         area = area_of(region);
+        if (area && page >= area->pages - area->guarded)
+            area = NULL; /* SIGSEGV */
         if (area) {
             is_done = try_access(region, area, page, store, zero);
             if (area->entries[page].is_present)
@@ -212,7 +214,7 @@ static enum sim_touched told(struct sim_region *region, uint32_t page, enum sim_
         __atomic_fetch_add(&sim.result->refused, 1, __ATOMIC_RELAXED);
         if (!sim.profile.may_refuse)
             sim_fail("a touch of page %u was refused, and nothing was injected", page);
-    } else if (!region->is_going) {
+    } else if (!region->is_going && page < region->open) {
         sim_fail("page %u is not there, and nobody unmapped it", page);
     }
     return touched;
@@ -258,6 +260,32 @@ static void hint_ends(struct sim_region *region, uint32_t page, uint32_t count,
             e->is_maybe = false;
     }
     sim_machine_drop();
+}
+
+uint32_t sim_region_resize(struct sim_region *region, uint32_t pages)
+{
+    uint32_t before = region->open, from = before < pages ? before : pages;
+    uint32_t count = before - from;
+    uint32_t *stores = calloc(count + 1, sizeof(*stores));
+    int error;
+
+    if (!stores)
+        sim_fail("no real memory for the oracle");
+    hint_begins(region, from, count, stores);
+    sim_machine_take();
+    region->open = from;
+    sim_machine_drop();
+    sim_event("resize region", region->serial, pages);
+    error = weir_resize((void *)(uintptr_t)region->addr, pages * SIM_PAGE);
+    sim_event("resized", region->serial, (uint64_t)-error);
+    if (error != WEIR_OK && !(error == WEIR_ENOMEM && sim.profile.no_memory))
+        sim_fail("resize gave %s", weir_error_name(error));
+    sim_machine_take();
+    region->open = error == WEIR_OK ? pages : before;
+    sim_machine_drop();
+    hint_ends(region, from, count, stores, error == WEIR_OK);
+    free(stores);
+    return region->open;
 }
 
 /* Neither a page that a device holds without a pin: what it writes might go nowhere. */

@@ -27,6 +27,8 @@ static void set_region(struct wr_region *region, uint64_t addr, uint32_t pages)
     *region = (struct wr_region){.space = &room_space,
                                  .addr = addr,
                                  .bytes = (uint64_t)pages * PAGE,
+                                 .reserve_bytes = (uint64_t)pages * PAGE,
+                                 .reserve_pages = pages,
                                  .pages = pages,
                                  .first = WR_CHUNK_PAGES,
                                  .serial = wr_region_next_serial()};

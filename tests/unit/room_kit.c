@@ -91,6 +91,14 @@ static void room_region_unmap(struct wr_host *host, uint64_t addr, uint64_t byte
     (void)bytes;
 }
 
+static int room_region_guard(struct wr_host *host, uint64_t addr, uint64_t bytes, bool on)
+{
+    (void)host;
+    (void)on;
+    note(&room_host.guard, addr, 0, (uint32_t)(bytes / WEIR_PAGE_BYTES));
+    return room_host.map_error;
+}
+
 static enum wr_hosted room_place(struct wr_host *host, uint64_t addr, const void *bytes,
                                  uint32_t pages, bool protect, uint32_t *done_p)
 {
@@ -201,6 +209,7 @@ static void room_thread_stop(struct wr_host *host, void *argument)
 static const struct wr_host_ops room_ops = {
     .now_ns = room_now_ns,
     .region_map = room_region_map,
+    .region_guard = room_region_guard,
     .region_seal = room_region_unmap,
     .region_unmap = room_region_unmap,
     .place = room_place,
@@ -300,7 +309,7 @@ struct wr_region *room_map(uint32_t pages)
 {
     struct wr_region *region = NULL;
 
-    cr_assert_eq(wr_space_map(&room_space, (uint64_t)pages * WEIR_PAGE_BYTES, "room", &region),
+    cr_assert_eq(wr_space_map(&room_space, (uint64_t)pages * WEIR_PAGE_BYTES, 0, "room", &region),
                  WEIR_OK);
     if (mapped_count == 0)
         atexit(free_regions);

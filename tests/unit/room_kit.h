@@ -29,7 +29,7 @@ struct room_host {
     struct wr_host host; /* first */
     _Atomic(uint32_t) parks, unparks, rings;
     uint64_t next_addr; /* where the next region goes */
-    struct room_calls place, drop, release;
+    struct room_calls place, drop, release, guard;
     uint8_t facts[WR_CHUNK_PAGES]; /* what the kernel would say of any range's pages */
     int facts_error;
     int map_error; /* what region_map() returns; WEIR_OK: it succeeds */

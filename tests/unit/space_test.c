@@ -30,7 +30,7 @@ static struct wr_region *map(uint64_t bytes, int error)
 {
     struct wr_region *region = NULL;
 
-    cr_expect_eq(wr_space_map(&room_space, bytes, "a name", &region), error);
+    cr_expect_eq(wr_space_map(&room_space, bytes, 0, "a name", &region), error);
     cr_expect_eq(region == NULL, error != WEIR_OK);
     return region;
 }
