@@ -101,6 +101,7 @@ int weir_unmap(void *address)
     struct wr_region *region;
     struct weir_runtime *rt = NULL;
     uint64_t addr = (uintptr_t)address;
+    bool is_view = false;
     sigset_t before;
     int error;
 
@@ -108,13 +109,15 @@ int weir_unmap(void *address)
         return WEIR_EFORKED;
     pass = wr_gate_enter();
     region = wr_region_find(addr);
-    if (region && region->addr == addr)
+    if (region && region->addr == addr) {
         rt = wr_runtime_of(region->space);
+        is_view = region->object != NULL;
+    }
     wr_gate_leave(pass);
     if (!rt)
         return WEIR_ENOENT;
     hold_signals(&before);
-    error = wr_runtime_unmap(rt, addr);
+    error = is_view ? wr_runtime_unmap_view(rt, addr) : wr_runtime_unmap(rt, addr);
     let_signals(&before);
     return error;
 }
@@ -145,12 +148,14 @@ static int find_range(const void *address, uint64_t bytes, bool inside, struct w
     return WEIR_OK;
 }
 
-static int advise(struct wr_region *region, uint32_t page, uint32_t count, enum weir_hint hint)
+static int advise(struct wr_region *given, uint32_t page, uint32_t count, enum weir_hint hint)
 {
+    struct wr_region *region = wr_object_home(given); /* contents are an object's, not a view's */
+
     switch (hint) {
-    case WEIR_NORMAL: atomic_store(&region->pattern, WR_PATTERN_NORMAL); return WEIR_OK;
-    case WEIR_RANDOM: atomic_store(&region->pattern, WR_PATTERN_RANDOM); return WEIR_OK;
-    case WEIR_SEQUENTIAL: atomic_store(&region->pattern, WR_PATTERN_SEQUENTIAL); return WEIR_OK;
+    case WEIR_NORMAL: atomic_store(&given->pattern, WR_PATTERN_NORMAL); return WEIR_OK;
+    case WEIR_RANDOM: atomic_store(&given->pattern, WR_PATTERN_RANDOM); return WEIR_OK;
+    case WEIR_SEQUENTIAL: atomic_store(&given->pattern, WR_PATTERN_SEQUENTIAL); return WEIR_OK;
     case WEIR_WILLNEED: wr_range_willneed(region, page, count); return WEIR_OK;
     case WEIR_COLD:
         if (count)

@@ -391,6 +391,7 @@ int wr_runtime_open(const struct weir_options *options, struct wr_host *host,
 void wr_runtime_close(struct weir_runtime *rt)
 {
     strike_off(rt);
+    wr_runtime_end_objects(rt);
     while (rt->space.region_count > 0)
         WR_CHECK(wr_runtime_unmap(rt, rt->space.by_page[0]->addr) == WEIR_OK);
     wr_gate_wait(rt->host); /* a signal may be printing our report */
@@ -411,10 +412,20 @@ int wr_runtime_map(struct weir_runtime *rt, uint64_t bytes, const char *name,
     return error;
 }
 
+void wr_runtime_empty(struct weir_runtime *rt, struct wr_region *region)
+{
+    struct wr_pass pass = wr_gate_enter();
+
+    wr_range_release(region);
+    wr_gate_leave(pass);
+    wr_space_abandon(&rt->space, region);
+    wr_range_release(region);
+    wr_range_await_empty(region);
+}
+
 int wr_runtime_unmap(struct weir_runtime *rt, uint64_t addr)
 {
     struct wr_region *region = NULL;
-    struct wr_pass pass;
 
     wr_lock_take(&rt->lock);
     for (uint32_t i = 0; i < rt->space.region_count && !region; i++)
@@ -425,12 +436,7 @@ int wr_runtime_unmap(struct weir_runtime *rt, uint64_t addr)
     wr_lock_drop(&rt->lock);
     if (!region)
         return WEIR_ENOENT;
-    pass = wr_gate_enter();
-    wr_range_release(region);
-    wr_gate_leave(pass);
-    wr_space_abandon(&rt->space, region);
-    wr_range_release(region);
-    wr_range_await_empty(region);
+    wr_runtime_empty(rt, region);
     wr_space_unmap(&rt->space, region);
     wr_lock_take(&rt->lock);
     wr_space_remove(&rt->space, region);

@@ -7,9 +7,11 @@
  *   region    a range of addresses and the equally long run of page numbers that stands for it
  *   published the regions that faults can find: one sorted table for the whole process, replaced
  *             whole, so that a fault reads it without a lock
+ *   view      a region whose pages are those of an object (object.h)
  *
  * Always: inside the gate, a region that was found stays valid. Page numbers of a region begin at a
- * whole chunk and belong to nobody else until it is retracted and everybody has left the gate.
+ * whole chunk and belong to nobody else until it is retracted and everybody has left the gate; but
+ * a view has those of its object.
  */
 
 #include <stdatomic.h>
@@ -20,7 +22,8 @@
 
 struct wr_space;
 
-#define WR_REGIONS_MAX 4096u /* of all runtimes of the process together */
+#define WR_REGIONS_MAX   4096u  /* of one runtime, views not counted                  */
+#define WR_PUBLISHED_MAX 16384u /* of all runtimes of the process together, with views */
 
 enum wr_pattern { WR_PATTERN_NORMAL, WR_PATTERN_RANDOM, WR_PATTERN_SEQUENTIAL };
 
@@ -34,6 +37,9 @@ struct wr_region {
     uint32_t serial; /* never used twice in a process: tells regions apart       */
     uint16_t number; /* position in the space's table                            */
     char name[32];
+
+    struct weir_object *object; /* of a view, and of an object's own region; else NULL */
+    uint32_t view;              /* number among the object's views                      */
 
     /* Somebody is unmapping it: a touch is to wait for the kernel to say that nothing is there.
      * Set under WR_RANK_RUNTIME, read by faults. */
@@ -58,7 +64,7 @@ static inline uint32_t wr_region_end(const struct wr_region *region)
     return region->first + region->pages;
 }
 
-/* Let faults find it. WEIR_ENOMEM: WR_REGIONS_MAX are published. Not in a fault. */
+/* Let faults find it. WEIR_ENOMEM: WR_PUBLISHED_MAX are published. Not in a fault. */
 int wr_region_publish(struct wr_region *region);
 /* Let nobody find it any more; when this returns, nobody is left inside who had. Cannot fail. */
 void wr_region_retract(struct wr_region *region);

@@ -84,8 +84,21 @@ static void remove_region(struct wr_space *space, const struct wr_region *region
     atomic_fetch_sub(&space->mapped_bytes, region->bytes);
 }
 
-int wr_space_map(struct wr_space *space, uint64_t bytes, const char *name,
-                 struct wr_region **region_p)
+/* Addresses for a region, and let faults find it. */
+static int map_addresses(struct wr_space *space, struct wr_region *region)
+{
+    int error = space->host->ops->region_map(space->host, region->bytes, &region->addr);
+
+    if (error == WEIR_OK) {
+        error = wr_region_publish(region);
+        if (error != WEIR_OK)
+            space->host->ops->region_unmap(space->host, region->addr, region->bytes);
+    }
+    return error;
+}
+
+static int map(struct wr_space *space, uint64_t bytes, const char *name, struct weir_object *object,
+               uint64_t addr, struct wr_region **region_p)
 {
     uint64_t pages = (bytes + WEIR_PAGE_BYTES - 1) / WEIR_PAGE_BYTES;
     struct wr_region *region;
@@ -109,14 +122,11 @@ int wr_space_map(struct wr_space *space, uint64_t bytes, const char *name,
     region->serial = wr_region_next_serial();
     region->number = free_number(space);
     strncpy(region->name, name ? name : "", sizeof(region->name) - 1);
+    region->object = object;
+    region->addr = addr;
     error = region->number ? WEIR_OK : WEIR_ENOMEM;
-    if (error == WEIR_OK)
-        error = space->host->ops->region_map(space->host, region->bytes, &region->addr);
-    if (error == WEIR_OK) {
-        error = wr_region_publish(region);
-        if (error != WEIR_OK)
-            space->host->ops->region_unmap(space->host, region->addr, region->bytes);
-    }
+    if (error == WEIR_OK && !object)
+        error = map_addresses(space, region);
     if (error != WEIR_OK) {
         wr_event(&space->events, WEIR_FAILURE, error, 0, 0,
                  "the region could not be mapped: look at ulimit -v, vm.overcommit_memory and "
@@ -127,6 +137,18 @@ int wr_space_map(struct wr_space *space, uint64_t bytes, const char *name,
     insert(space, region, position);
     *region_p = region;
     return WEIR_OK;
+}
+
+int wr_space_map(struct wr_space *space, uint64_t bytes, const char *name,
+                 struct wr_region **region_p)
+{
+    return map(space, bytes, name, NULL, 0, region_p);
+}
+
+int wr_space_map_object(struct wr_space *space, uint64_t bytes, const char *name,
+                        struct weir_object *object, uint64_t addr, struct wr_region **region_p)
+{
+    return map(space, bytes, name, object, addr, region_p);
 }
 
 void wr_space_abandon(struct wr_space *space, struct wr_region *region)
@@ -141,11 +163,13 @@ void wr_space_abandon(struct wr_space *space, struct wr_region *region)
 
 void wr_space_unmap(struct wr_space *space, struct wr_region *region)
 {
-    /* A thread that still uses it must find what it would find without us, and not a region that
-     * is no longer published; and nobody may be given the addresses while it is. */
-    space->host->ops->region_seal(space->host, region->addr, region->bytes);
-    wr_region_retract(region);
-    space->host->ops->region_unmap(space->host, region->addr, region->bytes);
+    if (!region->object) {
+        /* A thread that still uses it must find what it would find without us, and not a region
+         * that is no longer published; and nobody may be given the addresses while it is. */
+        space->host->ops->region_seal(space->host, region->addr, region->bytes);
+        wr_region_retract(region);
+        space->host->ops->region_unmap(space->host, region->addr, region->bytes);
+    }
     wr_pages_forget(&space->pages, region->first, whole_chunks(region->pages));
 }
 

@@ -15,6 +15,8 @@
 #include "runtime/memory/region.h"
 #include "runtime/memory/staging.h"
 
+#define WR_OBJECTS_MAX 1024u /* of one runtime */
+
 struct wr_ahead; /* readahead, of the floor above: only carried here */
 
 struct wr_space {
@@ -38,11 +40,17 @@ struct wr_space {
     _Atomic(uint32_t) chunk_end;                               /* beyond the last chunk in use */
     _Atomic(uint64_t) mapped_bytes;                            /* sum of all regions           */
     _Atomic(struct wr_region *) by_number[WR_REGIONS_MAX + 1]; /* 0 stays NULL */
+    /* Each entry is read by who has locked one of its pages. */
+    _Atomic(struct weir_object *) objects[WR_OBJECTS_MAX];
 };
 
 /* Map addresses, take page numbers, publish. Under WR_RANK_RUNTIME. */
 int wr_space_map(struct wr_space *space, uint64_t bytes, const char *name,
                  struct wr_region **region_p);
+/* The same for the pages of an object, whose memory is there already: with an address that is only
+ * a number, and not published. */
+int wr_space_map_object(struct wr_space *space, uint64_t bytes, const char *name,
+                        struct weir_object *object, uint64_t addr, struct wr_region **region_p);
 /* The region is going: from here on touches of it are not served, and nobody comes to its pages by
  * what a frame or a slot remembers. Waits for faults: under no lock; by whoever set is_going. */
 void wr_space_abandon(struct wr_space *space, struct wr_region *region);

@@ -3,6 +3,7 @@
 
 #include "runtime/base/text.h"
 #include "runtime/memory/gate.h"
+#include "runtime/memory/object.h"
 #include "runtime/paging/run.h"
 
 /* The kernel has no memory for a page: beside the errors of the list, and not for outside. */
@@ -45,6 +46,15 @@ static void count(const struct fault *f, enum wr_counter counter)
     wr_stats_count(f->space->stats, counter);
 }
 
+/* The host's place(), for pages that we have locked. */
+static enum wr_hosted place(const struct fault *f, uint32_t page, const void *bytes, uint32_t pages,
+                            bool protect, uint32_t *done_p)
+{
+    wr_object_mapped(f->region, page, pages);
+    return f->space->host->ops->place(f->space->host, wr_region_addr(f->region, page), bytes, pages,
+                                      protect, done_p);
+}
+
 static void put(const struct fault *f, struct wr_hold *hold)
 {
     wr_page_put(&f->space->pages, hold);
@@ -55,8 +65,8 @@ static bool needs_frame(const struct fault *f, enum wr_page_state state)
 {
     switch (state) {
     case WR_PAGE_EMPTY:
-    case WR_PAGE_RESIDENT_ZERO:
-        return f->is_pin || f->access == WR_ACCESS_WRITE ||
+    case WR_PAGE_RESIDENT_ZERO: /* shared memory has no page of zeros that costs nothing */
+        return f->is_pin || f->access == WR_ACCESS_WRITE || f->region->object ||
                (state == WR_PAGE_RESIDENT_ZERO && f->access == WR_ACCESS_UNKNOWN);
     case WR_PAGE_OUT:
     case WR_PAGE_CACHED_DIRTY:
@@ -92,7 +102,8 @@ static int judge(const struct fault *f, enum wr_hosted hosted)
                  "the program has unmapped or remapped part of a region by its own munmap, mmap or "
                  "mremap; use weir_unmap() and weir_advise()");
         return WEIR_ENOENT;
-    case WR_HOST_EXISTS: break;
+    case WR_HOST_EXISTS:
+    case WR_HOST_HOLE: break;
     }
     wr_check_failed("a page is mapped that should not be");
 }
@@ -162,8 +173,7 @@ static int first_store(struct fault *f, struct wr_run *run)
     int error;
 
     wr_run_take_frames(run);
-    error = judge(f, f->space->host->ops->place(f->space->host, wr_run_addr(run), zeros, run->count,
-                                                false, &placed));
+    error = judge(f, place(f, run_page(run, 0)->number, zeros, run->count, false, &placed));
     WR_CHECK(error != WEIR_OK || placed == run->count);
     for (uint32_t i = 0; i < placed; i++)
         wr_page_move(run_page(run, i), WR_PAGE_EMPTY, WR_PAGE_RESIDENT_DIRTY);
@@ -207,9 +217,7 @@ static int restore_one(struct fault *f, struct wr_hold *hold, bool store)
     uint32_t frame = wr_hold_frame(hold);
     uint32_t placed;
     int error = judge(f,
-                      f->space->host->ops->place(f->space->host, addr_of(f),
-                                                 wr_host_frame(f->space->host, wr_hold_frame(hold)),
-                                                 1, protect, &placed));
+                      place(f, f->page, wr_host_frame(f->space->host, frame), 1, protect, &placed));
 
     if (error != WEIR_OK)
         return error;
@@ -248,13 +256,12 @@ static void restored_clean(struct fault *f, struct wr_hold *hold, bool writable)
  * writable when they are not to keep their slots. */
 static int restore_clean_run(struct fault *f, struct wr_run *run, bool writable, bool writables)
 {
-    const struct wr_host_ops *ops = f->space->host->ops;
+    struct wr_host *host = f->space->host;
     uint32_t others = run->count - 1;
     uint32_t placed = 0;
     uint32_t low = run->direction > 0 ? 1 : others; /* of the others, the lowest */
-    int error = judge(f, ops->place(f->space->host, addr_of(f),
-                                    wr_host_frame(f->space->host, wr_hold_frame(&run->hold[0])), 1,
-                                    !writable, &placed));
+    int error = judge(f, place(f, f->page, wr_host_frame(host, wr_hold_frame(&run->hold[0])), 1,
+                               !writable, &placed));
 
     if (error != WEIR_OK) {
         wr_frames_put(&f->space->frames, others);
@@ -263,9 +270,8 @@ static int restore_clean_run(struct fault *f, struct wr_run *run, bool writable,
     f->has_frame = false;
     placed = 0;
     if (others)
-        (void)ops->place(f->space->host, wr_region_addr(f->region, run->hold[low].number),
-                         wr_host_frame(f->space->host, wr_hold_frame(&run->hold[low])), others,
-                         !writables, &placed);
+        (void)place(f, run->hold[low].number, wr_host_frame(host, wr_hold_frame(&run->hold[low])),
+                    others, !writables, &placed);
     /* Fewer than asked is no error: the rest stays cached. place() goes upward. */
     wr_frames_put(&f->space->frames, others - placed);
     restored_clean(f, &run->hold[0], writable);
@@ -341,8 +347,7 @@ static int finish_read(struct fault *f, struct wr_hold *hold, int read_error, co
         wr_page_move(hold, WR_PAGE_READING, WR_PAGE_POISONED);
         return read_error;
     }
-    error = judge(f,
-                  f->space->host->ops->place(f->space->host, addr_of(f), bytes, 1, keep, &placed));
+    error = judge(f, place(f, f->page, bytes, 1, keep, &placed));
     if (error != WEIR_OK) {
         wr_page_move(hold, WR_PAGE_READING, WR_PAGE_OUT);
         return error;
@@ -482,8 +487,7 @@ static int store_zero(struct fault *f, struct wr_hold *hold)
     int error;
 
     f->space->host->ops->drop(f->space->host, &span, 1);
-    error = judge(f,
-                  f->space->host->ops->place(f->space->host, span.addr, zeros, 1, false, &placed));
+    error = judge(f, place(f, f->page, zeros, 1, false, &placed));
     if (error != WEIR_OK) {
         wr_page_move(hold, WR_PAGE_RESIDENT_ZERO, WR_PAGE_EMPTY);
         put(f, hold);
@@ -495,10 +499,44 @@ static int store_zero(struct fault *f, struct wr_hold *hold)
     return done(f, hold);
 }
 
+/* A resident page of an object: this view may lack it, or have it protected though it was stored
+ * to through another. A processor that does not say what the touch was, and a pin, ask first. */
+static int touch_view(struct fault *f, struct wr_hold *hold, const struct wr_plan *plan)
+{
+    bool store = f->access == WR_ACCESS_WRITE;
+    bool is_clean = wr_hold_state(hold) != WR_PAGE_RESIDENT_DIRTY;
+    bool protect = !store && (is_clean || wr_hold_has(hold, WR_PAGE_FREED));
+    enum wr_hosted hosted = WR_HOST_EXISTS;
+
+    if (f->presence != WR_PAGE_PRESENT) {
+        wr_object_mapped(f->region, f->page, 1);
+        hosted = f->space->host->ops->reveal(f->space->host, addr_of(f), protect);
+    }
+    if (hosted == WR_HOST_HOLE)
+        return forget_foreign(f, hold);
+    if (hosted == WR_HOST_EXISTS)
+        return is_store(f, wr_hold_state(hold)) ? store_protected(f, hold, plan)
+                                                : touch_stale(f, hold);
+    if (hosted != WR_HOST_OK) {
+        int error = judge(f, hosted);
+
+        put(f, hold);
+        return error;
+    }
+    if (store && is_clean)
+        written_clean(f, hold);
+    if (store)
+        wr_hold_set(hold, WR_PAGE_FREED, false);
+    count(f, WR_COUNT_views_mapped);
+    return done(f, hold);
+}
+
 static int touch_resident(struct fault *f, struct wr_hold *hold, const struct wr_plan *plan)
 {
     enum wr_page_state state = wr_hold_state(hold);
 
+    if (f->region->object)
+        return touch_view(f, hold, plan);
     if (f->presence == WR_PAGE_ABSENT)
         return touch_stale(f, hold);
     if (f->presence == WR_PRESENCE_UNKNOWN &&
@@ -638,6 +676,12 @@ static void tell(const struct fault *f, int error)
              line);
 }
 
+/* Where stores to what is mapped cannot be trapped, every touch of a view may be one. */
+static enum wr_access access_to(const struct wr_region *region, enum wr_access access)
+{
+    return region->object && !region->space->host->protects_views ? WR_ACCESS_WRITE : access;
+}
+
 /* The region is being unmapped. Let the thread try again until the kernel says that nothing is
  * there: a touch of memory that goes ends as it would without us, in SIGSEGV. */
 static void await_end(struct wr_host *host)
@@ -653,7 +697,7 @@ static enum wr_trap_answer serve_touch(struct wr_region *region, const struct wr
         .space = region->space,
         .region = region,
         .page = wr_region_page(region, touch->addr),
-        .access = touch->access,
+        .access = access_to(region, touch->access),
         .presence = touch->presence,
     };
     uint64_t begun = now_ns(&f);
@@ -692,7 +736,7 @@ int wr_fault_pin(struct wr_region *region, uint32_t page, enum wr_access access)
         .space = region->space,
         .region = region,
         .page = page,
-        .access = access,
+        .access = access_to(region, access),
         .presence = WR_PRESENCE_UNKNOWN,
         .is_pin = true,
     };
