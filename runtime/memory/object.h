@@ -32,6 +32,9 @@
 #define WR_OBJECT_SHIFT 44
 #define WR_OBJECT_BYTES (1ull << WR_OBJECT_SHIFT) /* it has less */
 
+/* Pages of which there are two copies while they are taken. */
+#define WR_RMAP_GROUP 32u
+
 struct weir_object {
     /* Constant while it is open. */
     struct wr_space *space;

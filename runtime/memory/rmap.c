@@ -7,13 +7,11 @@
 #define PAGE        WEIR_PAGE_BYTES
 #define OFFSET_MASK (WR_OBJECT_BYTES - 1)
 
-/* Pages of which there are two copies while they are taken. */
-#define GROUP 32u
 /* Spans of views that are unmapped by one call. */
-#define SPANS 64u
+#define SPANS 32u
 /* Holes that one call to free pages goes over, rather than to be made a second time: each visits
  * all views, whether they map anything there or not. */
-#define HOLES 24u
+#define HOLES 64u
 
 static bool is_object(uint64_t addr)
 {
@@ -291,7 +289,7 @@ void wr_rmap_revoke(struct wr_space *space, struct wr_revoke *list, uint32_t cou
         uint32_t n = alike(space, &list->addr, sizeof(*list), count, &object);
 
         if (object) {
-            n = n < GROUP ? n : GROUP;
+            n = n < WR_RMAP_GROUP ? n : WR_RMAP_GROUP;
             revoke_of_object(object, list, n);
         } else {
             space->host->ops->revoke(space->host, list, n);

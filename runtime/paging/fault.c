@@ -515,8 +515,9 @@ static int touch_view(struct fault *f, struct wr_hold *hold, const struct wr_pla
     if (hosted == WR_HOST_HOLE)
         return forget_foreign(f, hold);
     if (hosted == WR_HOST_EXISTS)
-        return is_store(f, wr_hold_state(hold)) ? store_protected(f, hold, plan)
-                                                : touch_stale(f, hold);
+        return is_store(f, wr_hold_state(hold)) && f->space->host->protects_views
+                   ? store_protected(f, hold, plan)
+                   : touch_stale(f, hold);
     if (hosted != WR_HOST_OK) {
         int error = judge(f, hosted);
 

@@ -264,6 +264,12 @@ static void revoked(struct wr_reclaim *r, struct victim *victim, const struct wr
     wr_page_put(&r->space->pages, hold);
 }
 
+/* To free one page of an object or some that are near costs the same: a look at every view. */
+static uint32_t group_apart(const struct wr_reclaim *r, uint32_t victims)
+{
+    return victims > 0 && (r->victims[0].addr & WR_OBJECT_ADDR) ? WR_RMAP_GROUP : GROUP_APART;
+}
+
 /* Lock a group, from `pages` on: neighbours, or a few that are none. How many were looked at. */
 static uint32_t seize_group(struct wr_reclaim *r, const uint32_t *pages, uint32_t candidates,
                             uint32_t room, uint32_t *victims_p)
@@ -274,7 +280,7 @@ static uint32_t seize_group(struct wr_reclaim *r, const uint32_t *pages, uint32_
     while (looked < candidates && victims < most) {
         bool is_next = victims > 0 && pages[looked] == r->victims[victims - 1].hold.number + 1;
 
-        if (victims >= GROUP_APART && !is_next)
+        if (victims >= group_apart(r, victims) && !is_next)
             break;
         victims += seize(r, pages[looked++], true, &r->victims[victims]);
     }

@@ -41,6 +41,7 @@ struct sim_options {
 struct sim_profile {
     uint32_t budget_pages, budget_min_pages, shared_pages, hint_pages;
     uint32_t threads, operations, hot_pages, slots;
+    uint32_t view_count, object_pages; /* no views: a kernel without objects */
     uint32_t switch_every, stall_every;
     uint32_t io_ns_least, io_ns_most;
     bool is_large;    /* a budget in which several writes may be in flight              */
@@ -48,6 +49,7 @@ struct sim_profile {
     bool has_hints;   /* discard and free by many threads on the same pages             */
     bool has_foreign; /* and the program's own madvise()                                */
     bool has_drains, has_resizes, has_regions, has_pins, has_devices, has_walks;
+    bool protects_views;
     bool is_hasty;    /* closed as soon as the load has ended, without a look */
     bool may_refuse;  /* a touch may fail for want of memory, slots or a working device */
     bool may_lose;    /* a page may be lost                                             */
@@ -142,6 +144,7 @@ struct sim_area {
     bool is_sealed;
     struct sim_entry *entries;
     uint8_t *bytes;
+    struct sim_object *object; /* of a view, whose bytes these are; or NULL */
 };
 
 struct wr_host *sim_host_open(void);
@@ -176,6 +179,10 @@ struct sim_region *sim_region_map(uint32_t pages);
 /* By the thread that is to unmap it; touches of others may still come. */
 void sim_region_unmap(struct sim_region *region);
 uint32_t sim_region_pages(const struct sim_region *region);
+/* The object of this world, and views of it, which are regions like any other. */
+void sim_object_create(uint32_t pages);
+void sim_object_close(void);
+struct sim_region *sim_view_map(uint32_t first, uint32_t pages);
 
 enum sim_touched sim_load(struct sim_region *region, uint32_t page);
 enum sim_touched sim_store(struct sim_region *region, uint32_t page, bool zero);
@@ -189,9 +196,17 @@ void sim_device(struct sim_region *region, uint32_t page);
 
 /* --- sim_load.c and sim_check.c -------------------------------------------------------------- */
 
-void sim_load_run(struct sim_region *shared, struct sim_region *hinted); /* from start to end */
+#define SIM_VIEWS_MAX 12u
+
+/* What every thread uses; the first view is the whole object. */
+struct sim_common {
+    struct sim_region *shared, *hinted;
+    struct sim_region *views[SIM_VIEWS_MAX];
+};
+
+void sim_load_run(const struct sim_common *common); /* from start to end */
 /* At rest: contents, page tables, statistics. */
-void sim_check_rest(struct sim_region *shared, struct sim_region *hinted);
+void sim_check_rest(const struct sim_common *common);
 void sim_check_unmapped(void);
 /* Do descriptors and page tables agree? At any moment, where nobody drops pages of his own. */
 void sim_audit(uint64_t addr);
