@@ -179,10 +179,6 @@ struct sim_region *sim_region_map(uint32_t pages);
 /* By the thread that is to unmap it; touches of others may still come. */
 void sim_region_unmap(struct sim_region *region);
 uint32_t sim_region_pages(const struct sim_region *region);
-/* The object of this world, and views of it, which are regions like any other. */
-void sim_object_create(uint32_t pages);
-void sim_object_close(void);
-struct sim_region *sim_view_map(uint32_t first, uint32_t pages);
 
 enum sim_touched sim_load(struct sim_region *region, uint32_t page);
 enum sim_touched sim_store(struct sim_region *region, uint32_t page, bool zero);
@@ -196,17 +192,6 @@ void sim_device(struct sim_region *region, uint32_t page);
 
 /* --- sim_load.c and sim_check.c -------------------------------------------------------------- */
 
-#define SIM_VIEWS_MAX 12u
-
-/* What every thread uses; the first view is the whole object. */
-struct sim_common {
-    struct sim_region *shared, *hinted;
-    struct sim_region *views[SIM_VIEWS_MAX];
-};
-
-void sim_load_run(const struct sim_common *common); /* from start to end */
-/* At rest: contents, page tables, statistics. */
-void sim_check_rest(const struct sim_common *common);
 void sim_check_unmapped(void);
 /* Do descriptors and page tables agree? At any moment, where nobody drops pages of his own. */
 void sim_audit(uint64_t addr);

@@ -4,7 +4,7 @@
 
 #include "runtime/memory/audit.h"
 #include "runtime/memory/gate.h"
-#include "tests/sim/sim.h"
+#include "tests/sim/sim_common.h"
 
 #define REST_NS 1000000u
 #define FREE_REST_NS \

@@ -8,7 +8,7 @@
 
 #include <stdio.h>
 
-#include "tests/sim/sim.h"
+#include "tests/sim/sim_common.h"
 
 #define APPS_MAX    6u
 #define BRIEF_MAX   8u

@@ -19,7 +19,7 @@
 #include <weir/weir_object.h>
 
 #include "runtime/paging/fault.h"
-#include "tests/sim/sim.h"
+#include "tests/sim/sim_common.h"
 
 #define REGIONS_MAX 512u
 #define RANGE_MAX   256u

@@ -6,7 +6,7 @@
 #include <unistd.h>
 
 #include "runtime/base/lock.h"
-#include "tests/sim/sim.h"
+#include "tests/sim/sim_common.h"
 
 struct sim_world sim;
 
