@@ -37,8 +37,8 @@ static void end_object(struct weir_runtime *rt, struct weir_object *object)
     atomic_store(&region->is_going, true);
     wr_runtime_empty(rt, region);
     wr_space_unmap(&rt->space, region);
-    wr_lock_take(&rt->lock);
     wr_object_close(object);
+    wr_lock_take(&rt->lock);
     wr_space_remove(&rt->space, region);
     wr_lock_drop(&rt->lock);
 }

@@ -88,6 +88,7 @@ int wr_object_open(struct wr_space *space, uint64_t bytes, const char *name,
 void wr_object_close(struct weir_object *object)
 {
     atomic_store(&object->space->objects[object->place], NULL);
+    wr_gate_wait(object->space->host); /* a report may be counting it */
     object->space->host->ops->object_close(object->space->host, object->memory);
     wr_unreserve(object->mappers, mappers_bytes(object));
     free(object);

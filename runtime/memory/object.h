@@ -48,15 +48,16 @@ struct weir_object {
     _Atomic(struct wr_region *) views[WR_VIEWS_MAX]; /* by number */
     _Atomic(uint32_t) views_end;                     /* beyond the highest that was ever in use */
 
-    /* Kept by WR_RANK_RUNTIME. */
-    uint32_t view_count;
+    /* Kept by WR_RANK_RUNTIME; the report looks at the count. */
+    _Atomic(uint32_t) view_count;
     bool is_closed; /* it goes with its last view */
 };
 
 /* An object of zeros. Under WR_RANK_RUNTIME. */
 int wr_object_open(struct wr_space *space, uint64_t bytes, const char *name,
                    struct weir_object **object_p);
-/* Its region has been unmapped, and it has no view. Its region is not freed. */
+/* Its region has been unmapped, and it has no view. Its region is not freed. Waits for the gate:
+ * under no lock. */
 void wr_object_close(struct weir_object *object);
 
 /* A view of the object's pages from offset on. Under WR_RANK_RUNTIME. */

@@ -290,6 +290,13 @@ static void map_entry(const struct sim_area *area, struct sim_entry *entry, bool
     mapped_count += !is_zero && !area->object;
 }
 
+/* Whoever unmaps has waited for those who serve touches. */
+static void check_not_sealed(const struct sim_area *area)
+{
+    if (area && area->is_sealed)
+        sim_fail("a touch is served where everything is unmapped");
+}
+
 static enum wr_hosted place_one(uint64_t addr, const uint8_t *bytes, bool protect)
 {
     enum wr_hosted result = WR_HOST_OK;
@@ -298,6 +305,7 @@ static enum wr_hosted place_one(uint64_t addr, const uint8_t *bytes, bool protec
 
     sim_machine_take();
     entry = entry_of(addr, &area);
+    check_not_sealed(area);
     if (!entry) {
         result = WR_HOST_GONE;
     } else if (entry->is_present ||
@@ -345,6 +353,8 @@ static void fake_drop(struct wr_host *h, const struct wr_span *spans, uint32_t c
             sim_point();
             sim_machine_take();
             entry = entry_of(spans[i].addr + k * SIM_PAGE, &area);
+            if (!area)
+                sim_fail("a drop of addresses that are nobody's, and soon another's");
             if (entry)
                 unmap_entry(area, entry);
             sim_machine_drop();
@@ -459,6 +469,7 @@ enum wr_hosted sim_area_reveal(uint64_t addr, bool protect)
     struct sim_area *area;
     struct sim_entry *entry = entry_of(addr, &area);
 
+    check_not_sealed(area);
     if (!entry || !area->object)
         return WR_HOST_GONE;
     if (!sim_object_has(area->object, bytes_of(area, addr)))

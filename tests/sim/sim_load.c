@@ -125,8 +125,9 @@ static void blunder(void)
 {
     struct sim_region *region = load.brief[sim_below(BRIEF_MAX)];
 
-    if (region)
-        sim_load(region, (uint32_t)sim_below(sim_region_pages(region)));
+    for (uint32_t i = 1 + (uint32_t)sim_below(8); region && i > 0; i--)
+        if (sim_load(region, (uint32_t)sim_below(sim_region_pages(region))) != SIM_TOUCHED)
+            return;
 }
 
 static void brief_region(void)
