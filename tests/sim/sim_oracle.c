@@ -399,8 +399,8 @@ static uint32_t device_attach(struct sim_region *region, uint32_t page, bool is_
         sim_fail("page %u is pinned but not there", page);
     if (is_write && area->entries[page].is_protected)
         sim_fail("page %u is pinned for a device's stores but protected", page);
-    if (is_write)
-        sim_area_own(area, page);
+    /* To read, too: who keeps a page for long gets one of the program's own (FOLL_LONGTERM). */
+    sim_area_own(area, page);
     frame = area->entries[page].frame;
     sim_machine_drop();
     return frame;
