@@ -115,8 +115,10 @@ struct wr_host_ops {
      * the view alone. */
     int (*view_map)(struct wr_host *host, int object, uint64_t offset, uint64_t bytes,
                     uint64_t *addr_p);
-    /* Map a resident page in one more view. EXISTS: it is there already; HOLE: no page. Signal. */
-    enum wr_hosted (*reveal)(struct wr_host *host, uint64_t addr, bool protect);
+    /* Map resident pages in one more view, upward. EXISTS: one is there already; HOLE: no page.
+     * done_p: how many before that. Signal. */
+    enum wr_hosted (*reveal)(struct wr_host *host, uint64_t addr, uint32_t pages, bool protect,
+                             uint32_t *done_p);
     /* Copy resident pages that nobody can change into frames, which may be empty ones of staging.
      * False: no memory for those. */
     bool (*object_read)(struct wr_host *host, int object, uint64_t offset, uint32_t frame,

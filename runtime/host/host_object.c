@@ -95,26 +95,38 @@ static int linux_view_map(struct wr_host *host, int object, uint64_t offset, uin
     return WEIR_OK;
 }
 
-static enum wr_hosted linux_reveal(struct wr_host *host, uint64_t addr, bool protect)
+static enum wr_hosted revealed_of(int error)
 {
-    struct uffdio_continue request = {
-        .range = {.start = addr, .len = PAGE},
-        .mode = UFFDIO_CONTINUE_MODE_DONTWAKE | (protect ? UFFDIO_CONTINUE_MODE_WP : 0),
-    };
-
-    for (int again = 0; ioctl(linux_host(host)->uffd, UFFDIO_CONTINUE, &request) != 0;) {
-        switch (errno) {
-        case EAGAIN:
-            if (++again > AGAIN_MAX)
-                return WR_HOST_NOMEM;
-            break;
-        case EEXIST: return WR_HOST_EXISTS;
-        case EFAULT: return WR_HOST_HOLE;
-        case ENOMEM: return WR_HOST_NOMEM;
-        default: return WR_HOST_GONE;
-        }
+    switch (error) {
+    case EEXIST: return WR_HOST_EXISTS;
+    case EFAULT: return WR_HOST_HOLE;
+    case EAGAIN:
+    case ENOMEM: return WR_HOST_NOMEM;
+    default: return WR_HOST_GONE;
     }
-    return WR_HOST_OK;
+}
+
+static enum wr_hosted linux_reveal(struct wr_host *host, uint64_t addr, uint32_t pages,
+                                   bool protect, uint32_t *done_p)
+{
+    uint64_t length = pages * PAGE, done = 0;
+    enum wr_hosted result = WR_HOST_OK;
+
+    for (int again = 0; done < length && result == WR_HOST_OK;) {
+        struct uffdio_continue request = {
+            .range = {.start = addr + done, .len = length - done},
+            .mode = UFFDIO_CONTINUE_MODE_DONTWAKE | (protect ? UFFDIO_CONTINUE_MODE_WP : 0),
+        };
+
+        if (ioctl(linux_host(host)->uffd, UFFDIO_CONTINUE, &request) == 0)
+            done = length;
+        else if (request.mapped > 0)
+            done += (uint64_t)request.mapped;
+        else if (errno != EAGAIN || ++again > AGAIN_MAX)
+            result = revealed_of(errno);
+    }
+    *done_p = (uint32_t)(done / PAGE);
+    return result;
 }
 
 static bool linux_object_read(struct wr_host *host, int object, uint64_t offset, uint32_t frame,

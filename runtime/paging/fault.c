@@ -499,6 +499,25 @@ static int store_zero(struct fault *f, struct wr_hold *hold)
     return done(f, hold);
 }
 
+/* A walk through a view: its next pages, where they are in the same state. */
+static void reveal_ahead(struct fault *f, struct wr_hold *hold, const struct wr_plan *plan)
+{
+    uint32_t others, done = 0;
+    struct wr_run run;
+
+    wr_run_gather(&run, f->region, hold, plan);
+    others = run.count - 1;
+    if (others > 0) {
+        uint32_t low = run.hold[plan->direction > 0 ? 1 : others].number;
+
+        wr_object_mapped(f->region, low, others);
+        (void)f->space->host->ops->reveal(f->space->host, wr_region_addr(f->region, low), others,
+                                          wr_hold_state(hold) != WR_PAGE_RESIDENT_DIRTY, &done);
+    }
+    wr_run_put_neighbours(&run);
+    wr_ahead_mapped(f->space->ahead, plan, f->page, 1 + done);
+}
+
 /* A resident page of an object: this view may lack it, or have it protected though it was stored
  * to through another. A processor that does not say what the touch was, and a pin, ask first. */
 static int touch_view(struct fault *f, struct wr_hold *hold, const struct wr_plan *plan)
@@ -507,10 +526,11 @@ static int touch_view(struct fault *f, struct wr_hold *hold, const struct wr_pla
     bool is_clean = wr_hold_state(hold) != WR_PAGE_RESIDENT_DIRTY;
     bool protect = !store && (is_clean || wr_hold_has(hold, WR_PAGE_FREED));
     enum wr_hosted hosted = WR_HOST_EXISTS;
+    uint32_t done_count;
 
     if (f->presence != WR_PAGE_PRESENT) {
         wr_object_mapped(f->region, f->page, 1);
-        hosted = f->space->host->ops->reveal(f->space->host, addr_of(f), protect);
+        hosted = f->space->host->ops->reveal(f->space->host, addr_of(f), 1, protect, &done_count);
     }
     if (hosted == WR_HOST_HOLE)
         return forget_foreign(f, hold);
@@ -524,6 +544,8 @@ static int touch_view(struct fault *f, struct wr_hold *hold, const struct wr_pla
         put(f, hold);
         return error;
     }
+    if (plan->around > 1 && !(is_clean && !f->space->host->protects_views))
+        reveal_ahead(f, hold, plan);
     if (store && is_clean)
         written_clean(f, hold);
     if (store)
@@ -564,6 +586,8 @@ static struct wr_plan plan_for(struct fault *f, enum wr_page_state state, bool i
         step = WR_STEP_MISS;
     else if (wr_state_is_cached(state))
         step = !is_ahead ? WR_STEP_CACHED : f->has_joined ? WR_STEP_LATE : WR_STEP_HIT;
+    else if (f->region->object && f->presence == WR_PAGE_ABSENT)
+        step = WR_STEP_HIT;
     else if (state != WR_PAGE_RESIDENT_CLEAN || f->presence == WR_PAGE_ABSENT)
         return (struct wr_plan){.around = 1, .direction = 1};
     return wr_ahead_note(f->space->ahead, f->region, f->page, step, is_store(f, state));

@@ -119,19 +119,23 @@ static int fake_view_map(struct wr_host *h, int number, uint64_t offset, uint64_
     return WEIR_OK;
 }
 
-static enum wr_hosted fake_reveal(struct wr_host *h, uint64_t addr, bool protect)
+static enum wr_hosted fake_reveal(struct wr_host *h, uint64_t addr, uint32_t pages, bool protect,
+                                  uint32_t *done_p)
 {
-    enum wr_hosted result;
+    enum wr_hosted result = WR_HOST_OK;
 
-    sim_event(protect ? "reveal protected" : "reveal", addr, 0);
-    sim_point();
+    sim_event(protect ? "reveal protected" : "reveal", addr, pages);
     if (protect && !h->protects_views)
         sim_fail("a view is protected, and cannot be");
-    if (sim_inject(sim.profile.no_memory))
-        return WR_HOST_NOMEM;
-    sim_machine_take();
-    result = sim_area_reveal(addr, protect);
-    sim_machine_drop();
+    for (*done_p = 0; *done_p < pages && result == WR_HOST_OK;) {
+        sim_point();
+        if (sim_inject(sim.profile.no_memory))
+            return WR_HOST_NOMEM;
+        sim_machine_take();
+        result = sim_area_reveal(addr + *done_p * SIM_PAGE, protect);
+        sim_machine_drop();
+        *done_p += result == WR_HOST_OK;
+    }
     return result;
 }
 

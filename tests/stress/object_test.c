@@ -139,6 +139,7 @@ Test(object, victims_are_unmapped_alone)
 
     for (size_t i = 0; i < 100; i++) {
         views[i] = view(object, 0, 64);
+        cr_assert_eq(weir_advise(views[i], 64 * PAGE, WEIR_RANDOM), WEIR_OK);
         for (size_t page = 0; page < 64; page++)
             if (i == 0 || (page + i) % 3 == 0)
                 *word(views[i], page) = i;
@@ -156,6 +157,24 @@ Test(object, victims_are_unmapped_alone)
                                                   (i % 3 == 0));
     cr_assert_geq(real_stats(rt).views_unmapped - unmapped, 34);
     cr_assert_leq(real_stats(rt).views_unmapped - unmapped, 100);
+    weir_close(rt);
+}
+
+/* Who walks through resident pages in one more view has many of them mapped by one fault. */
+Test(object, a_walk_through_one_more_view_is_recognised)
+{
+    struct weir_runtime *rt = real_open(64 * MIB, "mem:?size=64M");
+    struct weir_object *object = create(rt, 4096 * PAGE);
+    void *one = view(object, 0, 4096), *up = view(object, 0, 4096), *down = view(object, 0, 4096);
+
+    real_fill(one, 4096, 9);
+    real_check(up, 4096, 9);
+    cr_assert_leq(real_stats(rt).views_mapped, 1024);
+    for (size_t page = 4096; page > 0; page--)
+        *word(down, page - 1) = page;
+    cr_assert_leq(real_stats(rt).views_mapped, 2048);
+    for (size_t page = 0; page < 4096; page++)
+        cr_assert_eq(*word(up, page), page + 1);
     weir_close(rt);
 }
 
