@@ -123,9 +123,6 @@ struct wr_host_ops {
      * False: no memory for those. */
     bool (*object_read)(struct wr_host *host, int object, uint64_t offset, uint32_t frame,
                         uint32_t pages);
-    /* Make a hole a resident page that no view maps. */
-    enum wr_hosted (*object_fill)(struct wr_host *host, int object, uint64_t offset,
-                                  const void *bytes);
     /* Unmap pages in all views and free them. Cannot fail. */
     void (*object_punch)(struct wr_host *host, int object, uint64_t offset, uint32_t pages);
 

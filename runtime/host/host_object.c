@@ -146,17 +146,6 @@ static bool linux_object_read(struct wr_host *host, int object, uint64_t offset,
     return true;
 }
 
-static enum wr_hosted linux_object_fill(struct wr_host *host, int object, uint64_t offset,
-                                        const void *bytes)
-{
-    (void)host;
-    if (syscall(SYS_pwrite64, object, bytes, PAGE, offset) == (ssize_t)PAGE)
-        return WR_HOST_OK;
-    /* A part of a page is no page. */
-    wr_object_hole(object, offset, PAGE);
-    return WR_HOST_NOMEM;
-}
-
 static void linux_object_punch(struct wr_host *host, int object, uint64_t offset, uint32_t pages)
 {
     (void)host;
@@ -170,6 +159,5 @@ void wr_linux_add_objects(struct wr_host_ops *ops)
     ops->view_map = linux_view_map;
     ops->reveal = linux_reveal;
     ops->object_read = linux_object_read;
-    ops->object_fill = linux_object_fill;
     ops->object_punch = linux_object_punch;
 }

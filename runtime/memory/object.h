@@ -82,5 +82,5 @@ void wr_rmap_drop(struct wr_space *space, const struct wr_span *spans, uint32_t 
 void wr_rmap_revoke(struct wr_space *space, struct wr_revoke *list, uint32_t count);
 uint32_t wr_rmap_copy(struct wr_space *space, const struct wr_copy *list, uint32_t count);
 enum wr_hosted wr_rmap_protect(struct wr_space *space, uint64_t addr, uint32_t pages);
-/* A page of an object comes to be resident and mapped nowhere; else as place(), protected. */
+/* As place(), protected; a page of an object, in any view that shows it. NOMEM also: none does. */
 enum wr_hosted wr_rmap_place(struct wr_space *space, uint64_t addr, const void *bytes);

@@ -335,12 +335,33 @@ enum wr_hosted wr_rmap_protect(struct wr_space *space, uint64_t addr, uint32_t p
     return g.result;
 }
 
+/* A view that shows the page and is not going. Inside the gate, it stays. */
+static const struct wr_region *some_view(const struct weir_object *object, uint32_t page)
+{
+    uint32_t end = atomic_load(&object->views_end);
+
+    for (uint32_t i = 0; i < end; i++) {
+        const struct wr_region *view = atomic_load(&object->views[i]);
+
+        if (view && page >= view->first && page < wr_region_end(view) &&
+            !atomic_load(&view->is_going))
+            return view;
+    }
+    return NULL;
+}
+
 enum wr_hosted wr_rmap_place(struct wr_space *space, uint64_t addr, const void *bytes)
 {
     struct wr_host *host = space->host;
-    uint32_t placed;
+    const struct wr_region *view;
+    uint32_t placed, page;
 
     if (!is_object(addr))
         return host->ops->place(host, addr, bytes, 1, true, &placed);
-    return host->ops->object_fill(host, object_of(space, addr)->memory, addr & OFFSET_MASK, bytes);
+    page = object_of(space, addr)->region->first + index_of(addr);
+    view = host->protects_views ? some_view(object_of(space, addr), page) : NULL;
+    if (!view)
+        return WR_HOST_NOMEM;
+    wr_object_mapped(view, page, 1);
+    return host->ops->place(host, wr_region_addr(view, page), bytes, 1, true, &placed);
 }

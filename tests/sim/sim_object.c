@@ -193,23 +193,6 @@ static bool fake_read(struct wr_host *h, int number, uint64_t offset, uint32_t f
     return true;
 }
 
-static enum wr_hosted fake_fill(struct wr_host *h, int number, uint64_t offset, const void *bytes)
-{
-    struct sim_object *object = &objects[number];
-
-    (void)h;
-    sim_event("object fill", offset, 0);
-    sim_point();
-    if (sim_inject(sim.profile.no_memory))
-        return WR_HOST_NOMEM;
-    sim_machine_take();
-    if (!sim_object_add(object, object->bytes + offset))
-        sim_fail("a resident page of an object is filled");
-    sim_copy_page(object->bytes + offset, bytes);
-    sim_machine_drop();
-    return WR_HOST_OK;
-}
-
 static void punch_one(struct sim_object *object, uint32_t page)
 {
     for (uint32_t i = 0; sim_area_at(i); i++) {
@@ -245,6 +228,5 @@ void sim_object_ops(struct wr_host_ops *ops)
     ops->view_map = fake_view_map;
     ops->reveal = fake_reveal;
     ops->object_read = fake_read;
-    ops->object_fill = fake_fill;
     ops->object_punch = fake_punch;
 }

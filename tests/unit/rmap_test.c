@@ -246,13 +246,33 @@ Test(rmap, pages_of_regions_and_objects_are_told_apart)
     copies[2] = (struct wr_copy){addr_of(3), 12};
     room_host.reads_fail = 3;
     cr_expect_eq(wr_rmap_copy(&room_space, copies, 3), 2, "up to the first that fails");
-    cr_expect_eq(wr_rmap_place(&room_space, addr_of(8), wr_host_frame(&room_host.host, 3)),
-                 WR_HOST_OK);
-    cr_expect_eq(room_host.fill.addr, 8 * PAGE);
-    cr_expect_eq(room_host.fill.frame, 3);
     cr_expect_eq(wr_rmap_place(&room_space, region->addr, wr_host_frame(&room_host.host, 4)),
                  WR_HOST_OK);
     cr_expect_eq(room_host.place.addr, region->addr);
+}
+
+Test(rmap, a_page_comes_back_through_a_view_that_shows_it)
+{
+    const void *bytes;
+    struct wr_region *one, *other;
+
+    open_object();
+    bytes = wr_host_frame(&room_host.host, 3);
+    cr_expect_neq(wr_rmap_place(&room_space, addr_of(8), bytes), WR_HOST_OK, "none does");
+    one = view_of(0, 8);
+    other = view_of(5, 10);
+    cr_expect_eq(wr_rmap_place(&room_space, addr_of(8), bytes), WR_HOST_OK);
+    cr_expect_eq(room_host.place.addr, other->addr + 3 * PAGE);
+    cr_expect(wr_mappers_has(object->mappers[8], other->view));
+    cr_expect_not(wr_mappers_has(object->mappers[8], one->view));
+    room_host.host.protects_views = false;
+    cr_expect_neq(wr_rmap_place(&room_space, addr_of(7), bytes), WR_HOST_OK,
+                  "it would be writable");
+    room_host.host.protects_views = true;
+    other->is_going = true;
+    cr_expect_neq(wr_rmap_place(&room_space, addr_of(9), bytes), WR_HOST_OK);
+    unmap(one);
+    unmap(other);
 }
 
 Test(rmap, protection_reaches_every_view_that_maps)

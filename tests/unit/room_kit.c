@@ -163,15 +163,6 @@ static bool room_object_read(struct wr_host *host, int object, uint64_t offset, 
     return true;
 }
 
-static enum wr_hosted room_object_fill(struct wr_host *host, int object, uint64_t offset,
-                                       const void *bytes)
-{
-    (void)object;
-    note(&room_host.fill, offset,
-         (uint32_t)(((const uint8_t *)bytes - host->frames) / WEIR_PAGE_BYTES), 1);
-    return WR_HOST_OK;
-}
-
 static void room_object_punch(struct wr_host *host, int object, uint64_t offset, uint32_t pages)
 {
     (void)host;
@@ -262,7 +253,6 @@ static const struct wr_host_ops room_ops = {
     .object_close = room_object_close,
     .view_map = room_view_map,
     .object_read = room_object_read,
-    .object_fill = room_object_fill,
     .object_punch = room_object_punch,
     .release = room_release,
     .facts = room_facts,
