@@ -81,15 +81,19 @@ int wr_object_open(struct wr_space *space, uint64_t bytes, const char *name,
         return error;
     }
     atomic_store(&space->objects[place], object);
+    atomic_fetch_add(&space->objects_bytes, sizeof(*object) + mappers_bytes(object));
     *object_p = object;
     return WEIR_OK;
 }
 
 void wr_object_close(struct weir_object *object)
 {
-    atomic_store(&object->space->objects[object->place], NULL);
-    wr_gate_wait(object->space->host); /* a report may be counting it */
-    object->space->host->ops->object_close(object->space->host, object->memory);
+    struct wr_space *space = object->space;
+
+    atomic_store(&space->objects[object->place], NULL);
+    atomic_fetch_sub(&space->objects_bytes, sizeof(*object) + mappers_bytes(object));
+    wr_gate_wait(space->host); /* a report may be counting it */
+    space->host->ops->object_close(space->host, object->memory);
     wr_unreserve(object->mappers, mappers_bytes(object));
     free(object);
 }

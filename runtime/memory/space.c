@@ -192,5 +192,5 @@ uint64_t wr_space_metadata(const struct wr_space *space)
 
     return sizeof(*space) + sizeof(*space->stats) + wr_cache_metadata(&space->cache) +
            wr_staging_metadata(&space->staging) + pages * sizeof(struct wr_page) +
-           pages / WR_CHUNK_PAGES * sizeof(struct wr_chunk);
+           pages / WR_CHUNK_PAGES * sizeof(struct wr_chunk) + atomic_load(&space->objects_bytes);
 }

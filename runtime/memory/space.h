@@ -40,8 +40,9 @@ struct wr_space {
     _Atomic(uint32_t) chunk_end;                               /* beyond the last chunk in use */
     _Atomic(uint64_t) mapped_bytes;                            /* sum of all regions           */
     _Atomic(struct wr_region *) by_number[WR_REGIONS_MAX + 1]; /* 0 stays NULL */
-    /* Each entry is read by who has locked one of its pages. */
+    /* Each entry is read by who has locked one of its pages, or is inside the gate. */
     _Atomic(struct weir_object *) objects[WR_OBJECTS_MAX];
+    _Atomic(uint64_t) objects_bytes; /* of the objects' own tables */
 };
 
 /* Map addresses, take page numbers, publish. Under WR_RANK_RUNTIME. */

@@ -82,11 +82,19 @@ static int room_region_map(struct wr_host *host, uint64_t bytes, uint64_t *addr_
     return WEIR_OK;
 }
 
-static void room_region_unmap(struct wr_host *host, uint64_t addr, uint64_t bytes)
+static void room_region_seal(struct wr_host *host, uint64_t addr, uint64_t bytes)
 {
     (void)host;
     (void)addr;
     (void)bytes;
+}
+
+static void room_region_unmap(struct wr_host *host, uint64_t addr, uint64_t bytes)
+{
+    (void)host;
+    (void)bytes;
+    if (room_host.on_unmap)
+        room_host.on_unmap(addr);
 }
 
 static enum wr_hosted room_place(struct wr_host *host, uint64_t addr, const void *bytes,
@@ -244,7 +252,7 @@ static void room_thread_stop(struct wr_host *host, void *argument)
 static const struct wr_host_ops room_ops = {
     .now_ns = room_now_ns,
     .region_map = room_region_map,
-    .region_seal = room_region_unmap,
+    .region_seal = room_region_seal,
     .region_unmap = room_region_unmap,
     .place = room_place,
     .protect = room_protect,
