@@ -100,15 +100,17 @@ int weir_map(struct weir_runtime *rt, uint64_t bytes, const struct weir_region_o
     return error;
 }
 
-/* The runtime of the region that begins there, or NULL. */
-static struct weir_runtime *runtime_at(uint64_t addr)
+/* The runtime of the region or view that begins there, or NULL. */
+static struct weir_runtime *runtime_at(uint64_t addr, bool *is_view_p)
 {
     struct wr_pass pass = wr_gate_enter();
     struct wr_region *region = wr_region_find(addr);
     struct weir_runtime *rt = NULL;
 
-    if (region && region->addr == addr)
+    if (region && region->addr == addr) {
         rt = wr_runtime_of(region->space);
+        *is_view_p = region->object != NULL;
+    }
     wr_gate_leave(pass);
     return rt;
 }
@@ -116,6 +118,7 @@ static struct weir_runtime *runtime_at(uint64_t addr)
 int weir_resize(void *address, uint64_t bytes)
 {
     struct weir_runtime *rt;
+    bool is_view = false;
     sigset_t before;
     int error;
 
@@ -123,8 +126,8 @@ int weir_resize(void *address, uint64_t bytes)
         return WEIR_EINVAL;
     if (wr_runtime_is_forked())
         return WEIR_EFORKED;
-    rt = runtime_at((uintptr_t)address);
-    if (!rt)
+    rt = runtime_at((uintptr_t)address, &is_view);
+    if (!rt || is_view)
         return WEIR_ENOENT;
     hold_signals(&before);
     error = wr_runtime_resize_region(rt, (uintptr_t)address, bytes);
@@ -136,16 +139,17 @@ int weir_unmap(void *address)
 {
     uint64_t addr = (uintptr_t)address;
     struct weir_runtime *rt;
+    bool is_view = false;
     sigset_t before;
     int error;
 
     if (wr_runtime_is_forked())
         return WEIR_EFORKED;
-    rt = runtime_at(addr);
+    rt = runtime_at(addr, &is_view);
     if (!rt)
         return WEIR_ENOENT;
     hold_signals(&before);
-    error = wr_runtime_unmap(rt, addr);
+    error = is_view ? wr_runtime_unmap_view(rt, addr) : wr_runtime_unmap(rt, addr);
     let_signals(&before);
     return error;
 }
@@ -177,12 +181,14 @@ static int find_range(const void *address, uint64_t bytes, bool inside, struct w
     return WEIR_OK;
 }
 
-static int advise(struct wr_region *region, uint32_t page, uint32_t count, enum weir_hint hint)
+static int advise(struct wr_region *given, uint32_t page, uint32_t count, enum weir_hint hint)
 {
+    struct wr_region *region = wr_object_home(given); /* contents are an object's, not a view's */
+
     switch (hint) {
-    case WEIR_NORMAL: atomic_store(&region->pattern, WR_PATTERN_NORMAL); return WEIR_OK;
-    case WEIR_RANDOM: atomic_store(&region->pattern, WR_PATTERN_RANDOM); return WEIR_OK;
-    case WEIR_SEQUENTIAL: atomic_store(&region->pattern, WR_PATTERN_SEQUENTIAL); return WEIR_OK;
+    case WEIR_NORMAL: atomic_store(&given->pattern, WR_PATTERN_NORMAL); return WEIR_OK;
+    case WEIR_RANDOM: atomic_store(&given->pattern, WR_PATTERN_RANDOM); return WEIR_OK;
+    case WEIR_SEQUENTIAL: atomic_store(&given->pattern, WR_PATTERN_SEQUENTIAL); return WEIR_OK;
     case WEIR_WILLNEED: wr_range_willneed(region, page, count); return WEIR_OK;
     case WEIR_COLD:
         if (count)
@@ -216,8 +222,9 @@ static int advise_in_steps(const void *address, uint64_t bytes, enum weir_hint h
             result = WEIR_EINVAL;
         else if (done < count)
             done += hint == WEIR_FREE
-                        ? wr_range_free(region, page + done, count - done)
-                        : wr_range_discard(region, page + done, count - done, &result);
+                        ? wr_range_free(wr_object_home(region), page + done, count - done)
+                        : wr_range_discard(wr_object_home(region), page + done, count - done,
+                                           &result);
         shelter_leave(&shelter);
         if (result == WEIR_EINVAL)
             break;

@@ -178,6 +178,27 @@ static void add_regions(struct wr_text *text, const struct weir_runtime *rt)
     }
 }
 
+/* Inside the gate, likewise. */
+static void add_objects(struct wr_text *text, const struct weir_runtime *rt,
+                        const struct weir_stats *s)
+{
+    uint64_t objects = 0, views = 0;
+
+    for (uint32_t i = 0; i < WR_OBJECTS_MAX; i++) {
+        const struct weir_object *object = atomic_load(&rt->space.objects[i]);
+
+        objects += object != NULL;
+        views += object ? atomic_load_explicit(&object->view_count, memory_order_relaxed) : 0;
+    }
+    if (objects == 0)
+        return;
+    add_number(text, "objects: ", objects);
+    add_number(text, ", views ", views);
+    add_number(text, "; resident pages mapped in one more view ", s->views_mapped);
+    add_number(text, ", taken out of a view ", s->views_unmapped);
+    wr_text_add(text, "\n");
+}
+
 /* The four lines of the seed: "I modified the Alt-SysReq-M key to have a better understanding of
  * what's going on in the system". To the letter, so that what parses them parses these. */
 static void add_seed_lines(struct wr_text *text, const struct weir_stats *s)
@@ -278,6 +299,7 @@ static void add_report(struct wr_text *text, struct weir_runtime *rt)
     add_head(text, rt, &stats);
     add_backends(text, rt);
     add_regions(text, rt);
+    add_objects(text, rt, &stats);
     add_seed_lines(text, &stats);
     add_times(text, &stats);
     wr_gate_leave(pass);

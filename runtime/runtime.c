@@ -401,6 +401,7 @@ int wr_runtime_open(const struct weir_options *options, struct wr_host *host,
 void wr_runtime_close(struct weir_runtime *rt)
 {
     strike_off(rt);
+    wr_runtime_end_objects(rt);
     while (rt->space.region_count > 0)
         WR_CHECK(wr_runtime_unmap(rt, rt->space.by_page[0]->addr) == WEIR_OK);
     wr_gate_wait(rt->host); /* a signal may be printing our report */
@@ -434,6 +435,14 @@ static void release(struct wr_region *region)
     }
 }
 
+void wr_runtime_empty(struct weir_runtime *rt, struct wr_region *region)
+{
+    release(region);
+    wr_space_abandon(&rt->space, region);
+    release(region); /* again, for what a mistaken thread touched meanwhile */
+    wr_range_await_empty(region, region->first, region->reserve_pages);
+}
+
 int wr_runtime_unmap(struct weir_runtime *rt, uint64_t addr)
 {
     struct wr_region *region = NULL;
@@ -452,10 +461,7 @@ int wr_runtime_unmap(struct weir_runtime *rt, uint64_t addr)
     wr_lock_drop(&rt->lock);
     if (!region || error != WEIR_OK)
         return error;
-    release(region);
-    wr_space_abandon(&rt->space, region);
-    release(region); /* again, for what a mistaken thread touched meanwhile */
-    wr_range_await_empty(region, region->first, region->reserve_pages);
+    wr_runtime_empty(rt, region);
     wr_space_unmap(&rt->space, region);
     wr_lock_take(&rt->lock);
     wr_space_remove(&rt->space, region);

@@ -11,6 +11,7 @@
  * thread, descriptor, mapping or handler.
  */
 
+#include "runtime/memory/object.h"
 #include "runtime/paging/reclaim.h"
 #include "runtime/paging/sweep.h"
 #include "runtime/swap/swap.h"
@@ -45,7 +46,20 @@ int wr_runtime_map(struct weir_runtime *rt, uint64_t bytes, uint64_t reserve, co
 int wr_runtime_unmap(struct weir_runtime *rt, uint64_t addr);
 /* resize.c. The errors of weir_resize(). */
 int wr_runtime_resize_region(struct weir_runtime *rt, uint64_t addr, uint64_t bytes);
+/* Bring a region that is going to where every page of it is EMPTY and nobody comes to it. */
+void wr_runtime_empty(struct weir_runtime *rt, struct wr_region *region);
 int wr_runtime_resize(struct weir_runtime *rt, uint64_t bytes, uint32_t timeout_ms);
+
+/* runtime_object.c */
+int wr_runtime_create(struct weir_runtime *rt, uint64_t bytes, const char *name,
+                      struct weir_object **object_p);
+int wr_runtime_map_view(struct weir_object *object, uint64_t offset, uint64_t bytes,
+                        struct wr_region **view_p);
+/* WEIR_ENOENT: no view of this runtime begins there. */
+int wr_runtime_unmap_view(struct weir_runtime *rt, uint64_t addr);
+void wr_runtime_close_object(struct weir_object *object);
+/* All of them, with their views, whoever still has one. */
+void wr_runtime_end_objects(struct weir_runtime *rt);
 
 /* True in a fork child of a process that had a runtime open. */
 bool wr_runtime_is_forked(void);

@@ -290,7 +290,9 @@ int weir_backend_get(struct weir_runtime *runtime, uint32_t position,
     X(checksum_errors, ' ', "pages that came back damaged")                                  \
     X(tables_returned, ' ', "page tables without a page that were given back to the kernel") \
     X(foreign_discards, ' ', "pages that the program dropped by its own madvise")            \
-    X(frame_failures, ' ', "allocations that failed: out of swap or I/O error")
+    X(frame_failures, ' ', "allocations that failed: out of swap or I/O error")              \
+    X(views_mapped, ' ', "faults that mapped a resident page in one more view")              \
+    X(views_unmapped, ' ', "views that pages of objects were taken out of, a page each")
 
 /* Gauges: state of this moment. */
 #define WEIR_GAUGE_MAP(X)                                                              \

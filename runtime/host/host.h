@@ -11,6 +11,8 @@
  *   revoke    take a page that may have been written: its bytes end in a staging frame, the
  *             application's next touch traps, and no store in between is lost
  *   drop      unmap pages whose bytes are somewhere else, or not wanted any more
+ *   object    memory that may be mapped at several places; a page of it is a hole, or resident
+ *   view      a place of an object, whose touches trap; an address in it is one like any other
  *   bell      how a runtime thread is woken
  *
  * Always: only the holder of a page's lock calls place, protect, revoke or drop for it. An address
@@ -30,6 +32,7 @@ struct wr_host;
 enum wr_hosted {
     WR_HOST_OK,     /* all pages                                                                  */
     WR_HOST_EXISTS, /* something is mapped where the page should go: not by us                    */
+    WR_HOST_HOLE,   /* the object has no such page                                                */
     WR_HOST_GONE,   /* the range is no longer ours: the application unmapped or remapped it       */
     WR_HOST_NOMEM   /* the kernel has no memory for it                                            */
 };
@@ -106,6 +109,25 @@ struct wr_host_ops {
     /* facts[i] of each page. WEIR_ENOSUPPORT: this kernel cannot tell. */
     int (*facts)(struct wr_host *host, uint64_t addr, uint32_t pages, uint8_t *facts);
 
+    /* An object of holes, and its name. WEIR_EINVAL: more than the process may (ulimit -f). */
+    int (*object_open)(struct wr_host *host, uint64_t bytes, int *object_p);
+    void (*object_close)(struct wr_host *host, int object);
+    /* Addresses for a part of it, as region_map() gives them; they go like those of a region. In a
+     * view place() makes the object's page resident and maps it there; drop() and protect() change
+     * the view alone. */
+    int (*view_map)(struct wr_host *host, int object, uint64_t offset, uint64_t bytes,
+                    uint64_t *addr_p);
+    /* Map resident pages in one more view, upward. EXISTS: one is there already; HOLE: no page.
+     * done_p: how many before that. Signal. */
+    enum wr_hosted (*reveal)(struct wr_host *host, uint64_t addr, uint32_t pages, bool protect,
+                             uint32_t *done_p);
+    /* Copy resident pages that nobody can change into frames, which may be empty ones of staging.
+     * False: no memory for those. */
+    bool (*object_read)(struct wr_host *host, int object, uint64_t offset, uint32_t frame,
+                        uint32_t pages);
+    /* Unmap pages in all views and free them. Cannot fail. */
+    void (*object_punch)(struct wr_host *host, int object, uint64_t offset, uint32_t pages);
+
     /* Sleep while *word == expect, at most until the deadline; may return early. Signal. */
     void (*park)(struct wr_host *host, const void *word, uint32_t expect, uint64_t deadline_ns);
     void (*unpark)(struct wr_host *host, const void *word, uint32_t count);
@@ -134,6 +156,8 @@ struct wr_host {
     uint32_t slab_pages;       /* frames below this are the slab                                 */
     bool returns_tables;       /* drop() of a whole chunk frees its page table                   */
     uint32_t transient_frames; /* frames that revoke() may need beside those of the pages        */
+    bool has_objects;          /* this kernel can trap touches of shared memory                  */
+    bool protects_views;       /* and stores to a page that is mapped                            */
     char how[512];             /* for the report: which engine and why                           */
 };
 

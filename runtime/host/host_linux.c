@@ -197,6 +197,7 @@ static const struct wr_host_ops *complete_ops(void)
     ops.thread_stop = linux_thread_stop;
     ops.thread_idle = linux_thread_idle;
     ops.close = linux_close;
+    wr_linux_add_objects(&ops);
     linux_ops = ops; /* the same bytes every time */
     return &linux_ops;
 }
@@ -222,7 +223,11 @@ static int choose_engine(struct wr_linux_host *linux, const struct wr_host_wish 
         linux->engine = WR_ENGINE_NAIVE;
 #endif
     linux->host.returns_tables = linux->probe.returns_tables;
-    linux->host.transient_frames = linux->engine == WR_ENGINE_MOVE ? 0 : WR_WP_TRANSIENT;
+    linux->host.has_objects = linux->probe.has_objects;
+    linux->host.protects_views = linux->probe.protects_views;
+    linux->host.transient_frames = linux->engine == WR_ENGINE_MOVE && !linux->host.has_objects
+                                       ? 0
+                                       : WR_TRANSIENT;
     wr_text_init(&text, linux->host.how, sizeof(linux->host.how));
     wr_text_add(&text, "trap sigbus, engine ");
     wr_text_add(&text, linux->engine == WR_ENGINE_MOVE ? "move" : "wp");

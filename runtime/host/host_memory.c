@@ -384,7 +384,7 @@ static void linger(void)
 
 static void copy_and_drop(struct wr_linux_host *linux, struct wr_revoke *list, uint32_t count)
 {
-    struct wr_span spans[WR_WP_TRANSIENT];
+    struct wr_span spans[WR_TRANSIENT];
     uint32_t span_count = 0;
 
     for (uint32_t i = 0; i < count; i++) {
@@ -406,7 +406,7 @@ static void linux_revoke(struct wr_host *host, struct wr_revoke *list, uint32_t 
         return;
     }
     while (count > 0) {
-        uint32_t part = count < host->transient_frames ? count : host->transient_frames;
+        uint32_t part = count < WR_TRANSIENT ? count : WR_TRANSIENT;
 
         if (linux->engine == WR_ENGINE_WP)
             protect_runs(linux, list, part);

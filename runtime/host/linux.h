@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #pragma once
 
-/* Linux: what host_linux.c (time, sleep, threads) and host_memory.c (page tables) share. */
+/* Linux: what host_linux.c (time, sleep, threads), host_memory.c (page tables) and host_object.c
+ * share. */
 
 #include "runtime/host/host.h"
 #include "runtime/host/probe.h"
@@ -15,8 +16,9 @@ enum wr_engine {
 #endif
 };
 
-/* Pages that are in two places at once while the wp engine copies them. */
-#define WR_WP_TRANSIENT 32
+/* Pages that are in two places at once while they are copied: by the wp engine, and those of
+ * objects. */
+#define WR_TRANSIENT 32
 
 struct wr_linux_host {
     struct wr_host host; /* first */
@@ -30,3 +32,6 @@ struct wr_linux_host {
 
 /* host_memory.c: the half of the table that is about page tables. */
 extern const struct wr_host_ops wr_linux_memory_ops;
+
+/* host_object.c: the part that is about objects and views. */
+void wr_linux_add_objects(struct wr_host_ops *ops);

@@ -16,6 +16,9 @@
 #include "runtime/host/uapi.h"
 
 #define NEEDED (UFFD_FEATURE_SIGBUS | UFFD_FEATURE_PAGEFAULT_FLAG_WP)
+#define WANTED                                                                   \
+    (UFFD_FEATURE_MOVE | UFFD_FEATURE_MISSING_SHMEM | UFFD_FEATURE_MINOR_SHMEM | \
+     UFFD_FEATURE_WP_HUGETLBFS_SHMEM)
 
 /* The trial: eight pages whose touches trap, eight that take what is moved, one to copy from, and
  * a pipe through which the kernel touches them, so that a trap shows as EFAULT instead of a signal.
@@ -367,12 +370,13 @@ int wr_probe_kernel(struct wr_probe *probe, const struct wr_events *events)
                  "later on x86-64 or arm64 is needed");
         return WEIR_ENOSUPPORT;
     }
-    probe->features = offered & (NEEDED | UFFD_FEATURE_MOVE);
+    probe->features = offered & (NEEDED | WANTED);
     why = probe_semantics(probe);
     if (why) {
         wr_event(events, WEIR_FAILURE, WEIR_ENOSUPPORT, 0, 0, why);
         return WEIR_ENOSUPPORT;
     }
+    wr_probe_views(probe);
     wr_text_init(&text, probe->found, sizeof(probe->found));
     wr_text_add(&text, "userfaultfd SIGBUS+WP");
     wr_text_add(&text, probe->uffd_flags & UFFD_USER_MODE_ONLY ? " unprivileged" : "");
@@ -381,5 +385,8 @@ int wr_probe_kernel(struct wr_probe *probe, const struct wr_events *events)
     wr_text_add(&text, probe->has_pagemap_scan ? ", PAGEMAP_SCAN" : ", no PAGEMAP_SCAN");
     wr_text_add(&text, probe->returns_tables ? ", page tables are given back"
                                              : ", page tables stay (Linux before 6.14)");
+    wr_text_add(&text, !probe->has_objects     ? ", no objects"
+                       : probe->protects_views ? ", objects"
+                                               : ", objects without protection");
     return WEIR_OK;
 }

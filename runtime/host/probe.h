@@ -22,7 +22,9 @@ struct wr_probe {
     bool tells_zero_pages; /* /proc/self/pagemap tells the zero page from a page of our own   */
     bool returns_tables;   /* a drop of 2 MiB frees the page table: Linux 6.14              */
     bool has_pagemap_scan; /* PAGEMAP_SCAN: Linux 6.7; used by the auditor                   */
-    char found[160];       /* what was found, for the report                                  */
+    bool has_objects;      /* touches of shared memory trap: Linux 5.14                       */
+    bool protects_views;   /* and stores to what is mapped of it: Linux 6.4                   */
+    char found[200];       /* what was found, for the report                                  */
 };
 
 /*
@@ -30,6 +32,13 @@ struct wr_probe {
  * what to change, when faults cannot be trapped at all.
  */
 int wr_probe_kernel(struct wr_probe *probe, const struct wr_events *events);
+
+/* The same for shared memory: has_objects and protects_views. Part of wr_probe_kernel(). */
+void wr_probe_views(struct wr_probe *probe);
+
+/* An object's memory, or -1 and errno; and a hole in it, of whole pages. */
+int wr_object_memory(const char *name, uint64_t bytes);
+bool wr_object_hole(int object, uint64_t offset, uint64_t bytes);
 
 /* A descriptor with the probed features, or -1 and errno. */
 int wr_probe_uffd_open(const struct wr_probe *probe);

@@ -1,12 +1,18 @@
 /* SPDX-License-Identifier: MIT */
 #include "runtime/memory/audit.h"
 
+#include "runtime/memory/object.h"
+
 #define LOT 64u
 
-static bool agrees(enum wr_page_state state, uint8_t facts)
+/* A view need not map what is resident. */
+static bool agrees(enum wr_page_state state, uint8_t facts, bool is_view)
 {
     bool is_present = facts & WR_FACT_PRESENT;
     bool is_writable = facts & WR_FACT_WRITABLE;
+
+    if (is_view && !is_present)
+        return true;
 
     switch (state) {
     case WR_PAGE_EMPTY:
@@ -25,6 +31,15 @@ static bool agrees(enum wr_page_state state, uint8_t facts)
     return false;
 }
 
+/* Does the object know that this view maps the page? Or nobody would take it from here. */
+static bool is_named(const struct wr_region *region, uint32_t page, uint8_t facts)
+{
+    const struct weir_object *object = region->object;
+
+    return !object || !(facts & WR_FACT_PRESENT) ||
+           wr_mappers_has(object->mappers[page - object->region->first], region->view);
+}
+
 static int audit_lot(struct wr_region *region, uint32_t first, uint32_t count,
                      struct wr_audit *audit)
 {
@@ -39,7 +54,9 @@ static int audit_lot(struct wr_region *region, uint32_t first, uint32_t count,
     for (uint32_t i = 0; i < count; i++) {
         enum wr_page_state state = wr_hold_state(&holds[i]);
 
-        if (error == WEIR_OK && !agrees(state, facts[i]) && audit->differences++ == 0) {
+        if (error == WEIR_OK &&
+            !(agrees(state, facts[i], region->object) && is_named(region, first + i, facts[i])) &&
+            audit->differences++ == 0) {
             audit->page = first + i - region->first;
             audit->state = state;
             audit->facts = facts[i];

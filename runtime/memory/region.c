@@ -12,7 +12,7 @@
  * important, retracting need no memory and cannot fail for want of it. */
 struct table {
     uint32_t count;
-    struct wr_region *regions[WR_REGIONS_MAX]; /* by address */
+    struct wr_region *regions[WR_PUBLISHED_MAX]; /* by address */
 };
 
 static struct table tables[2];
@@ -96,7 +96,7 @@ int wr_region_publish(struct wr_region *region)
     pthread_mutex_lock(&replace_mutex);
     next = begin_replacing(region->space->host);
     now = atomic_load(&published);
-    if (now->count < WR_REGIONS_MAX) {
+    if (now->count < WR_PUBLISHED_MAX) {
         at = position_above(now, region->addr);
         memcpy(next->regions, now->regions, at * sizeof(next->regions[0]));
         memcpy(next->regions + at + 1, now->regions + at,

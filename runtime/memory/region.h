@@ -6,12 +6,14 @@
  *
  *   region    a range of addresses and the equally long run of page numbers that stands for it
  *   reserve   what a region may grow to: addresses and page numbers that are kept for it. Beyond
- * its end they are its own all the same, but nothing is there published the regions that faults can
- * find: one sorted table for the whole process, replaced whole, so that a fault reads it without a
- * lock
+ *             its end they are its own all the same, but nothing is there
+ *   published the regions that faults can find: one sorted table for the whole process, replaced
+ *             whole, so that a fault reads it without a lock
+ *   view      a region whose pages are those of an object (object.h)
  *
  * Always: inside the gate, a region that was found stays valid. Page numbers of a region begin at a
- * whole chunk and belong to nobody else until it is retracted and everybody has left the gate.
+ * whole chunk and belong to nobody else until it is retracted and everybody has left the gate; but
+ * a view has those of its object.
  */
 
 #include <stdatomic.h>
@@ -33,7 +35,8 @@ enum wr_region_counter {
 /* Threads share so many sets of counters: each is one line of the processor's cache. */
 #define WR_REGION_SHARDS 8u
 
-#define WR_REGIONS_MAX 4096u /* of all runtimes of the process together */
+#define WR_REGIONS_MAX   4096u  /* of one runtime, views not counted                  */
+#define WR_PUBLISHED_MAX 16384u /* of all runtimes of the process together, with views */
 
 enum wr_pattern { WR_PATTERN_NORMAL, WR_PATTERN_RANDOM, WR_PATTERN_SEQUENTIAL };
 
@@ -56,6 +59,8 @@ struct wr_region {
     _Atomic(uint64_t) bytes;
     _Atomic(uint32_t) pages;
     _Atomic(bool) is_changing;
+    struct weir_object *object; /* of a view, and of an object's own region; else NULL */
+    uint32_t view;              /* number among the object's views                      */
 
     /* Somebody is unmapping it: a touch is to wait for the kernel to say that nothing is there.
      * Set under WR_RANK_RUNTIME, read by faults. */
@@ -91,7 +96,7 @@ static inline uint32_t wr_region_end(const struct wr_region *region)
     return region->first + region->pages;
 }
 
-/* Let faults find it. WEIR_ENOMEM: WR_REGIONS_MAX are published. Not in a fault. */
+/* Let faults find it. WEIR_ENOMEM: WR_PUBLISHED_MAX are published. Not in a fault. */
 int wr_region_publish(struct wr_region *region);
 /* Let nobody find it any more; when this returns, nobody is left inside who had. Cannot fail. */
 void wr_region_retract(struct wr_region *region);

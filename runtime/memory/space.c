@@ -94,18 +94,22 @@ static uint64_t whole_pages(uint64_t bytes)
     return bytes / WEIR_PAGE_BYTES + (bytes % WEIR_PAGE_BYTES != 0);
 }
 
-/* Addresses for the reserve, of which only bytes can be touched. */
-static int map_addresses(struct wr_host *host, struct wr_region *region)
+/* Addresses for the reserve, of which only bytes can be touched; and let faults find the region. */
+static int map_addresses(struct wr_space *space, struct wr_region *region)
 {
+    struct wr_host *host = space->host;
     uint64_t bytes = region->bytes;
     int error = host->ops->region_map(host, region->reserve_bytes, &region->addr);
 
-    if (error == WEIR_OK && bytes < region->reserve_bytes) {
+    if (error != WEIR_OK)
+        return error;
+    if (bytes < region->reserve_bytes)
         error = host->ops->region_guard(host, region->addr + bytes, region->reserve_bytes - bytes,
                                         true);
-        if (error != WEIR_OK)
-            host->ops->region_unmap(host, region->addr, region->reserve_bytes);
-    }
+    if (error == WEIR_OK)
+        error = wr_region_publish(region);
+    if (error != WEIR_OK)
+        host->ops->region_unmap(host, region->addr, region->reserve_bytes);
     return error;
 }
 
@@ -116,8 +120,8 @@ void wr_space_set_end(struct wr_space *space, struct wr_region *region, uint64_t
     atomic_store(&region->pages, (uint32_t)(bytes / WEIR_PAGE_BYTES));
 }
 
-int wr_space_map(struct wr_space *space, uint64_t bytes, uint64_t reserve, const char *name,
-                 struct wr_region **region_p)
+static int map(struct wr_space *space, uint64_t bytes, uint64_t reserve, const char *name,
+               struct weir_object *object, uint64_t addr, struct wr_region **region_p)
 {
     uint64_t pages = whole_pages(bytes > reserve ? bytes : reserve);
     struct wr_region *region;
@@ -144,14 +148,11 @@ int wr_space_map(struct wr_space *space, uint64_t bytes, uint64_t reserve, const
     region->serial = wr_region_next_serial();
     region->number = free_number(space);
     strncpy(region->name, name ? name : "", sizeof(region->name) - 1);
+    region->object = object;
+    region->addr = addr;
     error = region->number ? WEIR_OK : WEIR_ENOMEM;
-    if (error == WEIR_OK)
-        error = map_addresses(space->host, region);
-    if (error == WEIR_OK) {
-        error = wr_region_publish(region);
-        if (error != WEIR_OK)
-            space->host->ops->region_unmap(space->host, region->addr, region->reserve_bytes);
-    }
+    if (error == WEIR_OK && !object)
+        error = map_addresses(space, region);
     if (error != WEIR_OK) {
         wr_event(&space->events, WEIR_FAILURE, error, 0, 0,
                  "the region could not be mapped: look at ulimit -v, vm.overcommit_memory and "
@@ -162,6 +163,18 @@ int wr_space_map(struct wr_space *space, uint64_t bytes, uint64_t reserve, const
     insert(space, region, position);
     *region_p = region;
     return WEIR_OK;
+}
+
+int wr_space_map(struct wr_space *space, uint64_t bytes, uint64_t reserve, const char *name,
+                 struct wr_region **region_p)
+{
+    return map(space, bytes, reserve, name, NULL, 0, region_p);
+}
+
+int wr_space_map_object(struct wr_space *space, uint64_t bytes, const char *name,
+                        struct weir_object *object, uint64_t addr, struct wr_region **region_p)
+{
+    return map(space, bytes, bytes, name, object, addr, region_p);
 }
 
 void wr_space_abandon(struct wr_space *space, struct wr_region *region)
@@ -176,11 +189,13 @@ void wr_space_abandon(struct wr_space *space, struct wr_region *region)
 
 void wr_space_unmap(struct wr_space *space, struct wr_region *region)
 {
-    /* A thread that still uses it must find what it would find without us, and not a region that
-     * is no longer published; and nobody may be given the addresses while it is. */
-    space->host->ops->region_seal(space->host, region->addr, region->reserve_bytes);
-    wr_region_retract(region);
-    space->host->ops->region_unmap(space->host, region->addr, region->reserve_bytes);
+    if (!region->object) {
+        /* A thread that still uses it must find what it would find without us, and not a region
+         * that is no longer published; and nobody may be given the addresses while it is. */
+        space->host->ops->region_seal(space->host, region->addr, region->reserve_bytes);
+        wr_region_retract(region);
+        space->host->ops->region_unmap(space->host, region->addr, region->reserve_bytes);
+    }
     wr_pages_forget(&space->pages, region->first, whole_chunks(region->reserve_pages));
 }
 
@@ -221,5 +236,5 @@ uint64_t wr_space_metadata(const struct wr_space *space)
 
     return sizeof(*space) + sizeof(*space->stats) + wr_cache_metadata(&space->cache) +
            wr_staging_metadata(&space->staging) + pages * sizeof(struct wr_page) +
-           pages / WR_CHUNK_PAGES * sizeof(struct wr_chunk);
+           pages / WR_CHUNK_PAGES * sizeof(struct wr_chunk) + atomic_load(&space->objects_bytes);
 }

@@ -15,6 +15,8 @@
 #include "runtime/memory/region.h"
 #include "runtime/memory/staging.h"
 
+#define WR_OBJECTS_MAX 1024u /* of one runtime */
+
 struct wr_ahead; /* readahead and aging, of the floor above: only carried here */
 struct wr_aging;
 
@@ -41,6 +43,9 @@ struct wr_space {
     _Atomic(uint64_t) mapped_bytes;                            /* sum of all regions           */
     _Atomic(struct wr_region *) by_number[WR_REGIONS_MAX + 1]; /* 0 stays NULL */
     _Atomic(uint32_t) number_end; /* the highest number that was ever used */
+    /* Each entry is read by who has locked one of its pages, or is inside the gate. */
+    _Atomic(struct weir_object *) objects[WR_OBJECTS_MAX];
+    _Atomic(uint64_t) objects_bytes; /* of the objects' own tables */
 };
 
 /* Map addresses, take page numbers, publish; of all this the reserve, if it is more than bytes.
@@ -50,6 +55,10 @@ int wr_space_map(struct wr_space *space, uint64_t bytes, uint64_t reserve, const
 /* The region ends elsewhere from now on, within its reserve: no more than that. By whoever has set
  * is_changing. Whoever still acts on the old end is inside the gate. */
 void wr_space_set_end(struct wr_space *space, struct wr_region *region, uint64_t bytes);
+/* The same for the pages of an object, whose memory is there already: with an address that is only
+ * a number, and not published. */
+int wr_space_map_object(struct wr_space *space, uint64_t bytes, const char *name,
+                        struct weir_object *object, uint64_t addr, struct wr_region **region_p);
 /* The region is going: from here on touches of it are not served, and nobody comes to its pages by
  * what a frame or a slot remembers. Waits for faults: under no lock; by whoever set is_going. */
 void wr_space_abandon(struct wr_space *space, struct wr_region *region);

@@ -2,69 +2,24 @@
 #include "runtime/paging/fault.h"
 
 #include "runtime/base/text.h"
-#include "runtime/memory/chunk.h"
 #include "runtime/memory/gate.h"
-#include "runtime/paging/aging.h"
-#include "runtime/paging/run.h"
+#include "runtime/paging/touch.h"
 
-/* The kernel has no memory for a page: beside the errors of the list, and not for outside. */
-#define KERNEL_FULL       1
 #define KERNEL_FULL_TRIES 200 /* of a millisecond each */
-/* The region is being unmapped: likewise. */
+/* The region is being unmapped: beside the errors of the list, and not for outside. */
 #define REGION_GOES       2
 #define NS_MILLISECOND    1000000ull
 
-/* One touch on its way. */
-struct fault {
-    struct wr_space *space;
-    struct wr_region *region;
-    uint32_t page;
-    enum wr_access access;
-    enum wr_presence presence;
-    bool is_pin;
-    bool has_joined; /* waited for a read of somebody else's                  */
-    bool has_frame;  /* taken from the budget and not yet given to the page */
-};
-
-/* What a store into a page that was never written is mapped onto. Never written to. */
-static _Alignas(4096) uint8_t zeros[WR_RUN_MAX * WEIR_PAGE_BYTES];
-
 /* The last touch of this thread that found nothing to do. */
 static _Thread_local uint64_t stale_addr;
-
-static uint64_t now_ns(const struct fault *f)
-{
-    return f->space->host->ops->now_ns(f->space->host);
-}
-
-static uint64_t addr_of(const struct fault *f)
-{
-    return wr_region_addr(f->region, f->page);
-}
-
-static void count(const struct fault *f, enum wr_counter counter)
-{
-    wr_stats_count(f->space->stats, counter);
-}
-
-/* For the region that was touched, and no other: its share of a counter above. */
-static void count_here(const struct fault *f, enum wr_region_counter counter)
-{
-    wr_region_add(f->region, counter, 1);
-}
-
-static void put(const struct fault *f, struct wr_hold *hold)
-{
-    wr_page_put(&f->space->pages, hold);
-}
 
 /* Does a touch that finds the page in this state need one more frame? */
 static bool needs_frame(const struct fault *f, enum wr_page_state state)
 {
     switch (state) {
     case WR_PAGE_EMPTY:
-    case WR_PAGE_RESIDENT_ZERO:
-        return f->is_pin || f->access == WR_ACCESS_WRITE ||
+    case WR_PAGE_RESIDENT_ZERO: /* shared memory has no page of zeros that costs nothing */
+        return f->is_pin || f->access == WR_ACCESS_WRITE || f->region->object ||
                (state == WR_PAGE_RESIDENT_ZERO && f->access == WR_ACCESS_UNKNOWN);
     case WR_PAGE_OUT:
     case WR_PAGE_CACHED_DIRTY:
@@ -89,380 +44,23 @@ static bool is_store(const struct fault *f, enum wr_page_state state)
            state == WR_PAGE_RESIDENT_WRITING || state == WR_PAGE_RESIDENT_DIRTY;
 }
 
-/* The kernel's answer to mapping a page, as an error of ours. */
-static int judge(const struct fault *f, enum wr_hosted hosted)
-{
-    switch (hosted) {
-    case WR_HOST_OK: return WEIR_OK;
-    case WR_HOST_NOMEM: return KERNEL_FULL;
-    case WR_HOST_GONE:
-        wr_event(&f->space->events, WEIR_FAILURE, WEIR_ENOENT, 0, addr_of(f),
-                 "the program has unmapped or remapped part of a region by its own munmap, mmap or "
-                 "mremap; use weir_unmap() and weir_advise()");
-        return WEIR_ENOENT;
-    case WR_HOST_EXISTS: break;
-    }
-    wr_check_failed("a page is mapped that should not be");
-}
-
-/* The page is as the touch wants it. Pin it if that was the wish. */
-static int done(const struct fault *f, struct wr_hold *hold)
-{
-    int error = WEIR_OK;
-
-    if (f->is_pin) {
-        if (wr_hold_pins(hold) < WR_PIN_MAX)
-            wr_hold_set_pins(hold, wr_hold_pins(hold) + 1);
-        else
-            error = WEIR_EBUSY;
-    }
-    put(f, hold);
-    return error;
-}
-
-/* --- What the policy learns ------------------------------------------------------------------ */
-
-/* The page was wanted again: it belongs to the main queue, and its neighbours are warm. */
-static void prove(const struct fault *f, struct wr_hold *hold)
-{
-    wr_hold_set(hold, WR_PAGE_MAIN, true);
-    wr_page_warm(&f->space->pages, hold->number);
-}
-
-static uint64_t total_frames(const struct fault *f)
-{
-    int64_t total = atomic_load_explicit(&f->space->frames.total, memory_order_relaxed);
-
-    return total > 0 ? (uint64_t)total : 0;
-}
-
-/* Pages were mapped: count of them, from this one on. Those that are not proven go to the small
- * queue; all of them do, but perhaps the first. */
-static void arrived(const struct fault *f, uint32_t page, uint32_t count, int direction,
-                    bool is_first_proven)
-{
-    if (count > is_first_proven)
-        wr_aging_arrived(f->space->aging, is_first_proven ? page + (uint32_t)direction : page,
-                         count - is_first_proven, direction);
-}
-
-/* --- First touch ----------------------------------------------------------------------------- */
-
-/* The page of a run at this place, counted from the lowest. */
-static struct wr_hold *run_page(struct wr_run *run, uint32_t i)
-{
-    return &run->hold[run->direction > 0 ? i : run->count - 1 - i];
-}
-
-static bool is_first_placed(const struct wr_run *run, uint32_t placed)
-{
-    return run->direction > 0 ? placed > 0 : placed == run->count;
-}
-
-/* The kernel mapped so many pages of a run, from the lowest on, and they stay, whatever became of
- * the rest: others may have stored to them already. An error counts when the page that was touched
- * is not among them. */
-static int trim_run(struct wr_run *run, uint32_t placed, int error)
-{
-    if (!is_first_placed(run, placed))
-        return error;
-    while (run->count > placed)
-        wr_page_put(&run->space->pages, &run->hold[--run->count]);
-    return WEIR_OK;
-}
-
-static int first_load(struct fault *f, struct wr_run *run)
-{
-    uint32_t placed = 0, owned_count = 0;
-    uint64_t owned = 0;
-    int error = judge(f, f->space->host->ops->place_zero(f->space->host, wr_run_addr(run),
-                                                         run->count, &placed, &owned));
-
-    for (uint32_t i = 0; i < placed; i++) {
-        bool is_owned = owned >> i & 1;
-
-        owned_count += is_owned;
-        wr_page_move(run_page(run, i), WR_PAGE_EMPTY,
-                     is_owned ? WR_PAGE_RESIDENT_DIRTY : WR_PAGE_RESIDENT_ZERO);
-    }
-    if (owned_count) {
-        wr_frames_overdraw(&f->space->frames, owned_count);
-        wr_aging_lost(f->space->aging);
-    }
-    return trim_run(run, placed, error);
-}
-
-static int first_store(struct fault *f, struct wr_run *run)
-{
-    uint32_t placed = 0;
-    int error;
-
-    wr_run_take_frames(run);
-    error = judge(f, f->space->host->ops->place(f->space->host, wr_run_addr(run), zeros, run->count,
-                                                false, &placed));
-    WR_CHECK(error != WEIR_OK || placed == run->count);
-    for (uint32_t i = 0; i < placed; i++)
-        wr_page_move(run_page(run, i), WR_PAGE_EMPTY, WR_PAGE_RESIDENT_DIRTY);
-    f->has_frame = !is_first_placed(run, placed);
-    wr_frames_put(&f->space->frames, run->count - placed - f->has_frame);
-    return trim_run(run, placed, error);
-}
-
-static int touch_empty(struct fault *f, struct wr_hold *hold, const struct wr_plan *plan)
-{
-    struct wr_run run;
-    uint32_t mapped;
-    bool is_store;
-    int error;
-
-    wr_run_gather(&run, f->region, hold, plan);
-    is_store = f->has_frame;
-    wr_chunk_mark(&f->space->pages, run.hold[0].number);
-    wr_chunk_mark(&f->space->pages, run.hold[run.count - 1].number);
-    error = is_store ? first_store(f, &run) : first_load(f, &run);
-    mapped = run.count;
-    wr_run_put_neighbours(&run);
-    if (error != WEIR_OK) {
-        put(f, &run.hold[0]);
-        return error;
-    }
-    count(f, WR_COUNT_faults_first_touch);
-    wr_ahead_mapped(f->space->ahead, plan, f->page, mapped);
-    error = done(f, &run.hold[0]);
-    if (is_store)
-        arrived(f, f->page, mapped, run.direction, false);
-    return error;
-}
-
-/* --- From the cache -------------------------------------------------------------------------- */
-
-static bool memory_is_low(const struct wr_frames *frames)
-{
-    return wr_frames_free(frames) < atomic_load_explicit(&frames->low, memory_order_relaxed);
-}
-
-/* Map what a staged page's frame holds. The frame is left to be released with its segment, which is
- * cheap; but while memory is low, at once: when nothing can be written, nothing else frees it. */
-static int restore_one(struct fault *f, struct wr_hold *hold, bool store)
-{
-    enum wr_page_state state = wr_hold_state(hold);
-    bool protect = !store && state == WR_PAGE_CACHED_WRITING;
-    uint32_t frame = wr_hold_frame(hold);
-    uint32_t placed;
-    int error = judge(f,
-                      f->space->host->ops->place(f->space->host, addr_of(f),
-                                                 wr_host_frame(f->space->host, wr_hold_frame(hold)),
-                                                 1, protect, &placed));
-
-    if (error != WEIR_OK)
-        return error;
-    f->has_frame = false;
-    if (state == WR_PAGE_CACHED_WRITING && !store) {
-        wr_page_move(hold, state, WR_PAGE_RESIDENT_WRITING);
-    } else {
-        wr_page_move(hold, state, WR_PAGE_RESIDENT_DIRTY);
-        /* A slot under write is only forgotten: its completion frees it. */
-        wr_hold_set_slot(hold, WR_SLOT_NONE);
-    }
-    wr_hold_set_frame(hold, WR_FRAME_NONE);
-    prove(f, hold);
-    if (state == WR_PAGE_CACHED_DIRTY && memory_is_low(&f->space->frames))
-        wr_staging_release_one(&f->space->staging, frame);
-    return WEIR_OK;
-}
-
-static void restored_clean(struct fault *f, struct wr_hold *hold, bool writable)
-{
-    if (wr_hold_has(hold, WR_PAGE_AHEAD))
-        count(f, WR_COUNT_reads_ahead_hit);
-    wr_hold_set_frame(hold, WR_FRAME_NONE);
-    if (writable) {
-        wr_page_move(hold, WR_PAGE_CACHED_CLEAN, WR_PAGE_RESIDENT_DIRTY);
-        f->space->pager->ops->forget(f->space->pager, wr_hold_slot(hold));
-        wr_hold_set_slot(hold, WR_SLOT_NONE);
-        count(f, WR_COUNT_slots_doomed);
-    } else {
-        wr_page_move(hold, WR_PAGE_CACHED_CLEAN, WR_PAGE_RESIDENT_CLEAN);
-        count(f, WR_COUNT_slots_kept);
-    }
-}
-
-/* A run of clean cached pages in neighbouring frames: what a stream finds at its edge. The page
- * that was touched is mapped as the touch wants it, the others as the stream does; but all of them
- * writable when they are not to keep their slots. */
-static int restore_clean_run(struct fault *f, struct wr_run *run, bool writable, bool writables)
-{
-    const struct wr_host_ops *ops = f->space->host->ops;
-    uint32_t others = run->count - 1;
-    uint32_t placed = 0;
-    uint32_t low = run->direction > 0 ? 1 : others; /* of the others, the lowest */
-    int error = judge(f, ops->place(f->space->host, addr_of(f),
-                                    wr_host_frame(f->space->host, wr_hold_frame(&run->hold[0])), 1,
-                                    !writable, &placed));
-
-    if (error != WEIR_OK) {
-        wr_frames_put(&f->space->frames, others);
-        return error;
-    }
-    f->has_frame = false;
-    placed = 0;
-    if (others)
-        (void)ops->place(f->space->host, wr_region_addr(f->region, run->hold[low].number),
-                         wr_host_frame(f->space->host, wr_hold_frame(&run->hold[low])), others,
-                         !writables, &placed);
-    /* Fewer than asked is no error: the rest stays cached. place() goes upward. */
-    wr_frames_put(&f->space->frames, others - placed);
-    if (!wr_hold_has(&run->hold[0], WR_PAGE_AHEAD))
-        prove(f, &run->hold[0]);
-    restored_clean(f, &run->hold[0], writable);
-    for (uint32_t i = 0; i < placed; i++)
-        restored_clean(f, &run->hold[run->direction > 0 ? 1 + i : others - i], writables);
-    wr_hold_set(&run->hold[0], WR_PAGE_AHEAD, false);
-    wr_stats_add(f->space->stats, WR_COUNT_cache_deleted, 1 + placed);
-    return WEIR_OK;
-}
-
-static void count_found(const struct fault *f, enum wr_page_state state)
-{
-    count(f, WR_COUNT_swap_faults);
-    count(f, WR_COUNT_cache_found);
-    count_here(f, WR_REGION_swap_faults);
-    count_here(f, WR_REGION_cache_found);
-    if (state != WR_PAGE_CACHED_CLEAN)
-        count(f, WR_COUNT_cache_found_marked);
-    if (state == WR_PAGE_CACHED_WRITING)
-        count(f, WR_COUNT_pages_rescued_writing);
-}
-
-static int touch_cached(struct fault *f, struct wr_hold *hold, const struct wr_plan *plan)
-{
-    enum wr_page_state state = wr_hold_state(hold);
-    bool store = f->access == WR_ACCESS_WRITE, frees_slots, is_proven;
-    struct wr_run run;
-    uint32_t mapped;
-    int error;
-
-    if (state != WR_PAGE_CACHED_CLEAN) {
-        error = restore_one(f, hold, store);
-        if (error != WEIR_OK) {
-            put(f, hold);
-            return error;
-        }
-        count(f, WR_COUNT_cache_deleted);
-        count_found(f, state);
-        return done(f, hold);
-    }
-    frees_slots = !f->space->pager->ops->keeps(f->space->pager, wr_hold_slot(hold));
-    wr_run_gather(&run, f->region, hold, plan);
-    wr_run_take_frames(&run);
-    error = restore_clean_run(f, &run, store || frees_slots, plan->stores || frees_slots);
-    mapped = run.count;
-    wr_run_put_neighbours(&run);
-    if (error != WEIR_OK) {
-        put(f, &run.hold[0]);
-        return error;
-    }
-    count_found(f, state);
-    wr_ahead_mapped(f->space->ahead, plan, f->page, mapped);
-    is_proven = wr_hold_has(&run.hold[0], WR_PAGE_MAIN);
-    error = done(f, &run.hold[0]);
-    /* Those of the run that were not mapped stay cached; kpaged passes over them. */
-    arrived(f, f->page, mapped, run.direction, is_proven);
-    return error;
-}
-
-/* --- From a back end ------------------------------------------------------------------------- */
-
-/* The bytes are here, or not; the page is READING and ours. */
-static int finish_read(struct fault *f, struct wr_hold *hold, int read_error, const void *bytes)
-{
-    struct wr_pager *pager = f->space->pager;
-    bool store = f->access == WR_ACCESS_WRITE;
-    bool keep = !store && pager->ops->keeps(pager, wr_hold_slot(hold));
-    uint32_t placed;
-    int error;
-
-    if (wr_hold_has(hold, WR_PAGE_CANCELLED)) {
-        wr_page_move(hold, WR_PAGE_READING, WR_PAGE_EMPTY);
-        wr_hold_set(hold, WR_PAGE_CANCELLED, false);
-        pager->ops->forget(pager, wr_hold_slot(hold));
-        wr_hold_set_slot(hold, WR_SLOT_NONE);
-        return WEIR_EAGAIN;
-    }
-    if (read_error != WEIR_OK) {
-        wr_page_move(hold, WR_PAGE_READING, WR_PAGE_POISONED);
-        return read_error;
-    }
-    error = judge(f,
-                  f->space->host->ops->place(f->space->host, addr_of(f), bytes, 1, keep, &placed));
-    if (error != WEIR_OK) {
-        wr_page_move(hold, WR_PAGE_READING, WR_PAGE_OUT);
-        return error;
-    }
-    f->has_frame = false;
-    if (wr_policy_is_soon(wr_page_distance(&f->space->pages, hold), total_frames(f)))
-        prove(f, hold);
-    wr_page_move(hold, WR_PAGE_READING, keep ? WR_PAGE_RESIDENT_CLEAN : WR_PAGE_RESIDENT_DIRTY);
-    if (keep) {
-        count(f, WR_COUNT_slots_kept);
-    } else {
-        pager->ops->forget(pager, wr_hold_slot(hold));
-        wr_hold_set_slot(hold, WR_SLOT_NONE);
-        count(f, WR_COUNT_slots_doomed);
-    }
-    return WEIR_OK;
-}
-
-static int touch_out(struct fault *f, struct wr_hold *hold)
-{
-    uint64_t slot = wr_hold_slot(hold);
-    uint32_t sum = wr_hold_sum(hold);
-    uint64_t begun;
-    uint32_t frame;
-    bool is_proven;
-    void *bytes;
-    int error;
-
-    wr_page_move(hold, WR_PAGE_OUT, WR_PAGE_READING);
-    put(f, hold);
-    frame = wr_cache_reader_take(&f->space->cache);
-    bytes = wr_host_frame(f->space->host, frame);
-    begun = now_ns(f);
-    error = f->space->pager->ops->read(f->space->pager, slot, f->page, sum, bytes);
-    wr_stats_time(f->space->stats, WR_TIME_read, now_ns(f) - begun);
-    wr_page_take(&f->space->pages, f->page, hold);
-    error = finish_read(f, hold, error, bytes);
-    wr_cache_reader_put(&f->space->cache, frame);
-    if (error != WEIR_OK) {
-        put(f, hold);
-        return error;
-    }
-    count(f, WR_COUNT_swap_faults);
-    count(f, WR_COUNT_reads_demand);
-    count_here(f, WR_REGION_swap_faults);
-    count_here(f, WR_REGION_reads);
-    is_proven = wr_hold_has(hold, WR_PAGE_MAIN);
-    error = done(f, hold);
-    arrived(f, f->page, 1, 1, is_proven);
-    return error;
-}
+/* --- Being read, or mapped already
+ * -------------------------------------------------------------------------- */
 
 /* Somebody else reads it: wait for that. */
 static int join_read(struct fault *f)
 {
-    uint64_t begun = now_ns(f);
+    uint64_t begun = wr_touch_now(f);
 
     while (wr_page_peek(&f->space->pages, f->page) == WR_PAGE_READING)
         wr_page_wait(&f->space->pages, f->page);
-    wr_stats_time(f->space->stats, WR_TIME_join, now_ns(f) - begun);
+    wr_stats_time(f->space->stats, WR_TIME_join, wr_touch_now(f) - begun);
     f->has_joined = true;
-    count(f, WR_COUNT_swap_faults);
-    count(f, WR_COUNT_reads_joined);
-    count_here(f, WR_REGION_swap_faults);
+    wr_touch_count(f, WR_COUNT_swap_faults);
+    wr_touch_count(f, WR_COUNT_reads_joined);
+    wr_touch_count_here(f, WR_REGION_swap_faults);
     return WEIR_EAGAIN;
 }
-
-/* --- Mapped already -------------------------------------------------------------------------- */
 
 /* The application has dropped a mapped page by a madvise of its own: it reads as zero now. */
 static int forget_foreign(struct fault *f, struct wr_hold *hold)
@@ -477,8 +75,8 @@ static int forget_foreign(struct fault *f, struct wr_hold *hold)
     wr_hold_set_slot(hold, WR_SLOT_NONE);
     if (wr_state_is_charged(state))
         wr_frames_put(&f->space->frames, 1);
-    put(f, hold);
-    count(f, WR_COUNT_foreign_discards);
+    wr_touch_put(f, hold);
+    wr_touch_count(f, WR_COUNT_foreign_discards);
     return WEIR_EAGAIN;
 }
 
@@ -486,17 +84,17 @@ static int forget_foreign(struct fault *f, struct wr_hold *hold)
  * dropped behind our back. The second time at one place, ask the kernel. */
 static int touch_stale(struct fault *f, struct wr_hold *hold)
 {
-    uint64_t addr = addr_of(f);
+    uint64_t addr = wr_touch_addr(f);
 
     if (f->is_pin)
-        return done(f, hold);
+        return wr_touch_done(f, hold);
     if (stale_addr == addr && !f->space->host->ops->is_mapped(f->space->host, addr)) {
         stale_addr = 0;
         return forget_foreign(f, hold);
     }
     stale_addr = addr;
-    count(f, WR_COUNT_faults_stale);
-    return done(f, hold);
+    wr_touch_count(f, WR_COUNT_faults_stale);
+    return wr_touch_done(f, hold);
 }
 
 static void written_clean(struct fault *f, struct wr_hold *hold)
@@ -507,7 +105,7 @@ static void written_clean(struct fault *f, struct wr_hold *hold)
     if (state == WR_PAGE_RESIDENT_CLEAN)
         f->space->pager->ops->forget(f->space->pager, wr_hold_slot(hold));
     wr_hold_set_slot(hold, WR_SLOT_NONE);
-    count(f, WR_COUNT_slots_doomed);
+    wr_touch_count(f, WR_COUNT_slots_doomed);
 }
 
 /* The first store to pages that were mapped read-only: one, or what a writing stream has ahead. */
@@ -518,7 +116,7 @@ static int store_protected(struct fault *f, struct wr_hold *hold, const struct w
     int error;
 
     wr_run_gather(&run, f->region, hold, plan);
-    error = judge(
+    error = wr_touch_judge(
         f, f->space->host->ops->protect(f->space->host, wr_run_addr(&run), run.count, false));
     for (uint32_t i = 0; i < run.count && error == WEIR_OK; i++)
         if (wr_hold_state(&run.hold[i]) != WR_PAGE_RESIDENT_DIRTY)
@@ -526,49 +124,84 @@ static int store_protected(struct fault *f, struct wr_hold *hold, const struct w
     mapped = run.count;
     wr_run_put_neighbours(&run);
     if (error != WEIR_OK) {
-        put(f, &run.hold[0]);
+        wr_touch_put(f, &run.hold[0]);
         return error;
     }
     wr_hold_set(&run.hold[0], WR_PAGE_FREED, false);
-    count(f, WR_COUNT_faults_write);
+    wr_touch_count(f, WR_COUNT_faults_write);
     wr_ahead_mapped(f->space->ahead, plan, f->page, mapped);
-    return done(f, &run.hold[0]);
+    return wr_touch_done(f, &run.hold[0]);
 }
 
-/* The shared zero page becomes a page of the application's own. */
-static int store_zero(struct fault *f, struct wr_hold *hold)
+/* A walk through a view: its next pages, where they are in the same state. */
+static void reveal_ahead(struct fault *f, struct wr_hold *hold, const struct wr_plan *plan)
 {
-    const struct wr_span span = {addr_of(f), 1};
-    uint32_t placed;
-    int error;
+    uint32_t others, done = 0;
+    struct wr_run run;
 
-    f->space->host->ops->drop(f->space->host, &span, 1);
-    error = judge(f,
-                  f->space->host->ops->place(f->space->host, span.addr, zeros, 1, false, &placed));
-    if (error != WEIR_OK) {
-        wr_page_move(hold, WR_PAGE_RESIDENT_ZERO, WR_PAGE_EMPTY);
-        put(f, hold);
+    wr_run_gather(&run, f->region, hold, plan);
+    others = run.count - 1;
+    if (others > 0) {
+        uint32_t low = run.hold[plan->direction > 0 ? 1 : others].number;
+
+        wr_object_mapped(f->region, low, others);
+        (void)f->space->host->ops->reveal(f->space->host, wr_region_addr(f->region, low), others,
+                                          wr_hold_state(hold) != WR_PAGE_RESIDENT_DIRTY, &done);
+    }
+    wr_run_put_neighbours(&run);
+    wr_ahead_mapped(f->space->ahead, plan, f->page, 1 + done);
+}
+
+/* A resident page of an object: this view may lack it, or have it protected though it was stored
+ * to through another. A processor that does not say what the touch was, and a pin, ask first. */
+static int touch_view(struct fault *f, struct wr_hold *hold, const struct wr_plan *plan)
+{
+    bool store = f->access == WR_ACCESS_WRITE;
+    bool is_clean = wr_hold_state(hold) != WR_PAGE_RESIDENT_DIRTY;
+    bool protect = !store && (is_clean || wr_hold_has(hold, WR_PAGE_FREED));
+    enum wr_hosted hosted = WR_HOST_EXISTS;
+    uint32_t done_count;
+
+    if (f->presence != WR_PAGE_PRESENT) {
+        wr_object_mapped(f->region, f->page, 1);
+        hosted = f->space->host->ops->reveal(f->space->host, wr_touch_addr(f), 1, protect,
+                                             &done_count);
+    }
+    if (hosted == WR_HOST_HOLE)
+        return forget_foreign(f, hold);
+    if (hosted == WR_HOST_EXISTS)
+        return is_store(f, wr_hold_state(hold)) && f->space->host->protects_views
+                   ? store_protected(f, hold, plan)
+                   : touch_stale(f, hold);
+    if (hosted != WR_HOST_OK) {
+        int error = wr_touch_judge(f, hosted);
+
+        wr_touch_put(f, hold);
         return error;
     }
-    f->has_frame = false;
-    wr_page_move(hold, WR_PAGE_RESIDENT_ZERO, WR_PAGE_RESIDENT_DIRTY);
-    count(f, WR_COUNT_faults_write);
-    error = done(f, hold);
-    arrived(f, f->page, 1, 1, false);
-    return error;
+    if (plan->around > 1 && !(is_clean && !f->space->host->protects_views))
+        reveal_ahead(f, hold, plan);
+    if (store && is_clean)
+        written_clean(f, hold);
+    if (store)
+        wr_hold_set(hold, WR_PAGE_FREED, false);
+    wr_touch_count(f, WR_COUNT_views_mapped);
+    return wr_touch_done(f, hold);
 }
 
 static int touch_resident(struct fault *f, struct wr_hold *hold, const struct wr_plan *plan)
 {
     enum wr_page_state state = wr_hold_state(hold);
 
+    if (f->region->object)
+        return touch_view(f, hold, plan);
     if (f->presence == WR_PAGE_ABSENT)
         return touch_stale(f, hold);
     if (f->presence == WR_PRESENCE_UNKNOWN &&
-        !f->space->host->ops->is_mapped(f->space->host, addr_of(f)))
+        !f->space->host->ops->is_mapped(f->space->host, wr_touch_addr(f)))
         return forget_foreign(f, hold);
     if (state == WR_PAGE_RESIDENT_ZERO && (f->is_pin || is_store(f, state)))
-        return store_zero(f, hold);
+        return wr_touch_zero(f, hold);
     if (is_store(f, state))
         return store_protected(f, hold, plan);
     return touch_stale(f, hold);
@@ -588,6 +221,8 @@ static struct wr_plan plan_for(struct fault *f, enum wr_page_state state, bool i
         step = WR_STEP_MISS;
     else if (wr_state_is_cached(state))
         step = !is_ahead ? WR_STEP_CACHED : f->has_joined ? WR_STEP_LATE : WR_STEP_HIT;
+    else if (f->region->object && f->presence == WR_PAGE_ABSENT)
+        step = WR_STEP_HIT;
     else if (state != WR_PAGE_RESIDENT_CLEAN || f->presence == WR_PAGE_ABSENT)
         return (struct wr_plan){.around = 1, .direction = 1};
     return wr_ahead_note(f->space->ahead, f->region, f->page, step, is_store(f, state));
@@ -599,17 +234,17 @@ static int resolve(struct fault *f, struct wr_hold *hold)
     struct wr_plan plan = plan_for(f, state, wr_hold_has(hold, WR_PAGE_AHEAD));
 
     switch (state) {
-    case WR_PAGE_EMPTY: return touch_empty(f, hold, &plan);
-    case WR_PAGE_OUT: return touch_out(f, hold);
+    case WR_PAGE_EMPTY: return wr_touch_empty(f, hold, &plan);
+    case WR_PAGE_OUT: return wr_touch_out(f, hold);
     case WR_PAGE_CACHED_DIRTY:
     case WR_PAGE_CACHED_WRITING:
-    case WR_PAGE_CACHED_CLEAN: return touch_cached(f, hold, &plan);
+    case WR_PAGE_CACHED_CLEAN: return wr_touch_cached(f, hold, &plan);
     case WR_PAGE_RESIDENT_ZERO:
     case WR_PAGE_RESIDENT_DIRTY:
     case WR_PAGE_RESIDENT_CLEAN:
     case WR_PAGE_RESIDENT_WRITING: return touch_resident(f, hold, &plan);
-    case WR_PAGE_READING: put(f, hold); return join_read(f);
-    case WR_PAGE_POISONED: put(f, hold); return WEIR_EIO;
+    case WR_PAGE_READING: wr_touch_put(f, hold); return join_read(f);
+    case WR_PAGE_POISONED: wr_touch_put(f, hold); return WEIR_EIO;
     case WR_PAGE_STATE_COUNT: break;
     }
     wr_check_failed("a page is in no state");
@@ -663,15 +298,15 @@ static int serve_once(struct fault *f)
     /* Once its pages have no owner, frames of staging that they name are released and used again:
      * nothing may be mapped from them. */
     if (atomic_load(&f->region->is_going)) {
-        put(f, &hold);
+        wr_touch_put(f, &hold);
         return REGION_GOES;
     }
     if (!f->has_frame && needs_frame(f, wr_hold_state(&hold))) {
-        put(f, &hold);
+        wr_touch_put(f, &hold);
         return WEIR_EAGAIN;
     }
     error = resolve(f, &hold);
-    if (error == KERNEL_FULL)
+    if (error == WR_KERNEL_FULL)
         await_memory(f);
     return error;
 }
@@ -684,9 +319,9 @@ static int serve(struct fault *f)
 
     do {
         error = serve_once(f);
-        if (error == KERNEL_FULL)
+        if (error == WR_KERNEL_FULL)
             refusals++;
-    } while (error == WEIR_EAGAIN || (error == KERNEL_FULL && refusals < KERNEL_FULL_TRIES));
+    } while (error == WEIR_EAGAIN || (error == WR_KERNEL_FULL && refusals < KERNEL_FULL_TRIES));
     if (f->has_frame)
         wr_frames_put(&f->space->frames, 1);
     after = wr_stats_waited();
@@ -694,7 +329,7 @@ static int serve(struct fault *f)
         wr_region_add(f->region, WR_REGION_waits, after.count - before.count);
         wr_region_add(f->region, WR_REGION_wait_ns, after.ns - before.ns);
     }
-    return error == KERNEL_FULL ? WEIR_ENOMEM : error;
+    return error == WR_KERNEL_FULL ? WEIR_ENOMEM : error;
 }
 
 static void tell(const struct fault *f, int error)
@@ -704,15 +339,21 @@ static void tell(const struct fault *f, int error)
 
     wr_text_init(&text, line, sizeof(line));
     wr_text_add(&text, "a touch of ");
-    wr_text_hex(&text, addr_of(f));
+    wr_text_hex(&text, wr_touch_addr(f));
     wr_text_add(&text, " cannot be served: ");
     wr_text_add(&text, weir_error_text(error));
     if (error == WEIR_EFULL)
         wr_text_add(&text, "; add a back end or make it larger (size=)");
     if (error == WEIR_ENOMEM)
         wr_text_add(&text, "; too much is pinned, or a memory cgroup is smaller than the budget");
-    wr_event(&f->space->events, wr_trap_is_last() ? WEIR_FATAL : WEIR_FAILURE, error, 0, addr_of(f),
-             line);
+    wr_event(&f->space->events, wr_trap_is_last() ? WEIR_FATAL : WEIR_FAILURE, error, 0,
+             wr_touch_addr(f), line);
+}
+
+/* Where stores to what is mapped cannot be trapped, every touch of a view may be one. */
+static enum wr_access access_to(const struct wr_region *region, enum wr_access access)
+{
+    return region->object && !region->space->host->protects_views ? WR_ACCESS_WRITE : access;
 }
 
 /* The region, or this end of it, is being unmapped. Let the thread try again until the kernel says
@@ -728,19 +369,19 @@ static enum wr_trap_answer serve_touch(struct wr_region *region, const struct wr
         .space = region->space,
         .region = region,
         .page = wr_region_page(region, touch->addr),
-        .access = touch->access,
+        .access = access_to(region, touch->access),
         .presence = touch->presence,
     };
-    uint64_t begun = now_ns(&f);
+    uint64_t begun = wr_touch_now(&f);
     int error = serve(&f);
 
     if (error == REGION_GOES) {
         await_end(f.space);
         return WR_TRAP_RETRY;
     }
-    count(&f, WR_COUNT_faults);
-    count_here(&f, WR_REGION_faults);
-    wr_stats_time(f.space->stats, WR_TIME_fault, now_ns(&f) - begun);
+    wr_touch_count(&f, WR_COUNT_faults);
+    wr_touch_count_here(&f, WR_REGION_faults);
+    wr_stats_time(f.space->stats, WR_TIME_fault, wr_touch_now(&f) - begun);
     if (error != WEIR_OK)
         tell(&f, error);
     return error == WEIR_OK ? WR_TRAP_RETRY : WR_TRAP_REFUSED;
@@ -769,7 +410,7 @@ int wr_fault_pin(struct wr_region *region, uint32_t page, enum wr_access access)
         .space = region->space,
         .region = region,
         .page = page,
-        .access = access,
+        .access = access_to(region, access),
         .presence = WR_PRESENCE_UNKNOWN,
         .is_pin = true,
     };

@@ -2,6 +2,7 @@
 #include "runtime/paging/range.h"
 
 #include "runtime/memory/chunk.h"
+#include "runtime/memory/object.h"
 #include "runtime/paging/aging.h"
 #include "runtime/paging/fault.h"
 #include "runtime/paging/readahead.h"
@@ -86,7 +87,7 @@ static void lot_discard(struct lot *lot)
     if (lot->count == 0)
         return;
     span = (struct wr_span){wr_region_addr(lot->region, lot->hold[0].number), lot->count};
-    lot->space->host->ops->drop(lot->space->host, &span, 1);
+    wr_rmap_drop(lot->space, &span, 1);
     for (uint32_t i = 0; i < lot->count; i++) {
         freed += empty_mapped(lot->space, &lot->hold[i]);
         wr_page_put(&lot->space->pages, &lot->hold[i]);
@@ -102,9 +103,8 @@ static void lot_free(struct lot *lot)
 
     if (lot->count == 0)
         return;
-    is_protected = lot->space->host->ops->protect(lot->space->host,
-                                                  wr_region_addr(lot->region, lot->hold[0].number),
-                                                  lot->count, true) == WR_HOST_OK;
+    is_protected = wr_rmap_protect(lot->space, wr_region_addr(lot->region, lot->hold[0].number),
+                                   lot->count) == WR_HOST_OK;
     for (uint32_t i = 0; i < lot->count; i++) {
         wr_hold_set(&lot->hold[i], WR_PAGE_FREED, is_protected);
         wr_page_put(&lot->space->pages, &lot->hold[i]);

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "runtime/memory/gate.h"
+#include "runtime/memory/object.h"
 #include "runtime/paging/aging.h"
 #include "runtime/paging/stream.h"
 
@@ -218,15 +219,13 @@ static void map_page(struct wr_space *space, struct wr_region *region, uint32_t 
 {
     bool is_mapped = false;
     struct wr_hold hold;
-    uint32_t placed;
 
     if (memory_is_low(space) || wr_frames_take_spare(&space->frames, 1) == 0)
         return;
     wr_page_take(&space->pages, page, &hold);
     if (wr_hold_state(&hold) == WR_PAGE_CACHED_CLEAN && wr_hold_frame(&hold) == frame &&
-        space->host->ops->place(space->host, wr_region_addr(region, page),
-                                wr_host_frame(space->host, frame), 1, true,
-                                &placed) == WR_HOST_OK) {
+        wr_rmap_place(space, wr_region_addr(region, page), wr_host_frame(space->host, frame)) ==
+            WR_HOST_OK) {
         wr_page_move(&hold, WR_PAGE_CACHED_CLEAN, WR_PAGE_RESIDENT_CLEAN);
         wr_hold_set_frame(&hold, WR_FRAME_NONE);
         wr_hold_set(&hold, WR_PAGE_AHEAD, false);

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "runtime/memory/gate.h"
+#include "runtime/memory/object.h"
 
 #define BATCH          WR_EXTENT_FRAMES
 #define GROUP_APART    8u   /* dirty pages that are locked together when they are no neighbours  */
@@ -147,7 +148,7 @@ static void give_chances(struct wr_reclaim *r, uint32_t victims, uint32_t chance
         victim->frame = r->chance_frame + r->chance_used + i;
         r->copies[i].frame = victim->frame;
     }
-    copied = wanted ? r->space->host->ops->copy(r->space->host, r->copies, wanted) : 0;
+    copied = wanted ? wr_rmap_copy(r->space, r->copies, wanted) : 0;
     r->chance_used += copied;
     for (uint32_t i = 0, seen = 0; i < victims && seen < wanted; i++)
         if (r->victims[i].frame != WR_FRAME_NONE && seen++ >= copied)
@@ -223,7 +224,7 @@ static uint32_t drop_batch(struct wr_reclaim *r, const uint32_t *pages, uint32_t
     if (victims == 0)
         return 0;
     give_chances(r, victims, chances);
-    r->space->host->ops->drop(r->space->host, r->spans, spans_of(r, victims));
+    wr_rmap_drop(r->space, r->spans, spans_of(r, victims));
     for (uint32_t i = 0; i < victims; i++)
         settle(r, &r->victims[i]);
     wr_frames_put(&r->space->frames, victims);
@@ -274,6 +275,12 @@ static void revoked(struct wr_reclaim *r, struct victim *victim, const struct wr
     wr_page_put(&r->space->pages, hold);
 }
 
+/* To free one page of an object or some that are near costs the same: a look at every view. */
+static uint32_t group_apart(const struct wr_reclaim *r, uint32_t victims)
+{
+    return victims > 0 && (r->victims[0].addr & WR_OBJECT_ADDR) ? WR_RMAP_GROUP : GROUP_APART;
+}
+
 /* Lock a group, from `pages` on: neighbours, or a few that are none. How many were looked at. */
 static uint32_t seize_group(struct wr_reclaim *r, const uint32_t *pages, uint32_t candidates,
                             uint32_t room, uint32_t *victims_p)
@@ -284,7 +291,7 @@ static uint32_t seize_group(struct wr_reclaim *r, const uint32_t *pages, uint32_
     while (looked < candidates && victims < most) {
         bool is_next = victims > 0 && pages[looked] == r->victims[victims - 1].hold.number + 1;
 
-        if (victims >= GROUP_APART && !is_next)
+        if (victims >= group_apart(r, victims) && !is_next)
             break;
         victims += seize(r, pages[looked++], true, &r->victims[victims]);
     }
@@ -307,7 +314,7 @@ static uint32_t stage_pages(struct wr_reclaim *r, const uint32_t *pages, uint32_
         for (uint32_t i = 0; i < victims; i++)
             r->revokes[i] = (struct wr_revoke){r->victims[i].addr, frame + i, WR_REVOKE_FAILED};
         if (victims)
-            r->space->host->ops->revoke(r->space->host, r->revokes, victims);
+            wr_rmap_revoke(r->space, r->revokes, victims);
         r->extent->fill += victims;
         for (uint32_t i = 0; i < victims; i++) {
             staged += r->revokes[i].result == WR_REVOKED;

@@ -12,6 +12,8 @@ static bool is_alike(const struct wr_run *run, const struct wr_hold *next)
     switch (wr_hold_state(first)) {
     case WR_PAGE_EMPTY:
     case WR_PAGE_RESIDENT_CLEAN: return !wr_hold_has(next, WR_PAGE_FREED);
+    case WR_PAGE_RESIDENT_DIRTY: /* may be mapped in one more view */
+        return run->region->object && !wr_hold_has(next, WR_PAGE_FREED);
     case WR_PAGE_CACHED_CLEAN:
         return (int64_t)wr_hold_frame(next) == (int64_t)wr_hold_frame(first) + offset;
     case WR_PAGE_OUT:
@@ -19,7 +21,6 @@ static bool is_alike(const struct wr_run *run, const struct wr_hold *next)
     case WR_PAGE_CACHED_DIRTY:
     case WR_PAGE_CACHED_WRITING:
     case WR_PAGE_RESIDENT_ZERO:
-    case WR_PAGE_RESIDENT_DIRTY:
     case WR_PAGE_RESIDENT_WRITING:
     case WR_PAGE_POISONED:
     case WR_PAGE_STATE_COUNT: return false;

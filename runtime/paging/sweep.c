@@ -37,10 +37,11 @@ static bool are_too_many(const struct wr_space *space)
            atomic_load_explicit(&space->frames.total, memory_order_relaxed) / TABLES_SHARE;
 }
 
-/* What follows the region's last page may be somebody else's memory. */
+/* What follows the region's last page may be somebody else's memory; and an object has no addresses
+ * of its own, but its views have. */
 static bool is_ours(const struct wr_region *region, uint32_t chunk)
 {
-    return (chunk + 1) * WR_CHUNK_PAGES <= region->first + region->reserve_pages;
+    return !region->object && (chunk + 1) * WR_CHUNK_PAGES <= region->first + region->reserve_pages;
 }
 
 bool wr_sweep_chunk(struct wr_region *region, uint32_t chunk, bool forget)

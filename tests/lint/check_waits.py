@@ -6,7 +6,7 @@ Reads the sources as text. From what a touch or a pin enters, everything that ma
 followed by name; a call through a table (ops->read) may be any function that a table names so.
 What sleeps (park) must do so in a function that tells how long (wr_stats_time), or in one whose
 every caller does. What waits without telling (a mutex, a bell, a sleep) must not be reachable.
-The back end's own read is followed no further: touch_out() times it whole. A spin that yields is
+The back end's own read is followed no further: wr_touch_out() times it whole. A spin that yields is
 seen by page_lock; the door of the frames' queue is held for a few instructions and yields too.
 """
 import json
@@ -22,7 +22,7 @@ FORBIDDEN = re.compile(r"\b(wr_lock_take|pthread_mutex_lock|pthread_cond_\w+|nan
 CALL = re.compile(r"(->\s*|\.)?\b([a-z_]\w*)\(")
 ENTRY = re.compile(r"\.(\w+) = (\w+),")
 NOISE = re.compile(r'/\*.*?\*/|"(?:\\.|[^"\\])*"', re.S)  # comments and strings
-TIMED_WHOLE = {"read"}  # pager and back end: by touch_out()
+TIMED_WHOLE = {"read"}  # pager and back end: by wr_touch_out()
 
 def functions(root):
     paths = sorted((root / "runtime").rglob("*.c"))
@@ -89,7 +89,7 @@ def main(root):
     bad += [f"{name} sleeps on the way of a fault, and no histogram is told"
             for path, name in sorted(untimed(code, seen)) if name in ROOTS]
     parks = sorted(name for path, name in seen if PARK.search(code.body[path, name]))
-    for must in ("touch_out", "join_read", "wait_for_frame", "lock_slowly"):
+    for must in ("wr_touch_out", "join_read", "wait_for_frame", "lock_slowly"):
         if not any(name == must for _, name in seen):
             bad.append(f"{must} is not seen: this test has gone blind")
     print("\n".join(bad))

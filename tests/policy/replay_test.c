@@ -8,8 +8,8 @@
 
 #include "tests/workload/workload.h"
 
-#define PAGES   WORKLOAD_PAGES
-#define FRAMES  WORKLOAD_MEMORY
+#define PAGES  WORKLOAD_PAGES
+#define FRAMES WORKLOAD_MEMORY
 
 /* Enough for the first round of all pages not to count. */
 static uint32_t touches_of(enum workload_kind kind)

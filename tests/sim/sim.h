@@ -41,6 +41,7 @@ struct sim_options {
 struct sim_profile {
     uint32_t budget_pages, budget_min_pages, shared_pages, hint_pages;
     uint32_t threads, operations, hot_pages, slots;
+    uint32_t view_count, object_pages; /* no views: a kernel without objects */
     uint32_t switch_every, stall_every;
     uint32_t io_ns_least, io_ns_most;
     bool is_large;    /* a budget in which several writes may be in flight              */
@@ -48,6 +49,7 @@ struct sim_profile {
     bool has_hints;   /* discard and free by many threads on the same pages             */
     bool has_foreign; /* and the program's own madvise()                                */
     bool has_drains, has_resizes, has_regions, has_pins, has_devices, has_walks;
+    bool protects_views;
     bool is_hasty;    /* closed as soon as the load has ended, without a look */
     bool may_refuse;  /* a touch may fail for want of memory, slots or a working device */
     bool may_lose;    /* a page may be lost                                             */
@@ -142,6 +144,7 @@ struct sim_area {
     bool is_sealed;
     struct sim_entry *entries;
     uint8_t *bytes;
+    struct sim_object *object; /* of a view, whose bytes these are; or NULL */
 };
 
 struct wr_host *sim_host_open(void);
@@ -189,9 +192,6 @@ void sim_pin(struct sim_region *region, uint32_t page, uint32_t count, enum weir
 void sim_device(struct sim_region *region, uint32_t page);
 
 /* --- sim_load.c and sim_check.c -------------------------------------------------------------- */
-
-void sim_load_run(struct sim_region *shared, struct sim_region *hinted); /* from start to end */
-void sim_check_rest(struct sim_region *shared, struct sim_region *hinted);
 void sim_check_unmapped(void);
 /* Do descriptors and page tables agree? At any moment, where nobody drops pages of his own. */
 void sim_audit(uint64_t addr);

@@ -4,7 +4,7 @@
 
 #include "runtime/memory/audit.h"
 #include "runtime/memory/gate.h"
-#include "tests/sim/sim.h"
+#include "tests/sim/sim_common.h"
 
 #define REST_NS 1000000u
 #define FREE_REST_NS \
@@ -231,21 +231,39 @@ void sim_audit(uint64_t addr)
     wr_gate_leave(pass);
 }
 
-void sim_check_rest(struct sim_region *shared, struct sim_region *hinted)
+static void audit_views(const struct weir_object *object)
+{
+    for (uint32_t i = 0; object && i < WR_VIEWS_MAX; i++) {
+        const struct wr_region *view = atomic_load(&object->views[i]);
+
+        if (view)
+            sim_audit(view->addr);
+    }
+}
+
+void sim_check_rest(const struct sim_common *common)
 {
     struct census c;
 
     /* Whatever the last budget and however small the back ends: now there is room for all. */
     if (weir_budget_set(sim.rt, 2 * sim.profile.budget_pages * SIM_PAGE, 0) != WEIR_OK)
         sim_fail("the budget cannot grow");
-    read_all(shared);
-    read_all(hinted);
+    read_all(common->shared);
+    read_all(common->hinted);
+    for (uint32_t i = 0; i < sim.profile.view_count; i++)
+        read_all(common->views[i]);
     c = rest();
     check_statistics(&c);
     check_chunks(&c);
     check_kernel(&c);
-    for (uint32_t i = 0; i < sim.rt->space.region_count; i++)
-        sim_audit(sim.rt->space.by_page[i]->addr);
+    for (uint32_t i = 0; i < sim.rt->space.region_count; i++) {
+        const struct wr_region *region = sim.rt->space.by_page[i];
+
+        if (region->object)
+            audit_views(region->object);
+        else
+            sim_audit(region->addr);
+    }
     sim_thaw();
 }
 

@@ -9,7 +9,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#include "tests/sim/sim.h"
+#include "tests/sim/sim_object.h"
 
 #define AREAS_MAX  32u
 #define AREA_FIRST ((uint64_t)1 << 40)
@@ -57,14 +57,10 @@ static uint64_t free_addresses(uint64_t span)
     return addr;
 }
 
-static int fake_region_map(struct wr_host *h, uint64_t bytes, uint64_t *addr_p)
+uint64_t sim_area_add(struct sim_area made)
 {
-    struct sim_area made = {.pages = (uint32_t)(bytes / SIM_PAGE)};
     uint32_t i = 0;
 
-    (void)h;
-    sim_point();
-    made.bytes = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     made.entries = calloc(made.pages, sizeof(*made.entries));
     if (made.bytes == MAP_FAILED || !made.entries)
         sim_fail("no real memory for a region");
@@ -77,14 +73,30 @@ static int fake_region_map(struct wr_host *h, uint64_t bytes, uint64_t *addr_p)
     made.serial = ++area_serial;
     areas[i] = made;
     sim_machine_drop();
-    *addr_p = made.addr;
     sim_event("region map", made.addr, made.pages);
+    return made.addr;
+}
+
+struct sim_area *sim_area_at(uint32_t i)
+{
+    return i < AREAS_MAX ? &areas[i] : NULL;
+}
+
+static int fake_region_map(struct wr_host *h, uint64_t bytes, uint64_t *addr_p)
+{
+    (void)h;
+    sim_point();
+    *addr_p = sim_area_add((struct sim_area){
+        .pages = (uint32_t)(bytes / SIM_PAGE),
+        .bytes = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0),
+    });
     return WEIR_OK;
 }
 
-static void unmap_entry(struct sim_entry *entry)
+/* A view's frames are its object's. */
+static void unmap_entry(const struct sim_area *area, struct sim_entry *entry)
 {
-    if (entry->is_present && !entry->is_zero)
+    if (entry->is_present && !entry->is_zero && !area->object)
         mapped_count--;
     entry->is_present = entry->is_protected = entry->is_zero = false;
     entry->frame++;
@@ -127,7 +139,7 @@ static void fake_region_seal(struct wr_host *h, uint64_t addr, uint64_t bytes)
     sim_machine_take();
     area = area_that_begins(addr, bytes);
     for (uint32_t i = 0; i < area->pages; i++)
-        unmap_entry(&area->entries[i]);
+        unmap_entry(area, &area->entries[i]);
     area->is_sealed = true;
     sim_machine_drop();
     sim_event("region seal", addr, 0);
@@ -142,11 +154,12 @@ static void fake_region_unmap(struct wr_host *h, uint64_t addr, uint64_t bytes)
     sim_machine_take();
     area = area_that_begins(addr, bytes);
     for (uint32_t i = 0; i < area->pages; i++)
-        unmap_entry(&area->entries[i]);
+        unmap_entry(area, &area->entries[i]);
     gone = *area;
     area->addr = 0;
     sim_machine_drop();
-    munmap(gone.bytes, bytes);
+    if (!gone.object)
+        munmap(gone.bytes, bytes);
     free(gone.entries);
     sim_event("region unmap", addr, 0);
 }
@@ -164,7 +177,7 @@ uint32_t sim_frames_staged(void)
 }
 
 /* The law of the budget: the kernel has never given out more than the runtime has counted. */
-static void check_budget(void)
+void sim_check_budget(void)
 {
     const struct wr_frames *frames;
     int64_t counted, given;
@@ -174,7 +187,8 @@ static void check_budget(void)
     frames = &sim.rt->space.frames;
     counted = atomic_load_explicit(&frames->total, memory_order_relaxed) - wr_frames_free(frames);
     given = (int64_t)mapped_count + staged_count;
-    if (given > counted + host.transient_frames + slip_count)
+    if (given > counted + slip_count +
+                    (sim.options.engine == SIM_MOVE ? sim_object_copies() : host.transient_frames))
         sim_fail("the kernel gave %lld frames, the runtime counts %lld", (long long)given,
                  (long long)counted);
 }
@@ -219,7 +233,13 @@ bool sim_frame_is_empty(const void *bytes)
     return index != UINT32_MAX && !staged[index];
 }
 
-static void fill_staging(uint32_t frame, const void *bytes)
+void sim_frames_count(int change)
+{
+    mapped_count += (uint32_t)change;
+    sim_check_budget();
+}
+
+void sim_staging_fill(uint32_t frame, const void *bytes)
 {
     uint32_t index = frame - host.slab_pages;
 
@@ -257,8 +277,8 @@ static enum wr_hosted fake_stage(struct wr_host *h, uint32_t frame, const void *
     if (sim_inject(sim.profile.no_memory))
         return WR_HOST_NOMEM;
     sim_machine_take();
-    fill_staging(frame, bytes);
-    check_budget();
+    sim_staging_fill(frame, bytes);
+    sim_check_budget();
     sim_machine_drop();
     return WR_HOST_OK;
 }
@@ -279,13 +299,21 @@ static uint8_t *bytes_of(const struct sim_area *area, uint64_t addr)
     return area->bytes + ((addr - area->addr) & ~(SIM_PAGE - 1));
 }
 
-static void map_entry(struct sim_entry *entry, bool is_zero, bool is_protected)
+static void map_entry(const struct sim_area *area, struct sim_entry *entry, bool is_zero,
+                      bool is_protected)
 {
     entry->is_present = true;
     entry->is_zero = is_zero;
     entry->is_protected = is_protected;
     entry->frame++;
-    mapped_count += !is_zero;
+    mapped_count += !is_zero && !area->object;
+}
+
+/* Whoever unmaps has waited for those who serve touches. */
+static void check_not_sealed(const struct sim_area *area)
+{
+    if (area && area->is_sealed)
+        sim_fail("a touch is served where everything is unmapped");
 }
 
 static enum wr_hosted place_one(uint64_t addr, const uint8_t *bytes, bool protect)
@@ -296,16 +324,18 @@ static enum wr_hosted place_one(uint64_t addr, const uint8_t *bytes, bool protec
 
     sim_machine_take();
     entry = entry_of(addr, &area);
+    check_not_sealed(area);
     if (!entry) {
         result = WR_HOST_GONE;
-    } else if (entry->is_present) {
+    } else if (entry->is_present ||
+               (area->object && !sim_object_add(area->object, bytes_of(area, addr)))) {
         result = WR_HOST_EXISTS;
     } else {
         if (sim_frame_is_empty(bytes))
             sim_fail("a page is filled from an empty staging frame");
         sim_copy_page(bytes_of(area, addr), bytes);
-        map_entry(entry, false, protect);
-        check_budget();
+        map_entry(area, entry, false, protect);
+        sim_check_budget();
     }
     sim_machine_drop();
     return result;
@@ -342,8 +372,10 @@ static void fake_drop(struct wr_host *h, const struct wr_span *spans, uint32_t c
             sim_point();
             sim_machine_take();
             entry = entry_of(spans[i].addr + k * SIM_PAGE, &area);
+            if (!area)
+                sim_fail("a drop of addresses that are nobody's, and soon another's");
             if (entry)
-                unmap_entry(entry);
+                unmap_entry(area, entry);
             sim_machine_drop();
         }
     }
@@ -364,6 +396,8 @@ static enum wr_hosted fake_protect(struct wr_host *h, uint64_t addr, uint32_t pa
         sim_point();
         sim_machine_take();
         entry = entry_of(addr + i * SIM_PAGE, &area);
+        if (area && area->object && !host.protects_views)
+            sim_fail("a view is protected or not, where it cannot be");
         if (!entry)
             result = WR_HOST_GONE;
         else if (entry->is_present)
@@ -416,7 +450,7 @@ static enum wr_hosted fake_place_zero(struct wr_host *h, uint64_t addr, uint32_t
         sim_machine_take();
         entry = entry_of(addr + done * SIM_PAGE, &area);
         if (entry && !entry->is_present) {
-            map_entry(entry, true, false);
+            map_entry(area, entry, true, false);
             sim_fill_page(bytes_of(area, addr + done * SIM_PAGE), 0);
             done++;
         } else {
@@ -446,7 +480,23 @@ void sim_area_own(struct sim_area *area, uint32_t page)
 
 void sim_area_drop(struct sim_area *area, uint32_t page)
 {
-    unmap_entry(&area->entries[page]);
+    unmap_entry(area, &area->entries[page]);
+}
+
+enum wr_hosted sim_area_reveal(uint64_t addr, bool protect)
+{
+    struct sim_area *area;
+    struct sim_entry *entry = entry_of(addr, &area);
+
+    check_not_sealed(area);
+    if (!entry || !area->object)
+        return WR_HOST_GONE;
+    if (!sim_object_has(area->object, bytes_of(area, addr)))
+        return WR_HOST_HOLE;
+    if (entry->is_present)
+        return WR_HOST_EXISTS;
+    map_entry(area, entry, false, protect);
+    return WR_HOST_OK;
 }
 
 /* --- Taking away ----------------------------------------------------------------------------- */
@@ -467,9 +517,9 @@ static enum wr_revoked move_one(const struct wr_revoke *one)
     } else if (entry->devices) {
         result = WR_REVOKE_PINNED;
     } else {
-        fill_staging(one->frame, bytes_of(area, one->addr));
-        unmap_entry(entry);
-        check_budget();
+        sim_staging_fill(one->frame, bytes_of(area, one->addr));
+        unmap_entry(area, entry);
+        sim_check_budget();
     }
     sim_machine_drop();
     return result;
@@ -487,8 +537,8 @@ static enum wr_revoked copy_out(const struct wr_revoke *one)
     sim_machine_take();
     entry = entry_of(one->addr, &area);
     if (entry && entry->is_present) {
-        fill_staging(one->frame, bytes_of(area, one->addr));
-        check_budget();
+        sim_staging_fill(one->frame, bytes_of(area, one->addr));
+        sim_check_budget();
     } else {
         result = WR_REVOKE_MISSING;
     }
@@ -689,7 +739,7 @@ static void fake_close(struct wr_host *h)
     (void)h;
 }
 
-static const struct wr_host_ops fake_ops = {
+static struct wr_host_ops fake_ops = {
     .now_ns = fake_now_ns,
     .frames_map = fake_frames_map,
     .frames_unmap = fake_frames_unmap,
@@ -722,9 +772,12 @@ static const struct wr_host_ops fake_ops = {
 
 struct wr_host *sim_host_open(void)
 {
+    sim_object_ops(&fake_ops);
     host = (struct wr_host){.ops = &fake_ops,
-                            .transient_frames = sim.options.engine == SIM_MOVE ? 0 : WP_GROUP,
                             .returns_tables = true,
+                            .transient_frames = WP_GROUP,
+                            .has_objects = sim.profile.view_count > 0,
+                            .protects_views = sim.profile.protects_views,
                             .how = "simulated"};
     return &host;
 }
@@ -737,6 +790,8 @@ void sim_host_check_closed(void)
     for (uint32_t i = 0; i < BELLS_MAX; i++)
         if (bell_used[i])
             sim_fail("a bell is left after close");
+    if (sim_object_count())
+        sim_fail("an object is left after close");
     if (host.frames)
         sim_fail("frames are left after close");
     if (sim_threads_alive() != 1)

@@ -8,7 +8,7 @@
 
 #include <stdio.h>
 
-#include "tests/sim/sim.h"
+#include "tests/sim/sim_common.h"
 
 #define APPS_MAX    6u
 #define BRIEF_MAX   8u
@@ -16,13 +16,27 @@
 
 static struct {
     struct sim_region *shared, *hinted;
+    struct sim_region *const *views;
     struct sim_region *brief[BRIEF_MAX]; /* the last that were mapped; some are gone again */
     uint32_t brief_next;
     _Atomic(uint32_t) is_draining; /* one drain at a time: each takes frames of its own */
 } load;
 
+static struct sim_region *some_view(void)
+{
+    return load.views[sim_below(sim.profile.view_count)];
+}
+
+/* Where bytes may be given away. */
+static struct sim_region *some_hinted(void)
+{
+    return sim.profile.view_count && sim_one_in(2) ? some_view() : load.hinted;
+}
+
 static struct sim_region *some_region(void)
 {
+    if (sim.profile.view_count && sim_one_in(3))
+        return some_view();
     return sim_one_in(3) ? load.hinted : load.shared;
 }
 
@@ -89,12 +103,13 @@ static void hint_some(void)
     else if (sim.profile.has_foreign && kind == 4)
         sim_foreign_drop(load.hinted, some_page(load.hinted), 1);
     else if (sim.profile.has_hints) {
-        page = some_range(load.hinted, 128, &count);
+        region = some_hinted();
+        page = some_range(region, 128, &count);
         if (sim_one_in(6)) { /* whole chunks, which are given back whole */
             page = 0;
-            count = sim_region_pages(load.hinted);
+            count = sim_region_pages(region);
         }
-        sim_advise(load.hinted, page, count, kind <= 5 ? WEIR_FREE : WEIR_DISCARD);
+        sim_advise(region, page, count, kind <= 5 ? WEIR_FREE : WEIR_DISCARD);
     }
 }
 
@@ -114,8 +129,9 @@ static void blunder(void)
 {
     struct sim_region *region = load.brief[sim_below(BRIEF_MAX)];
 
-    if (region)
-        sim_load(region, (uint32_t)sim_below(sim_region_pages(region)));
+    for (uint32_t i = 1 + (uint32_t)sim_below(8); region && i > 0; i--)
+        if (sim_load(region, (uint32_t)sim_below(sim_region_pages(region))) != SIM_TOUCHED)
+            return;
 }
 
 static void brief_region(void)
@@ -140,6 +156,26 @@ static void brief_region(void)
     if (sim_one_in(3))
         sim_advise(region, 0, 1 + (uint32_t)sim_below(pages), WEIR_WILLNEED);
     sim_region_unmap(region);
+}
+
+/* A view that comes and goes, while others use the same pages. */
+static void brief_view(void)
+{
+    uint32_t first = (uint32_t)sim_below(sim.profile.object_pages);
+    uint32_t pages = 1 + (uint32_t)sim_below(sim.profile.object_pages - first);
+    struct sim_region *view = sim_view_map(first, pages);
+
+    load.brief[load.brief_next++ % BRIEF_MAX] = view;
+    for (uint32_t i = 0; i < 30; i++) {
+        uint32_t page = (uint32_t)sim_below(pages);
+
+        if (sim_one_in(2))
+            sim_load(view, page);
+        else
+            sim_store(view, page, false);
+    }
+    sim_foreign_drop(view, (uint32_t)sim_below(pages), 1);
+    sim_region_unmap(view);
 }
 
 static void resize(void)
@@ -196,7 +232,7 @@ static void look_on(void)
         (void)weir_region_get(sim.rt, (uint32_t)sim_below(4), &region);
     }
     if (!sim.profile.has_foreign)
-        sim_region_audit(sim_one_in(2) ? load.shared : load.hinted);
+        sim_region_audit(some_region());
 }
 
 static void rare(void)
@@ -207,6 +243,8 @@ static void rare(void)
         resize();
     else if (kind == 2 && sim.profile.has_drains)
         drain();
+    else if (kind < 6 && sim.profile.has_regions && sim.profile.view_count && sim_one_in(2))
+        brief_view();
     else if (kind < 6 && sim.profile.has_regions)
         brief_region();
     else if (kind == 6)
@@ -237,12 +275,13 @@ static void app_main(void *context)
     }
 }
 
-void sim_load_run(struct sim_region *shared, struct sim_region *hinted)
+void sim_load_run(const struct sim_common *common)
 {
     struct sim_thread *apps[APPS_MAX];
 
-    load.shared = shared;
-    load.hinted = hinted;
+    load.shared = common->shared;
+    load.hinted = common->hinted;
+    load.views = common->views;
     for (uint32_t i = 0; i < sim.profile.threads; i++)
         apps[i] = sim_thread_start("app", app_main, NULL);
     for (uint32_t i = 0; i < sim.profile.threads; i++)

@@ -16,8 +16,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include <weir/weir_object.h>
+
 #include "runtime/paging/fault.h"
-#include "tests/sim/sim.h"
+#include "tests/sim/sim_common.h"
 
 #define REGIONS_MAX 512u
 #define RANGE_MAX   1024u
@@ -35,24 +37,33 @@ struct expected {
 struct sim_region {
     uint64_t addr, serial;
     uint32_t pages, open; /* open: what may be touched; less while it is being changed */
-    bool is_going;
-    struct expected *page;
+    bool is_going, is_view;
+    struct expected *page; /* of a view: those of the object */
 };
 
 static struct sim_region regions[REGIONS_MAX];
 static uint32_t region_count;
 static uint64_t last_value;
+static struct {
+    struct weir_object *handle;
+    struct expected *page;
+} object;
 
 /* --- Regions --------------------------------------------------------------------------------- */
 
-struct sim_region *sim_region_map(uint32_t pages)
+static struct expected *expect_zeros(uint32_t pages)
+{
+    struct expected *page = calloc(pages, sizeof(*page));
+
+    if (!page)
+        sim_fail("no real memory for the oracle");
+    return page;
+}
+
+static struct sim_region *add_region(const void *address, uint32_t pages, struct expected *page)
 {
     struct sim_region *region;
-    void *address;
-    int error = weir_map(sim.rt, pages * SIM_PAGE, NULL, &address);
 
-    if (error != WEIR_OK)
-        sim_fail("map gave %s", weir_error_name(error));
     sim_machine_take();
     if (region_count == REGIONS_MAX)
         sim_fail("too many regions");
@@ -60,11 +71,49 @@ struct sim_region *sim_region_map(uint32_t pages)
     region->addr = (uintptr_t)address;
     region->serial = sim_area_find(region->addr)->serial;
     region->pages = region->open = pages;
-    region->page = calloc(pages, sizeof(*region->page));
-    if (!region->page)
-        sim_fail("no real memory for the oracle");
+    region->page = page;
     sim_machine_drop();
     return region;
+}
+
+struct sim_region *sim_region_map(uint32_t pages)
+{
+    void *address;
+    int error = weir_map(sim.rt, pages * SIM_PAGE, NULL, &address);
+
+    if (error != WEIR_OK)
+        sim_fail("map gave %s", weir_error_name(error));
+    return add_region(address, pages, expect_zeros(pages));
+}
+
+void sim_object_create(uint32_t pages)
+{
+    int error = weir_object_create(sim.rt, pages * SIM_PAGE, NULL, &object.handle);
+
+    if (error != WEIR_OK)
+        sim_fail("object create gave %s", weir_error_name(error));
+    object.page = expect_zeros(pages);
+}
+
+void sim_object_close(void)
+{
+    int error = weir_object_close(object.handle);
+
+    if (error != WEIR_OK)
+        sim_fail("object close gave %s", weir_error_name(error));
+}
+
+struct sim_region *sim_view_map(uint32_t first, uint32_t pages)
+{
+    struct sim_region *view;
+    void *address;
+    int error = weir_view_map(object.handle, first * SIM_PAGE, pages * SIM_PAGE, &address);
+
+    if (error != WEIR_OK)
+        sim_fail("view map gave %s", weir_error_name(error));
+    view = add_region(address, pages, object.page + first);
+    view->is_view = true;
+    return view;
 }
 
 void sim_region_unmap(struct sim_region *region)
@@ -120,8 +169,9 @@ static void judge(const struct sim_region *region, const struct sim_area *area, 
 
         if (found == e->word[i])
             continue;
-        /* While it is unmapped by one thread, another that should not may meet zeros. */
-        if (found != 0 || !(e->is_maybe || region->is_going))
+        /* While it is unmapped by one thread, another that should not may meet zeros; but an
+         * object outlives its views. */
+        if (found != 0 || !(e->is_maybe || (region->is_going && !region->is_view)))
             sim_fail("WRONG: region %llu page %u word %u holds %llx, expected %llx%s",
                      (unsigned long long)region->serial, page, i, (unsigned long long)found,
                      (unsigned long long)e->word[i], e->is_maybe ? " or zero" : "");
@@ -334,7 +384,7 @@ void sim_foreign_drop(struct sim_region *region, uint32_t page, uint32_t count)
         if (area && e->pins == 0 && e->devices == 0 && area->entries[i].is_present) {
             sim_event("foreign drop", region->serial, i);
             sim_area_drop(area, i);
-            e->is_maybe = true;
+            e->is_maybe |= !region->is_view; /* there it unmaps from one view, and loses nothing */
         }
         sim_machine_drop();
     }
@@ -377,8 +427,8 @@ static uint32_t device_attach(struct sim_region *region, uint32_t page, bool is_
         sim_fail("page %u is pinned but not there", page);
     if (is_write && area->entries[page].is_protected)
         sim_fail("page %u is pinned for a device's stores but protected", page);
-    if (is_write)
-        sim_area_own(area, page);
+    /* To read, too: who keeps a page for long gets one of the program's own (FOLL_LONGTERM). */
+    sim_area_own(area, page);
     frame = area->entries[page].frame;
     sim_machine_drop();
     return frame;

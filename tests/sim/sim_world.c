@@ -6,7 +6,7 @@
 #include <unistd.h>
 
 #include "runtime/base/lock.h"
-#include "tests/sim/sim.h"
+#include "tests/sim/sim_common.h"
 
 struct sim_world sim;
 
@@ -67,7 +67,7 @@ static void draw_faults(struct sim_profile *p)
 
 static void draw_sizes(struct sim_profile *p)
 {
-    uint32_t kind = between(0, 15);
+    uint32_t kind = between(0, 15), all;
 
     p->is_large = kind == 0 && !sim.options.is_free;
     if (p->is_large)
@@ -79,9 +79,13 @@ static void draw_sizes(struct sim_profile *p)
     p->budget_min_pages = p->budget_pages - between(0, 20);
     p->shared_pages = p->budget_pages * between(30, 160) / 100;
     p->hint_pages = p->budget_pages * between(10, 80) / 100;
-    p->slots = 4 * (p->shared_pages + p->hint_pages) + 4096;
+    p->view_count = sim_one_in(3) ? 0 : between(1, SIM_VIEWS_MAX);
+    p->object_pages = p->view_count ? p->budget_pages * between(10, 80) / 100 : 0;
+    p->protects_views = !sim_one_in(6);
+    all = p->shared_pages + p->hint_pages + p->object_pages;
+    p->slots = 4 * all + 4096;
     if (sim_one_in(8)) { /* too few for all */
-        p->slots = (p->shared_pages + p->hint_pages) * between(10, 120) / 100;
+        p->slots = all * between(10, 120) / 100;
         p->may_refuse = true;
     }
 }
@@ -163,16 +167,17 @@ static void dump(void)
     const struct wr_staging *s = sim.rt ? &sim.rt->space.staging : NULL;
 
     fprintf(stderr,
-            "  profile: budget %u, pages %u + %u, slots %u, threads %u, operations %u\n"
+            "  profile: budget %u, pages %u + %u + %u in %u views, slots %u, threads %u, "
+            "operations %u\n"
             "  injected, one in: fail_write %u fail_read %u damage %u refuse_submit %u "
             "no_memory %u revoke_fails %u copy_stops %u\n"
             "  engine %d shy %d quiet %d hints %d foreign %d drains %d resizes %d regions %d pins "
             "%d devices %d\n",
-            p->budget_pages, p->shared_pages, p->hint_pages, p->slots, p->threads, p->operations,
-            p->fail_write, p->fail_read, p->damage, p->refuse_submit, p->no_memory, p->revoke_fails,
-            p->copy_stops, (int)sim.options.engine, p->is_shy, p->is_quiet_fd, p->has_hints,
-            p->has_foreign, p->has_drains, p->has_resizes, p->has_regions, p->has_pins,
-            p->has_devices);
+            p->budget_pages, p->shared_pages, p->hint_pages, p->object_pages, p->view_count,
+            p->slots, p->threads, p->operations, p->fail_write, p->fail_read, p->damage,
+            p->refuse_submit, p->no_memory, p->revoke_fails, p->copy_stops, (int)sim.options.engine,
+            p->is_shy, p->is_quiet_fd, p->has_hints, p->has_foreign, p->has_drains, p->has_resizes,
+            p->has_regions, p->has_pins, p->has_devices);
     if (!f)
         return;
     fprintf(stderr,
@@ -276,10 +281,39 @@ static void fill_options(struct weir_options *o)
     o->on_event = on_event;
 }
 
+static void map_common(struct sim_common *c)
+{
+    uint32_t pages = sim.profile.object_pages;
+
+    c->shared = sim_region_map(sim.profile.shared_pages);
+    c->hinted = sim_region_map(sim.profile.hint_pages);
+    if (sim.profile.view_count)
+        sim_object_create(pages);
+    for (uint32_t i = 0; i < sim.profile.view_count; i++) {
+        uint32_t first = i ? between(0, pages / 2) : 0;
+
+        c->views[i] = sim_view_map(first, i ? between(1, pages - first) : pages);
+    }
+}
+
+/* The object is given up before its views, or between them. */
+static void unmap_common(const struct sim_common *c)
+{
+    uint32_t count = sim.profile.view_count, at = between(0, count ? count - 1 : 0);
+
+    sim_region_unmap(c->shared);
+    sim_region_unmap(c->hinted);
+    for (uint32_t i = 0; i < count; i++) {
+        if (i == at)
+            sim_object_close();
+        sim_region_unmap(c->views[i]);
+    }
+}
+
 void sim_world_run(const struct sim_options *options, struct sim_result *result)
 {
     struct weir_options settings;
-    struct sim_region *shared, *hinted;
+    struct sim_common common;
     int error;
 
     sim = (struct sim_world){.options = *options, .result = result};
@@ -293,14 +327,12 @@ void sim_world_run(const struct sim_options *options, struct sim_result *result)
     error = wr_runtime_open(&settings, sim.host, &sim.rt);
     if (error != WEIR_OK)
         sim_fail("open gave %s", weir_error_name(error));
-    shared = sim_region_map(sim.profile.shared_pages);
-    hinted = sim_region_map(sim.profile.hint_pages);
-    sim_load_run(shared, hinted);
+    map_common(&common);
+    sim_load_run(&common);
     sim.is_over = true;
     if (!sim.profile.is_hasty) {
-        sim_check_rest(shared, hinted);
-        sim_region_unmap(shared);
-        sim_region_unmap(hinted);
+        sim_check_rest(&common);
+        unmap_common(&common);
         sim_check_unmapped();
     }
     result->faults = wr_stats_sum(sim.rt->stats, WR_COUNT_faults);

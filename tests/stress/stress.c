@@ -7,6 +7,8 @@
  *           the shared pages, and knows what it wrote last
  *   shared  pages that all threads touch; private: pages that one thread also discards, frees,
  *           pins, hands to devices
+ *   views   with --views the shared pages are an object, and each touch goes through a view by
+ *           chance; others come and go
  *
  * A thread that reads its own word and does not find what it wrote last has found a lost write, a
  * stale page or somebody else's bytes: the program prints it and exits with 1. What the races are
@@ -28,6 +30,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <weir/weir_object.h>
+
 #include "runtime/memory/audit.h"
 #include "runtime/memory/gate.h"
 #include "runtime/runtime.h"
@@ -36,12 +40,13 @@
 #define THREADS_MAX 16u
 #define COPIES      3u /* places in a page where a thread writes the same version */
 #define WORDS_APART 168u
+#define VIEWS_MAX   1024u
 #define SKIPPED     77 /* to CTest: this machine does not offer it */
 
 struct options {
     const char *engine, *backends, *device;
     uint64_t budget_mib, shared_pages, private_pages;
-    unsigned threads, seconds, seed, writes, cpus;
+    unsigned threads, seconds, seed, writes, cpus, views;
     bool hints, pins, forks, signals, resize, regions, drain, audit, streams;
 };
 
@@ -77,7 +82,9 @@ struct worker {
 };
 
 static struct weir_runtime *rt;
-static char *shared;
+static char *shared; /* the first view, where there are views */
+static struct weir_object *object;
+static char *views[VIEWS_MAX];
 static _Atomic(bool) stop;
 static struct worker workers[THREADS_MAX];
 static int device_fd = -1;
@@ -128,12 +135,18 @@ static volatile uint64_t *word_of(char *base, uint64_t page, unsigned thread, un
 
 /* --- Shared pages: every thread its own words ------------------------------------------------ */
 
+static char *some_view(struct worker *w)
+{
+    return opt.views ? views[draw(&w->random) % opt.views] : shared;
+}
+
 static void verify_shared(struct worker *w, uint64_t page)
 {
     uint64_t expected = stamp(w->index, page, w->shared_version[page]);
+    char *view = some_view(w);
 
     for (unsigned c = 0; c < COPIES; c++) {
-        uint64_t found = *word_of(shared, page, w->index, c);
+        uint64_t found = *word_of(view, page, w->index, c);
 
         if (found != expected)
             wrong("shared page", w->index, page, found, expected);
@@ -145,7 +158,7 @@ static void write_shared(struct worker *w, uint64_t page)
     uint32_t version = ++w->shared_version[page];
 
     for (unsigned c = 0; c < COPIES; c++)
-        *word_of(shared, page, w->index, c) = stamp(w->index, page, version);
+        *word_of(some_view(w), page, w->index, c) = stamp(w->index, page, version);
 }
 
 static void touch_shared(struct worker *w)
@@ -171,6 +184,32 @@ static void walk_shared(struct worker *w)
             write_shared(w, page);
         page = up ? page + 1 : page - 1;
     }
+}
+
+/* A view of a part, mapped, used and unmapped while others use the pages. */
+static void brief_view(struct worker *w)
+{
+    uint64_t first = draw(&w->random) % opt.shared_pages;
+    uint64_t pages = 1 + draw(&w->random) % (opt.shared_pages - first);
+    void *memory;
+
+    check_api(weir_view_map(object, first * PAGE, pages * PAGE, &memory), "view map");
+    for (unsigned i = 0; i < 50; i++) {
+        uint64_t at = draw(&w->random) % pages, page = first + at;
+        for (unsigned c = 0; c < COPIES; c++) {
+            uint64_t found = *word_of(memory, at, w->index, c);
+            uint64_t expected = stamp(w->index, page, w->shared_version[page]);
+
+            if (found != expected)
+                wrong("brief view", w->index, page, found, expected);
+        }
+        if (draw(&w->random) % 100 >= opt.writes)
+            continue;
+        w->shared_version[page]++;
+        for (unsigned c = 0; c < COPIES; c++)
+            *word_of(memory, at, w->index, c) = stamp(w->index, page, w->shared_version[page]);
+    }
+    check_api(weir_unmap(memory), "view unmap");
 }
 
 /* --- Private pages: hints, pins, devices ----------------------------------------------------- */
@@ -339,6 +378,8 @@ static void *work(void *context)
             device_private(w);
         else if (what == 960 && opt.regions)
             brief_region(w);
+        else if (what < 970 && what > 961 && opt.views && opt.regions)
+            brief_view(w);
         else if (what == 961 && opt.forks && draw(&w->random) % 64 == 0)
             fork_child();
         w->operations++;
@@ -374,6 +415,28 @@ static void start_alarms(void)
     setitimer(ITIMER_REAL, &every, NULL);
 }
 
+/* Inside the gate. */
+static void audit_region(struct wr_region *region)
+{
+    struct wr_audit audit = {0};
+
+    if (wr_audit_region(region, &audit) != WEIR_OK || !audit.differences)
+        return;
+    fprintf(stderr, "WRONG: audit: %llu differences, first page %u state %d facts %u\n",
+            (unsigned long long)audit.differences, audit.page, (int)audit.state, audit.facts);
+    _exit(1);
+}
+
+static void audit_views(void)
+{
+    for (unsigned i = 0; i < opt.views; i += 1 + opt.views / 8) {
+        struct wr_pass pass = wr_gate_enter();
+
+        audit_region(wr_region_find((uintptr_t)views[i]));
+        wr_gate_leave(pass);
+    }
+}
+
 static void audit_all(void)
 {
     struct wr_space *space = &rt->space;
@@ -385,20 +448,15 @@ static void audit_all(void)
     for (uint32_t i = 1; i <= WR_REGIONS_MAX; i++) {
         struct wr_pass pass = wr_gate_enter();
         struct wr_region *region = atomic_load(&space->by_number[i]);
-        struct wr_audit audit = {0};
 
         /* Only the shared region: in the others a page may be gone by the program's own madvise. */
-        if (region && region->addr == (uintptr_t)shared &&
-            wr_audit_region(region, &audit) == WEIR_OK && audit.differences) {
-            fprintf(stderr, "WRONG: audit: %llu differences, first page %u state %d facts %u\n",
-                    (unsigned long long)audit.differences, audit.page, (int)audit.state,
-                    audit.facts);
-            _exit(1);
-        }
+        if (region && region->addr == (uintptr_t)shared)
+            audit_region(region);
         wr_gate_leave(pass);
         if (!region && i > 64)
             break;
     }
+    audit_views();
     pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
@@ -459,11 +517,13 @@ static void check_frames(void)
 
 static void parse(int argc, char **argv)
 {
-    static const struct option longs[] = {
-        {"engine", 1, NULL, 'e'},     {"backends", 1, NULL, 'b'}, {"budget", 1, NULL, 'm'},
-        {"threads", 1, NULL, 't'},    {"seconds", 1, NULL, 's'},  {"seed", 1, NULL, 'r'},
-        {"writes", 1, NULL, 'w'},     {"pages", 1, NULL, 'p'},    {"device", 1, NULL, 'd'},
-        {"only-touch", 0, NULL, 'o'}, {"drain", 0, NULL, 'D'},    {NULL, 0, NULL, 0}};
+    static const struct option longs[] = {{"engine", 1, NULL, 'e'},  {"backends", 1, NULL, 'b'},
+                                          {"budget", 1, NULL, 'm'},  {"threads", 1, NULL, 't'},
+                                          {"seconds", 1, NULL, 's'}, {"seed", 1, NULL, 'r'},
+                                          {"writes", 1, NULL, 'w'},  {"pages", 1, NULL, 'p'},
+                                          {"device", 1, NULL, 'd'},  {"only-touch", 0, NULL, 'o'},
+                                          {"drain", 0, NULL, 'D'},   {"views", 1, NULL, 'v'},
+                                          {NULL, 0, NULL, 0}};
     int c;
 
     while ((c = getopt_long(argc, argv, "", longs, NULL)) != -1) {
@@ -478,6 +538,7 @@ static void parse(int argc, char **argv)
         case 'p': opt.shared_pages = strtoull(optarg, NULL, 0); break;
         case 'd': opt.device = optarg; break;
         case 'D': opt.drain = true; break;
+        case 'v': opt.views = (unsigned)strtoul(optarg, NULL, 0); break;
         case 'o':
             opt.hints = opt.pins = opt.forks = opt.signals = opt.resize = opt.regions = false;
             opt.audit = opt.streams = false;
@@ -487,6 +548,10 @@ static void parse(int argc, char **argv)
     }
     if (opt.threads < 1 || opt.threads > THREADS_MAX) {
         fprintf(stderr, "stress: --threads is 1 to %u\n", THREADS_MAX);
+        exit(2);
+    }
+    if (opt.views > VIEWS_MAX) {
+        fprintf(stderr, "stress: --views is 0 to %u\n", VIEWS_MAX);
         exit(2);
     }
 }
@@ -509,6 +574,23 @@ static void open_device(void)
     unlink(path);
 }
 
+static void open_views(void)
+{
+    uint64_t bytes = opt.shared_pages * PAGE;
+    int error = weir_object_create(rt, bytes, NULL, &object);
+
+    if (error == WEIR_ENOSUPPORT)
+        exit(SKIPPED);
+    check_api(error, "object create");
+    for (unsigned i = 0; i < opt.views; i++) {
+        void *memory;
+
+        check_api(weir_view_map(object, 0, bytes, &memory), "view map");
+        views[i] = memory;
+    }
+    shared = views[0];
+}
+
 static void open_all(void)
 {
     struct weir_options options;
@@ -524,8 +606,12 @@ static void open_all(void)
     if (error == WEIR_ENOSUPPORT)
         exit(SKIPPED); /* an event has said what is missing */
     check_api(error, "open");
-    check_api(weir_map(rt, opt.shared_pages * PAGE, NULL, &memory), "map");
-    shared = memory;
+    if (opt.views) {
+        open_views();
+    } else {
+        check_api(weir_map(rt, opt.shared_pages * PAGE, NULL, &memory), "map");
+        shared = memory;
+    }
     open_device();
     for (unsigned i = 0; i < opt.threads; i++) {
         struct worker *w = &workers[i];

@@ -122,23 +122,23 @@ Test(region, nobody_is_left_who_had_found_it)
 
 Test(region, there_are_so_many_and_no_more)
 {
-    struct wr_region *regions = calloc(WR_REGIONS_MAX + 1, sizeof(*regions));
+    struct wr_region *regions = calloc(WR_PUBLISHED_MAX + 1, sizeof(*regions));
 
     room_open();
     cr_assert_not_null(regions);
-    for (uint32_t i = 0; i <= WR_REGIONS_MAX; i++) {
+    for (uint32_t i = 0; i <= WR_PUBLISHED_MAX; i++) {
         /* From both ends to the middle. */
         uint64_t place = i % 2 ? 100000 - i : i;
 
         set_region(&regions[i], (1 + place) << 20, 1);
-        cr_expect_eq(wr_region_publish(&regions[i]), i < WR_REGIONS_MAX ? WEIR_OK : WEIR_ENOMEM);
+        cr_expect_eq(wr_region_publish(&regions[i]), i < WR_PUBLISHED_MAX ? WEIR_OK : WEIR_ENOMEM);
     }
-    for (uint32_t i = 0; i < WR_REGIONS_MAX; i++)
+    for (uint32_t i = 0; i < WR_PUBLISHED_MAX; i++)
         expect_bounds(&regions[i]);
-    cr_expect_null(find(regions[WR_REGIONS_MAX].addr));
+    cr_expect_null(find(regions[WR_PUBLISHED_MAX].addr));
     wr_region_retract(&regions[100]);
-    cr_expect_eq(wr_region_publish(&regions[WR_REGIONS_MAX]), WEIR_OK);
-    expect_bounds(&regions[WR_REGIONS_MAX]);
+    cr_expect_eq(wr_region_publish(&regions[WR_PUBLISHED_MAX]), WEIR_OK);
+    expect_bounds(&regions[WR_PUBLISHED_MAX]);
     cr_expect_null(find(regions[100].addr));
     free(regions);
 }

@@ -84,7 +84,7 @@ static int room_region_map(struct wr_host *host, uint64_t bytes, uint64_t *addr_
     return WEIR_OK;
 }
 
-static void room_region_unmap(struct wr_host *host, uint64_t addr, uint64_t bytes)
+static void room_region_seal(struct wr_host *host, uint64_t addr, uint64_t bytes)
 {
     (void)host;
     (void)addr;
@@ -97,6 +97,14 @@ static int room_region_guard(struct wr_host *host, uint64_t addr, uint64_t bytes
     (void)on;
     note(&room_host.guard, addr, 0, (uint32_t)(bytes / WEIR_PAGE_BYTES));
     return room_host.map_error;
+}
+
+static void room_region_unmap(struct wr_host *host, uint64_t addr, uint64_t bytes)
+{
+    (void)host;
+    (void)bytes;
+    if (room_host.on_unmap)
+        room_host.on_unmap(addr);
 }
 
 static enum wr_hosted room_place(struct wr_host *host, uint64_t addr, const void *bytes,
@@ -128,6 +136,56 @@ static int room_facts(struct wr_host *host, uint64_t addr, uint32_t pages, uint8
     (void)addr;
     memcpy(facts, room_host.facts, pages);
     return room_host.facts_error;
+}
+
+static enum wr_hosted room_protect(struct wr_host *host, uint64_t addr, uint32_t pages, bool on)
+{
+    (void)host;
+    cr_assert(on);
+    note(&room_host.protect, addr, 0, pages);
+    return WR_HOST_OK;
+}
+
+static int room_object_open(struct wr_host *host, uint64_t bytes, int *object_p)
+{
+    (void)host;
+    (void)bytes;
+    room_host.objects++;
+    *object_p = 7;
+    return room_host.map_error;
+}
+
+static void room_object_close(struct wr_host *host, int object)
+{
+    (void)host;
+    cr_assert_eq(object, 7);
+    room_host.objects--;
+}
+
+static int room_view_map(struct wr_host *host, int object, uint64_t offset, uint64_t bytes,
+                         uint64_t *addr_p)
+{
+    (void)object;
+    (void)offset;
+    return room_region_map(host, bytes, addr_p);
+}
+
+static bool room_object_read(struct wr_host *host, int object, uint64_t offset, uint32_t frame,
+                             uint32_t pages)
+{
+    (void)host;
+    (void)object;
+    if (room_host.reads_fail && room_host.read.pages + pages >= room_host.reads_fail)
+        return false;
+    note(&room_host.read, offset, frame, pages);
+    return true;
+}
+
+static void room_object_punch(struct wr_host *host, int object, uint64_t offset, uint32_t pages)
+{
+    (void)host;
+    (void)object;
+    note(&room_host.punch, offset, 0, pages);
 }
 
 static int room_bell_init(struct wr_host *host, struct wr_bell *bell)
@@ -210,10 +268,16 @@ static const struct wr_host_ops room_ops = {
     .now_ns = room_now_ns,
     .region_map = room_region_map,
     .region_guard = room_region_guard,
-    .region_seal = room_region_unmap,
+    .region_seal = room_region_seal,
     .region_unmap = room_region_unmap,
     .place = room_place,
+    .protect = room_protect,
     .drop = room_drop,
+    .object_open = room_object_open,
+    .object_close = room_object_close,
+    .view_map = room_view_map,
+    .object_read = room_object_read,
+    .object_punch = room_object_punch,
     .release = room_release,
     .facts = room_facts,
     .park = room_park,
@@ -241,6 +305,7 @@ void room_host_open(uint32_t slab_pages, uint32_t staging_pages)
     room_host.host.slab_pages = slab_pages;
     room_host.host.frames = aligned_alloc(WEIR_PAGE_BYTES, bytes);
     room_host.next_addr = (uint64_t)1 << 40;
+    room_host.host.has_objects = room_host.host.protects_views = true;
     cr_assert_not_null(room_host.host.frames);
     memset(room_host.host.frames, 0, bytes);
     atexit(free_frames);

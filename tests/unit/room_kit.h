@@ -30,9 +30,13 @@ struct room_host {
     _Atomic(uint32_t) parks, unparks, rings;
     uint64_t next_addr; /* where the next region goes */
     struct room_calls place, drop, release, guard;
-    uint8_t facts[WR_CHUNK_PAGES]; /* what the kernel would say of any range's pages */
+    struct room_calls protect, read, punch; /* of objects: addr is the offset */
+    int objects;                            /* open                           */
+    uint32_t reads_fail;                    /* from the n-th page on; 0: none */
+    uint8_t facts[WR_CHUNK_PAGES];          /* what the kernel would say of any range's pages */
     int facts_error;
-    int map_error; /* what region_map() returns; WEIR_OK: it succeeds */
+    void (*on_unmap)(uint64_t addr); /* addresses are about to be anybody's; NULL: nobody asks */
+    int map_error;                   /* what region_map() returns; WEIR_OK: it succeeds */
 };
 
 struct room_events {

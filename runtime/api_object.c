@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: MIT */
+
+/* Api: every function of weir_object.h: judge the arguments, then one call inward. */
+
+#include <pthread.h>
+#include <signal.h>
+
+#include <weir/weir_object.h>
+
+#include "runtime/runtime.h"
+
+int weir_object_create(struct weir_runtime *rt, uint64_t bytes,
+                       const struct weir_region_options *options, struct weir_object **object_p)
+{
+    if (!rt || bytes == 0 || !object_p ||
+        (options && options->size != sizeof(struct weir_region_options)))
+        return WEIR_EINVAL;
+    if (wr_runtime_is_forked())
+        return WEIR_EFORKED;
+    return wr_runtime_create(rt, bytes, options ? options->name : NULL, object_p);
+}
+
+int weir_object_close(struct weir_object *object)
+{
+    sigset_t all, before;
+
+    if (!object)
+        return WEIR_OK;
+    if (wr_runtime_is_forked())
+        return WEIR_EFORKED;
+    /* Pages are locked: as in api.c. */
+    sigfillset(&all);
+    sigdelset(&all, SIGSEGV);
+    sigdelset(&all, SIGBUS);
+    sigdelset(&all, SIGABRT);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    wr_runtime_close_object(object);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return WEIR_OK;
+}
+
+int weir_view_map(struct weir_object *object, uint64_t offset, uint64_t bytes, void **address_p)
+{
+    struct wr_region *view;
+    uint64_t rest;
+    int error;
+
+    if (!object || bytes == 0 || !address_p)
+        return WEIR_EINVAL;
+    if (wr_runtime_is_forked())
+        return WEIR_EFORKED;
+    if (offset % WEIR_PAGE_BYTES != 0 || offset >= object->bytes)
+        return WEIR_EINVAL;
+    rest = object->bytes - offset;
+    if (bytes > rest)
+        return WEIR_EINVAL;
+    bytes = (bytes + WEIR_PAGE_BYTES - 1) / WEIR_PAGE_BYTES * WEIR_PAGE_BYTES;
+    error = wr_runtime_map_view(object, offset, bytes, &view);
+    if (error == WEIR_OK)
+        *address_p = (void *)(uintptr_t)view->addr;
+    return error;
+}

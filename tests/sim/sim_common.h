@@ -1,0 +1,23 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+
+/* Common: what all threads of the load use, and what is looked at when it is over. */
+
+#include "tests/sim/sim.h"
+
+#define SIM_VIEWS_MAX 12u
+
+/* What every thread uses; the first view is the whole object. */
+struct sim_common {
+    struct sim_region *shared, *hinted;
+    struct sim_region *views[SIM_VIEWS_MAX];
+};
+
+void sim_load_run(const struct sim_common *common); /* from start to end */
+/* At rest: contents, page tables, statistics. */
+void sim_check_rest(const struct sim_common *common);
+
+/* The object of this world, and views of it, which are regions like any other. */
+void sim_object_create(uint32_t pages);
+void sim_object_close(void);
+struct sim_region *sim_view_map(uint32_t first, uint32_t pages);
