@@ -31,6 +31,7 @@ int wr_slots_init(struct wr_slots *slots, uint64_t count)
         return WEIR_ENOMEM;
     }
     slots->owner = owner;
+    slots->free_clusters = (int32_t)(count / WEIR_CLUSTER_SLOTS);
     return WEIR_OK;
 }
 
@@ -51,6 +52,11 @@ static uint32_t cluster_size(const struct wr_slots *slots, uint32_t cluster)
     return rest < WEIR_CLUSTER_SLOTS ? (uint32_t)rest : WEIR_CLUSTER_SLOTS;
 }
 
+static bool is_whole(const struct wr_slots *slots, uint32_t cluster)
+{
+    return cluster_size(slots, cluster) == WEIR_CLUSTER_SLOTS;
+}
+
 static void add_live(struct wr_slots *slots, uint32_t cluster, uint32_t taken)
 {
     atomic_fetch_add_explicit(&slots->live[cluster], (uint16_t)taken, memory_order_relaxed);
@@ -66,6 +72,8 @@ static void sub_live(struct wr_slots *slots, uint32_t cluster, uint32_t freed)
     uint32_t lowest = atomic_load_explicit(&slots->lowest, memory_order_relaxed);
 
     WR_CHECK(before >= freed);
+    if (before == freed && is_whole(slots, cluster))
+        atomic_fetch_add_explicit(&slots->free_clusters, 1, memory_order_relaxed);
     atomic_fetch_sub_explicit(&slots->used, freed, memory_order_relaxed);
     while (before == freed && cluster < lowest &&
            !atomic_compare_exchange_weak_explicit(&slots->lowest, &lowest, cluster,
@@ -87,6 +95,8 @@ static bool take_free_cluster(struct wr_slots *slots, struct wr_slot_run *run_p)
             run_p->place = cluster * WEIR_CLUSTER_SLOTS;
             run_p->count = cluster_size(slots, cluster);
             add_live(slots, cluster, run_p->count);
+            if (is_whole(slots, cluster))
+                atomic_fetch_sub_explicit(&slots->free_clusters, 1, memory_order_relaxed);
             /* Unless a lower one came free meanwhile. */
             atomic_compare_exchange_strong_explicit(&slots->lowest, &from, cluster + 1,
                                                     memory_order_relaxed, memory_order_relaxed);

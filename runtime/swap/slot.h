@@ -50,6 +50,8 @@ struct wr_slots {
     _Atomic(uint16_t) *live;  /* of each cluster                            */
     _Atomic(uint32_t) *owner; /* of each slot: page number + 1, 0: nobody   */
     _Atomic(uint64_t) used;   /* sum of live                                */
+    _Atomic(int32_t)
+        free_clusters; /* whole ones; for a moment it may be off by those on the move */
 
     /* No cluster below this one is free, as far as is known: a hint. The lowest free cluster is
      * taken first, so that a sparse file stays as small as what is in it. */
@@ -73,6 +75,14 @@ void wr_slots_return(struct wr_slots *slots, const struct wr_slot_run *run, uint
 void wr_slots_own(struct wr_slots *slots, uint32_t place, uint32_t page);
 /* Signal. */
 void wr_slots_free(struct wr_slots *slots, uint32_t place);
+
+/* Clusters of WEIR_CLUSTER_SLOTS slots, none of them in use. */
+static inline uint32_t wr_slots_free_clusters(const struct wr_slots *slots)
+{
+    int32_t count = atomic_load_explicit(&slots->free_clusters, memory_order_relaxed);
+
+    return count > 0 ? (uint32_t)count : 0;
+}
 
 /* The page of a slot; false: it is free. */
 bool wr_slots_owner(const struct wr_slots *slots, uint32_t place, uint32_t *page_p);

@@ -125,7 +125,8 @@ static void swap_lane_close(struct wr_lane *given)
         if (lane->channels[i])
             close_channel(lane, i);
     free(lane->requests);
-    free(lane->writeouts);
+    for (uint32_t i = 0; i < WR_BACKENDS_MAX; i++)
+        free(lane->writeouts[i]);
     free(lane);
 }
 
@@ -389,12 +390,15 @@ static void backend_tells(void *context, int severity, int error, int os_error, 
 
 static int open_backend(struct wr_swap *swap, const char *spec, struct wr_swap_backend *backend)
 {
-    int error;
+    char rest[WR_SPEC_ROOM];
+    int error = wr_swap_cut_generic(&swap->space->events, spec, rest, &backend->priority);
 
+    if (error != WEIR_OK)
+        return error;
     backend->events = &swap->space->events;
     backend->env = (struct weir_backend_env){.context = backend, .tell = backend_tells};
     strncpy(backend->spec, spec, sizeof(backend->spec) - 1);
-    error = weir_backend_open(spec, &backend->env, &backend->backend);
+    error = weir_backend_open(rest, &backend->env, &backend->backend);
     if (error != WEIR_OK)
         return error;
     backend->backend->ops->describe(backend->backend, &backend->info);
@@ -425,11 +429,13 @@ int wr_swap_add(struct wr_swap *swap, const char *spec, uint32_t *number_p)
     if (!backend)
         return WEIR_ENOMEM;
     backend->number = number;
+    backend->priority = -1 - swap->added;
     error = open_backend(swap, spec, backend);
     if (error != WEIR_OK) {
         free(backend);
         return error;
     }
+    swap->added++;
     atomic_store(&backend->references, 1);
     /* Release: pairs with the acquire in wr_swap_backend(). */
     atomic_store_explicit(&swap->backends[number], backend, memory_order_release);
@@ -452,10 +458,12 @@ void wr_swap_usage(const struct wr_swap *swap, uint64_t *used_p, uint64_t *total
 
 uint64_t wr_swap_metadata(const struct wr_swap *swap)
 {
-    uint64_t used, total;
+    uint64_t used, total, backends = 0;
 
     wr_swap_usage(swap, &used, &total);
+    for (uint32_t i = 0; i < WR_BACKENDS_MAX; i++)
+        backends += wr_swap_backend(swap, i) != NULL;
     return sizeof(*swap) + used * sizeof(uint32_t) +
-           swap->wish.writes_max * sizeof(struct wr_writeout) +
+           backends * swap->wish.writes_max * sizeof(struct wr_writeout) +
            WR_LANE_REQUESTS * sizeof(struct wr_fetch_request);
 }
