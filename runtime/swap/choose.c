@@ -14,10 +14,9 @@
 /* Sick for so many failures in a row: those who wait for memory are told. */
 #define PATIENCE WR_SICK_PATIENCE
 
-/* Below any priority: no cluster is free, and more is in use than this. What is left there is in
- * pieces, for when nobody else has room. */
-#define LEAVINGS      (-(1 << 24))
-#define ROOMY_PERCENT 85u
+/* Below any priority: no cluster is free, and too much is in use for the cleaner to make one. What
+ * is left there is in pieces, for when nobody else has room. */
+#define LEAVINGS (-(1 << 24))
 
 struct choice {
     struct wr_swap_backend *backend; /* NULL: none yet */
@@ -59,9 +58,9 @@ static bool is_better(const struct choice *a, const struct choice *b)
     return a->holding != b->holding ? a->holding < b->holding : a->turn < b->turn;
 }
 
-static bool is_roomy(const struct wr_slots *slots)
+bool wr_swap_is_roomy(const struct wr_swap *swap, const struct wr_swap_backend *backend)
 {
-    return wr_slots_used(slots) * 100 <= slots->count * ROOMY_PERCENT;
+    return wr_slots_used(&backend->slots) * 100 <= backend->slots.count * swap->wish.clean_percent;
 }
 
 static struct choice look_at(const struct wr_swap_lane *lane, struct wr_swap_backend *backend)
@@ -74,7 +73,7 @@ static struct choice look_at(const struct wr_swap_lane *lane, struct wr_swap_bac
         .turn = (backend->number - lane->turn - 1) % WR_BACKENDS_MAX,
     };
 
-    if (!choice.is_whole && !is_roomy(&backend->slots))
+    if (!choice.is_whole && !wr_swap_is_roomy(lane->swap, backend))
         choice.priority += LEAVINGS;
     return choice;
 }
@@ -104,13 +103,45 @@ static int64_t share_of_each(const struct wr_swap_lane *lane)
     return usable ? eighth(lane) / usable : 0;
 }
 
-enum wr_laundered wr_choose(struct wr_swap_lane *lane, struct wr_swap_backend **backend_p,
-                            struct wr_slot_run *run_p)
+/* Where pages that are being moved are to go; NULL: that cannot be, or it cannot wait. */
+static struct wr_swap_backend *wished(struct wr_swap_lane *lane, uint32_t target)
 {
+    struct wr_swap_backend *backend = target ? wr_swap_backend(lane->swap, target - 1) : NULL;
+
+    if (!is_usable(backend) || is_sick(lane, backend) ||
+        wr_slots_used(&backend->slots) >= backend->slots.count ||
+        wr_frames_is_wanted(&lane->swap->space->frames))
+        return NULL;
+    return backend;
+}
+
+static enum wr_laundered take(struct wr_swap_lane *lane, struct wr_swap_backend *backend,
+                              struct wr_swap_backend **backend_p, struct wr_slot_run *run_p)
+{
+    /* Rather wait for one read than write to the gaps between what is being read. */
+    if (wr_slots_free_clusters(&backend->slots) == 0 && wr_swap_is_roomy(lane->swap, backend)) {
+        wr_clean(lane);
+        if (wr_clean_is_busy(lane, backend) && !wr_frames_is_wanted(&lane->swap->space->frames))
+            return WR_LAUNDER_BUSY;
+    }
+    if (!wr_slots_take(&backend->slots, run_p))
+        return WR_LAUNDER_BUSY; /* what is not in use is not to be had at this moment */
+    lane->turn = backend->number;
+    *backend_p = backend;
+    return WR_LAUNDERED;
+}
+
+enum wr_laundered wr_choose(struct wr_swap_lane *lane, uint32_t target,
+                            struct wr_swap_backend **backend_p, struct wr_slot_run *run_p)
+{
+    struct wr_swap_backend *wish = wished(lane, target);
     enum wr_laundered why = WR_LAUNDER_FULL;
     struct choice best = {0}, busy = {0};
     int64_t share = share_of_each(lane);
 
+    if (wish)
+        return is_congested(lane, wish->number, share) ? WR_LAUNDER_BUSY
+                                                       : take(lane, wish, backend_p, run_p);
     for (uint32_t i = 0; i < WR_BACKENDS_MAX; i++) {
         struct wr_swap_backend *backend = wr_swap_backend(lane->swap, i);
         struct choice choice;
@@ -136,9 +167,5 @@ enum wr_laundered wr_choose(struct wr_swap_lane *lane, struct wr_swap_backend **
     if (busy.backend && busy.priority > best.priority &&
         !wr_frames_is_wanted(&lane->swap->space->frames))
         return WR_LAUNDER_BUSY;
-    if (!wr_slots_take(&best.backend->slots, run_p))
-        return why; /* what is not in use is not to be had at this moment */
-    lane->turn = best.backend->number;
-    *backend_p = best.backend;
-    return WR_LAUNDERED;
+    return take(lane, best.backend, backend_p, run_p);
 }

@@ -92,7 +92,7 @@ static bool settle(struct wr_writeout *w, uint32_t index, bool is_written)
     struct wr_hold hold;
 
     if (!wr_page_is_owned(&space->pages, w->pages[index])) {
-        wr_slots_free(&w->backend->slots, place);
+        wr_swap_free_slot(w->lane->swap, w->backend, place);
         return false;
     }
     wr_page_take(&space->pages, w->pages[index], &hold);
@@ -112,7 +112,7 @@ static bool settle(struct wr_writeout *w, uint32_t index, bool is_written)
             wr_page_move(&hold, state, stays ? WR_PAGE_CACHED_DIRTY : WR_PAGE_RESIDENT_DIRTY);
             wr_hold_set_slot(&hold, WR_SLOT_NONE);
         }
-        wr_slots_free(&w->backend->slots, place);
+        wr_swap_free_slot(w->lane->swap, w->backend, place);
     }
     wr_page_put(&space->pages, &hold);
     return stays;
@@ -242,9 +242,10 @@ static void gather_segment(struct wr_writeout *w, const struct wr_segment *segme
     }
 }
 
-static void gather(struct wr_writeout *w, const struct wr_slot_run *run)
+static void gather(struct wr_writeout *w, const struct wr_slot_run *run, uint32_t target)
 {
     struct wr_staging *staging = &w->lane->swap->space->staging;
+    uint32_t next_target;
 
     w->count = 0;
     w->segment_count = 0;
@@ -252,7 +253,9 @@ static void gather(struct wr_writeout *w, const struct wr_slot_run *run)
         struct wr_segment *last = w->segment_count ? &w->segments[w->segment_count - 1] : NULL;
         struct wr_segment next;
 
-        if (!wr_staging_next(staging, run->count - w->count, &next))
+        /* Only this thread takes segments: what was seen is what is taken. */
+        if (!wr_staging_peek(staging, &next_target) || next_target != target ||
+            !wr_staging_next(staging, run->count - w->count, &next))
             break;
         if (last && last->extent == next.extent && last->to == next.from)
             last->to = next.to;
@@ -319,10 +322,12 @@ enum wr_laundered wr_launder(struct wr_lane *given)
     enum wr_laundered chosen;
     struct wr_slot_run run;
     struct wr_writeout *w;
+    uint32_t target = 0;
 
     if (!wr_choose_may_write(lane))
         return WR_LAUNDER_BUSY;
-    chosen = wr_choose(lane, &backend, &run);
+    (void)wr_staging_peek(&lane->swap->space->staging, &target);
+    chosen = wr_choose(lane, target, &backend, &run);
     if (chosen != WR_LAUNDERED)
         return chosen;
     w = free_writeout(lane, backend->number);
@@ -332,7 +337,7 @@ enum wr_laundered wr_launder(struct wr_lane *given)
     }
     w->lane = lane;
     w->backend = backend;
-    gather(w, &run);
+    gather(w, &run, target);
     wr_slots_return(&w->backend->slots, &run, w->count);
     if (w->count == 0) {
         for (uint32_t i = 0; i < w->segment_count; i++)

@@ -42,6 +42,14 @@ static inline uint32_t wr_slot_place(uint64_t slot)
     return (uint32_t)slot;
 }
 
+/* What the thread that takes remembers of a cluster. */
+enum wr_cluster_mark {
+    WR_CLUSTER_USED = 1,    /* something was written there since it was discarded last */
+    WR_CLUSTER_RESTED = 2,  /* it was free when it was last looked at, and not taken since */
+    WR_CLUSTER_TRIED = 4,   /* cleaning it lately did not empty it */
+    WR_CLUSTER_CLEANED = 8, /* being read, dead slots too: nothing there may be written now */
+};
+
 struct wr_slots {
     /* Constant after wr_slots_init(). */
     uint64_t count;
@@ -52,6 +60,8 @@ struct wr_slots {
     _Atomic(uint64_t) used;   /* sum of live                                */
     _Atomic(int32_t)
         free_clusters; /* whole ones; for a moment it may be off by those on the move */
+
+    uint8_t *marks; /* of each cluster, enum wr_cluster_mark; kept by the thread that takes */
 
     /* No cluster below this one is free, as far as is known: a hint. The lowest free cluster is
      * taken first, so that a sparse file stays as small as what is in it. */
@@ -73,8 +83,8 @@ bool wr_slots_take(struct wr_slots *slots, struct wr_slot_run *run_p);
 void wr_slots_return(struct wr_slots *slots, const struct wr_slot_run *run, uint32_t used);
 /* Say whose a taken slot is, before anybody can read it there. */
 void wr_slots_own(struct wr_slots *slots, uint32_t place, uint32_t page);
-/* Signal. */
-void wr_slots_free(struct wr_slots *slots, uint32_t place);
+/* True: it was the last of its cluster. Signal. */
+bool wr_slots_free(struct wr_slots *slots, uint32_t place);
 
 /* Clusters of WEIR_CLUSTER_SLOTS slots, none of them in use. */
 static inline uint32_t wr_slots_free_clusters(const struct wr_slots *slots)
@@ -84,9 +94,14 @@ static inline uint32_t wr_slots_free_clusters(const struct wr_slots *slots)
     return count > 0 ? (uint32_t)count : 0;
 }
 
+/* A cluster is no longer being cleaned. True: it is free now. */
+bool wr_slots_cleaned(struct wr_slots *slots, uint32_t cluster);
+
 /* The page of a slot; false: it is free. */
 bool wr_slots_owner(const struct wr_slots *slots, uint32_t place, uint32_t *page_p);
 uint32_t wr_slots_live(const struct wr_slots *slots, uint32_t cluster);
+/* The first place beyond a cluster; the last one may be a part. */
+uint32_t wr_slots_end(const struct wr_slots *slots, uint32_t cluster);
 static inline uint64_t wr_slots_used(const struct wr_slots *slots)
 {
     return atomic_load_explicit(&slots->used, memory_order_relaxed);

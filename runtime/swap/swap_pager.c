@@ -78,11 +78,34 @@ static bool swap_keeps(struct wr_pager *pager, uint64_t slot)
            wr_slots_used(&backend->slots) * 100 <= backend->slots.count * swap->wish.keep_percent;
 }
 
+static bool swap_frees_at_read(struct wr_pager *pager, uint64_t slot)
+{
+    const struct wr_swap_backend *backend = wr_swap_backend(swap_of(pager), wr_slot_backend(slot));
+
+    return backend->info.flags & WEIR_BACKEND_FREE_ON_READ;
+}
+
+void wr_swap_press(const struct wr_swap *swap)
+{
+    const struct wr_frames *frames = &swap->space->frames;
+
+    frames->pressure(frames->pressure_context);
+}
+
+void wr_swap_free_slot(struct wr_swap *swap, struct wr_swap_backend *backend, uint32_t place)
+{
+    if (wr_slots_free(&backend->slots, place) &&
+        !atomic_load_explicit(&swap->has_emptied, memory_order_relaxed) &&
+        !atomic_exchange_explicit(&swap->has_emptied, true, memory_order_relaxed) &&
+        backend->backend->ops->discard)
+        wr_swap_press(swap); /* the first since such were looked for */
+}
+
 static void swap_forget(struct wr_pager *pager, uint64_t slot)
 {
-    struct wr_swap_backend *backend = wr_swap_backend(swap_of(pager), wr_slot_backend(slot));
+    struct wr_swap *swap = swap_of(pager);
 
-    wr_slots_free(&backend->slots, wr_slot_place(slot));
+    wr_swap_free_slot(swap, wr_swap_backend(swap, wr_slot_backend(slot)), wr_slot_place(slot));
 }
 
 /* --- Lanes ----------------------------------------------------------------------------------- */
@@ -121,6 +144,7 @@ static void swap_lane_close(struct wr_lane *given)
 {
     struct wr_swap_lane *lane = lane_of(given);
 
+    wr_clean_close(lane);
     for (uint32_t i = 0; i < WR_BACKENDS_MAX; i++)
         if (lane->channels[i])
             close_channel(lane, i);
@@ -212,6 +236,14 @@ static bool swap_is_idle(const struct wr_lane *given)
         if (lane->in_flight[i] > 0)
             return false;
     return true;
+}
+
+static uint64_t swap_tidy(struct wr_lane *given, bool is_idle)
+{
+    struct wr_swap_lane *lane = lane_of(given);
+
+    wr_clean(lane);
+    return is_idle ? wr_discard(lane) : WR_FOREVER;
 }
 
 /* --- Fetching -------------------------------------------------------------------------------- */
@@ -335,6 +367,7 @@ static void swap_fetch(struct wr_lane *given, struct wr_fetch *fetch)
 static const struct wr_pager_ops swap_ops = {
     .read = swap_read,
     .keeps = swap_keeps,
+    .frees_at_read = swap_frees_at_read,
     .forget = swap_forget,
     .lane_open = swap_lane_open,
     .lane_close = swap_lane_close,
@@ -345,6 +378,7 @@ static const struct wr_pager_ops swap_ops = {
     .inspect = wr_launder_inspect,
     .launder = wr_launder,
     .coming = wr_launder_coming,
+    .tidy = swap_tidy,
 };
 
 int wr_swap_open(struct wr_space *space, const struct wr_swap_wish *wish, struct wr_swap **swap_p)

@@ -200,6 +200,8 @@ bool sim_frame_is_empty(const void *bytes)
     return index != UINT32_MAX && !staged[index];
 }
 
+static const _Alignas(4096) uint8_t zero_page[SIM_PAGE];
+
 static void fill_staging(uint32_t frame, const void *bytes)
 {
     uint32_t index = frame - host.slab_pages;
@@ -241,6 +243,23 @@ static enum wr_hosted fake_stage(struct wr_host *h, uint32_t frame, const void *
     fill_staging(frame, bytes);
     check_budget();
     sim_machine_drop();
+    return WR_HOST_OK;
+}
+
+/* As far as the kernel had memory: what it gave stays until it is released. */
+static enum wr_hosted fake_populate(struct wr_host *h, uint32_t frame, uint32_t pages)
+{
+    sim_event("populate", frame, pages);
+    for (uint32_t i = 0; i < pages; i++) {
+        sim_point();
+        if (sim_inject(sim.profile.no_memory))
+            return WR_HOST_NOMEM;
+        sim_machine_take();
+        fill_staging(frame + i, zero_page);
+        check_budget();
+        sim_machine_drop();
+    }
+    (void)h;
     return WR_HOST_OK;
 }
 
@@ -679,6 +698,7 @@ static const struct wr_host_ops fake_ops = {
     .copy = fake_copy,
     .drop = fake_drop,
     .stage = fake_stage,
+    .populate = fake_populate,
     .release = fake_release,
     .is_mapped = fake_is_mapped,
     .facts = fake_facts,

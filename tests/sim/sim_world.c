@@ -268,6 +268,7 @@ static void fill_options(struct weir_options *o)
     o->cache_scan_ratio = between(1, 8);
     o->second_chance_permille = 10;
     o->slot_keep_percent = sim_one_in(4) ? 0 : between(20, 100);
+    o->clean_percent = sim_one_in(4) ? 0 : between(50, 95);
     o->readahead_bytes = sim_one_in(4) ? 0 : between(1, 64) * SIM_PAGE;
     o->fault_around_bytes = sim_one_in(4) ? 0 : between(1, 32) * SIM_PAGE;
     o->fault_readers = between(1, 4);

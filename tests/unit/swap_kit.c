@@ -27,8 +27,11 @@ uint32_t add(const char *spec)
 
 void open_swap(const char *spec)
 {
-    const struct wr_swap_wish wish = {
-        .zero_elision = true, .checksums = true, .keep_percent = 50, .writes_max = 2};
+    const struct wr_swap_wish wish = {.zero_elision = true,
+                                      .checksums = true,
+                                      .keep_percent = 50,
+                                      .writes_max = 2,
+                                      .clean_percent = 85};
 
     room_open();
     cr_assert_eq(wr_swap_open(&room_space, &wish, &swap), WEIR_OK);
