@@ -119,7 +119,7 @@ static void carry_done(struct weir_io *io)
     uint32_t empty = 0;
 
     c->lane->in_flight[carry->from->number]--;
-    if (io->error != WEIR_OK) {
+    if (io->error != WEIR_OK && io->error != WEIR_EAGAIN) {
         atomic_fetch_add_explicit(&carry->from->errors, 1, memory_order_relaxed);
         wr_stats_count(space->stats, WR_COUNT_read_errors);
     }

@@ -125,7 +125,7 @@ static enum wr_laundered take(struct wr_swap_lane *lane, struct wr_swap_backend 
             return WR_LAUNDER_BUSY;
     }
     if (!wr_slots_take(&backend->slots, run_p))
-        return WR_LAUNDER_BUSY; /* what is not in use is not to be had at this moment */
+        return wr_clean_is_busy(lane, backend) ? WR_LAUNDER_BUSY : WR_LAUNDER_FULL;
     lane->turn = backend->number;
     *backend_p = backend;
     return WR_LAUNDERED;

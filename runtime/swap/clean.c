@@ -21,7 +21,9 @@
 #include "runtime/memory/gate.h"
 #include "runtime/swap/carry.h"
 
-#define CLUSTERS_LEAST 8u           /* smaller back ends are not worth it         */
+#ifndef CLUSTERS_LEAST    /* the simulator's back ends are small */
+#define CLUSTERS_LEAST 8u /* smaller back ends are not worth it */
+#endif
 #define LIVE_MOST      (C * 3 / 4)  /* of a victim                                */
 #define LIVE_MOST_NONE (C * 7 / 8)  /* and when no cluster is free                */
 #define BACKLOG_MOST   (2 * C)      /* pages staged: more are not brought to them */
@@ -191,6 +193,12 @@ static void go_on(struct wr_swap_lane *lane)
 
         if (live == 0)
             cleaner->place = end;
+        if (frames == 0 && live > 0 && carrier->flying == 0) {
+            /* Short of memory: its free slots are not to be kept from those who write. */
+            backend->slots.marks[cleaner->cluster] &= (uint8_t)~WR_CLUSTER_CLEANED;
+            cleaner->backend = NULL;
+            return;
+        }
         if (frames == 0)
             break;
         used = wr_carry(carrier, backend, &cleaner->place, end, frames);

@@ -238,11 +238,23 @@ static bool swap_is_idle(const struct wr_lane *given)
     return true;
 }
 
+/* Is something in flight that no descriptor will tell of? */
+static bool needs_a_look(const struct wr_swap_lane *lane)
+{
+    for (uint32_t i = 0; i < WR_BACKENDS_MAX; i++)
+        if (lane->in_flight[i] > 0 &&
+            lane->channels[i]->backend->ops->wait_fd(lane->channels[i]) < 0)
+            return true;
+    return false;
+}
+
 static uint64_t swap_tidy(struct wr_lane *given, bool is_idle)
 {
     struct wr_swap_lane *lane = lane_of(given);
 
     wr_clean(lane);
+    if (needs_a_look(lane))
+        return 0;
     return is_idle ? wr_discard(lane) : WR_FOREVER;
 }
 

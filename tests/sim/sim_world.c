@@ -80,8 +80,8 @@ static void draw_sizes(struct sim_profile *p)
     p->shared_pages = p->budget_pages * between(30, 160) / 100;
     p->hint_pages = p->budget_pages * between(10, 80) / 100;
     p->slots = 4 * (p->shared_pages + p->hint_pages) + 4096;
-    if (sim_one_in(8)) { /* too few for all */
-        p->slots = (p->shared_pages + p->hint_pages) * between(10, 120) / 100;
+    if (sim_one_in(4)) { /* too few for all, or so few that clusters must be cleaned */
+        p->slots = (p->shared_pages + p->hint_pages) * between(10, 200) / 100;
         p->may_refuse = true;
     }
 }
@@ -305,6 +305,9 @@ void sim_world_run(const struct sim_options *options, struct sim_result *result)
         sim_check_unmapped();
     }
     result->faults = wr_stats_sum(sim.rt->stats, WR_COUNT_faults);
+    result->cleaned = wr_stats_sum(sim.rt->stats, WR_COUNT_pages_cleaned);
+    result->discarded = wr_stats_sum(sim.rt->stats, WR_COUNT_clusters_discarded);
+    result->migrated = wr_stats_sum(sim.rt->stats, WR_COUNT_pages_migrated);
     if (weir_close(sim.rt) != WEIR_OK)
         sim_fail("close failed");
     sim.rt = NULL;
