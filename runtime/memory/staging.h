@@ -6,6 +6,7 @@
  *
  *   extent    512 neighbouring staging frames: pages that were revoked together
  *   segment   a part of an extent that waits to be written, or is being written
+ *   target    the back end that an extent's pages are to go to, if it can be had
  *   held      a frame that has memory; what it holds may be stale, because a page that a fault
  *             takes back leaves its old frame as it is until the segment is released
  *

@@ -9,11 +9,12 @@
  *   live      slots of a cluster that are in use, those of writes in flight included
  *   owner     the page of a slot: the reverse table (seed B5, D12), 4 bytes a slot
  *   take      a run of free slots for one write: a whole free cluster while there is one
+ *   mark      what the thread that takes remembers of a cluster: to be discarded, being cleaned
  *
  * Always: the live count of a cluster is the number of its slots that are taken; a cluster of none
  * is free. Taking is for one thread at a time; freeing is for any thread, in a fault too: one store
- * and one subtraction. The owner is a hint to whoever comes from the slot; the page's descriptor,
- * under its lock, is the truth.
+ * and one subtraction. Nothing is taken in a cluster that is being cleaned. The owner is a hint to
+ * whoever comes from the slot; the page's descriptor, under its lock, is the truth.
  */
 
 #include <stdatomic.h>

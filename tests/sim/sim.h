@@ -67,8 +67,7 @@ struct sim_event {
 struct sim_result {
     bool is_finished, has_failed;
     char why[400];
-    uint64_t hash, operations, switches, points, faults, refused, lost;
-    uint64_t cleaned, discarded, migrated;
+    uint64_t hash, operations, switches, points, faults, refused, lost, cleaned, discarded, migrated;
     uint64_t edges[WR_PAGE_STATE_COUNT][WR_PAGE_STATE_COUNT];
     struct sim_event ring[SIM_RING];
     char names[SIM_THREADS_MAX][16];

@@ -214,6 +214,49 @@ Test(swap, back_ends_are_filled_in_order)
     cr_expect_eq(total, 3 * C);
 }
 
+/* The last unit may be a part of one: what is over is never written, the last whole slot is used.
+ */
+static void fill_odd(const char *spec, uint64_t slots)
+{
+    static _Alignas(WEIR_PAGE_BYTES) uint8_t bytes[WEIR_PAGE_BYTES];
+    enum wr_laundered laundered = WR_LAUNDERED;
+
+    add(spec);
+    cr_assert_eq(swap->backends[0]->slots.count, slots, "%s", spec);
+    for (uint32_t i = 0; i < 4 && laundered == WR_LAUNDERED; i++) {
+        put_in_queue(stage(i * C, C));
+        while (room_space.staging.live_count > 0 && laundered == WR_LAUNDERED) {
+            laundered = launder();
+            finish();
+        }
+    }
+    cr_expect_eq(laundered, WR_LAUNDER_FULL);
+    cr_expect_eq(wr_slots_used(&swap->backends[0]->slots), slots);
+    for (uint32_t page = 0; page < slots; page++) {
+        cr_assert_eq(state_of(page), WR_PAGE_OUT);
+        cr_expect_eq(read_page(page, bytes), WEIR_OK);
+        cr_expect(is_stamped(bytes, region->first + page), "%s: page %u", spec, page);
+    }
+    cr_expect_eq(state_of((uint32_t)slots), WR_PAGE_CACHED_DIRTY);
+}
+
+#define ODD(name, size, slots)                \
+    Test(swap, name##_of_memory)              \
+    {                                         \
+        open_swap(NULL);                      \
+        fill_odd("mem:?size=" size, slots);   \
+    }                                         \
+    Test(swap, name##_of_a_file)              \
+    {                                         \
+        open_swap(NULL);                      \
+        fill_odd("file:.?size=" size, slots); \
+    }
+
+ODD(a_slot_more, "4198400", 2 * C + 1) /* 4 MiB + 4 KiB */
+ODD(a_slot_less, "4190208", 2 * C - 1) /* 4 MiB - 4 KiB */
+ODD(a_sector_more, "4194816", 2 * C)   /* 4 MiB + 512   */
+ODD(a_sector_less, "2096640", C - 1)   /* 2 MiB - 512   */
+
 Test(swap, one_that_drains_takes_no_new_pages)
 {
     open_swap("mem:?size=2m");
