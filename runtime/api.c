@@ -322,6 +322,29 @@ int weir_backend_drain(struct weir_runtime *rt, uint32_t number)
     return error;
 }
 
+int weir_backend_move(struct weir_runtime *rt, uint32_t from, uint32_t to, uint64_t bytes,
+                      uint64_t *moved_p)
+{
+    uint64_t moved = 0;
+    sigset_t before;
+    int error;
+
+    if (moved_p)
+        *moved_p = 0;
+    if (!rt)
+        return WEIR_EINVAL;
+    if (wr_runtime_is_forked())
+        return WEIR_EFORKED;
+    hold_signals(&before);
+    wr_lock_take(&rt->backends_lock);
+    error = wr_swap_move(rt->swap, from, to, bytes / WEIR_PAGE_BYTES, &moved);
+    wr_lock_drop(&rt->backends_lock);
+    let_signals(&before);
+    if (moved_p)
+        *moved_p = moved * WEIR_PAGE_BYTES;
+    return error;
+}
+
 int weir_backend_get(struct weir_runtime *rt, uint32_t position, struct weir_backend_state *state_p)
 {
     struct wr_pass pass;

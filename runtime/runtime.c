@@ -263,6 +263,7 @@ static int build_paging(struct weir_runtime *rt)
         .zero_elision = s->zero_elision,
         .checksums = s->checksums,
         .keep_percent = (uint32_t)s->slot_keep_percent,
+        .clean_percent = (uint32_t)s->clean_percent,
         .writes_max = (uint32_t)s->writes_in_flight,
         .rouse = rouse,
         .rouse_context = rt,

@@ -16,7 +16,6 @@
 #include "transport/tell.h"
 
 #define CHOICE    "auto\0on\0off\0"
-#define SWITCH    "off\0on\0"
 #define NO_OR_YES "no\0yes\0"
 
 static const struct wr_spec_row rows[] = {
@@ -24,7 +23,7 @@ static const struct wr_spec_row rows[] = {
      NULL},
     {"direct", WR_SPEC_WORD, offsetof(struct wr_file_options, direct), 0, 0, CHOICE},
     {"uring", WR_SPEC_WORD, offsetof(struct wr_file_options, uring), 0, 0, CHOICE},
-    {"discard", WR_SPEC_WORD, offsetof(struct wr_file_options, discard), 0, 0, SWITCH},
+    {"discard", WR_SPEC_WORD, offsetof(struct wr_file_options, discard), 0, 0, CHOICE},
     {"overwrite", WR_SPEC_WORD, offsetof(struct wr_file_options, overwrite), 0, 0, NO_OR_YES},
     {"keep", WR_SPEC_WORD, offsetof(struct wr_file_options, keep), 0, 0, NO_OR_YES},
 };
@@ -162,6 +161,16 @@ static int give_back(const struct wr_file *file, uint64_t offset, uint64_t bytes
     return result == 0 ? 0 : errno;
 }
 
+/* By itself for files, whose room others may need: it is asked of whole clusters that have stayed
+ * free, so that it costs one call for 2 MiB or more that nobody waits for. For devices only where
+ * it was asked for: some take long over a TRIM, and then hold up reads. */
+static bool discards(const struct wr_file *file)
+{
+    if (file->options.discard == WR_FILE_AUTO)
+        return !file->is_device;
+    return file->options.discard == WR_FILE_ON;
+}
+
 static int file_discard(struct weir_backend *backend, uint64_t slot, uint64_t count)
 {
     struct wr_file *file = file_of(backend);
@@ -169,7 +178,7 @@ static int file_discard(struct weir_backend *backend, uint64_t slot, uint64_t co
 
     if (slot > file->slots || count > file->slots - slot)
         return WEIR_EINVAL;
-    if (!file->options.discard || count == 0 ||
+    if (!discards(file) || count == 0 ||
         atomic_load_explicit(&file->is_discard_refused, memory_order_relaxed))
         return WEIR_OK;
     os_error = give_back(file, file->data_offset + slot * WEIR_SLOT_BYTES, count * WEIR_SLOT_BYTES);

@@ -35,7 +35,7 @@ struct wr_file_options {
     uint64_t size;      /* bytes for pages; 0: as large as the place allows */
     uint64_t direct;    /* enum wr_file_choice                              */
     uint64_t uring;     /* enum wr_file_choice                              */
-    uint64_t discard;   /* 1: give freed slots back to the file system      */
+    uint64_t discard;   /* enum wr_file_choice: give free clusters back     */
     uint64_t overwrite; /* 1: a device may hold somebody's data             */
     uint64_t keep;      /* 1: a named file stays when the back end closes   */
 };

@@ -95,6 +95,7 @@ struct weir_options {
     uint64_t zero_elision;      /* 1: a page of zeros is forgotten instead of written         */
     uint64_t checksums;         /* 1: every page is summed when it leaves, checked on return  */
     uint64_t slot_keep_percent; /* a read page keeps its slot while a back end is not fuller  */
+    uint64_t clean_percent;     /* clusters are cleaned while a back end is not fuller; 0: no */
 
     uint64_t readahead_bytes;    /* largest single read ahead of a stream; 0: none             */
     uint64_t fault_around_bytes; /* most that one touch of a stream maps at once; 0: one page  */
@@ -229,6 +230,19 @@ int weir_backend_add(struct weir_runtime *runtime, const char *spec, uint32_t *n
  */
 int weir_backend_drain(struct weir_runtime *runtime, uint32_t number);
 
+/*
+ * Take at most bytes of live pages off one back end, to be written to another, while the program
+ * runs on; the first one takes no new pages meanwhile. Pages that are mapped stay as they are, and
+ * what is just being read or written is left out. Blocks until the pages are in memory or at the
+ * other one; the last of them are written when memory is needed. How many bytes left is written to
+ * *moved_p (may be NULL), whatever is returned. When the target is full or fails, pages go where
+ * any others go. Any thread, not in a signal handler. WEIR_ENOENT: no such back end. WEIR_EINVAL:
+ * from and to are the same. WEIR_EFULL, WEIR_EIO: as for a drain. (After Riel: one place knows
+ * where a page lies, so that it can be moved and nobody else need be told.)
+ */
+int weir_backend_move(struct weir_runtime *runtime, uint32_t from, uint32_t to, uint64_t bytes,
+                      uint64_t *moved_p);
+
 struct weir_backend_state {
     uint32_t number;
     char spec[256];       /* as given, shortened if need be            */
@@ -283,6 +297,10 @@ int weir_backend_get(struct weir_runtime *runtime, uint32_t position,
     X(pages_moved_busy, ' ', "pages not evicted because a device holds them")                \
     X(pages_rescued_writing, ' ', "faults served while their page was being written")        \
     X(pages_drained, ' ', "pages taken off a draining back end")                             \
+    X(pages_migrated, ' ', "pages taken off a back end by weir_backend_move()")              \
+    X(pages_cleaned, ' ', "live pages taken out of mostly dead clusters")                    \
+    X(clusters_cleaned, ' ', "clusters that became free by that")                            \
+    X(clusters_discarded, ' ', "free clusters that were given back to their back end")       \
     X(slots_kept, ' ', "pages mapped again that kept their slot")                            \
     X(slots_doomed, ' ', "slots freed as their page was written, or slot_keep_percent said") \
     X(read_errors, ' ', "reads that failed")                                                 \

@@ -49,7 +49,7 @@ static const char *const unit_names[] = {
     NUMBER(watermark_high_bytes, "WEIR_WATERMARK_HIGH", "0", UNIT_BYTES, 0, NO_LIMIT,           \
            "reclaim ends above this much free memory; 0: 1.5 % of the budget")                  \
     NUMBER(writes_in_flight, "WEIR_WRITES_IN_FLIGHT", "8", UNIT_COUNT, 1, 64,                   \
-           "clusters of 2 MiB that may be on their way to back ends")                           \
+           "clusters of 2 MiB that may be on their way to one back end")                        \
     NUMBER(drop_batch_pages, "WEIR_DROP_BATCH", "128", UNIT_PAGES, 1, 512,                      \
            "clean pages that leave by one system call; more is cheaper and holds them longer")  \
     NUMBER(cache_scan_ratio, "WEIR_CACHE_SCAN_RATIO", "6", UNIT_COUNT, 1, 64,                   \
@@ -62,6 +62,8 @@ static const char *const unit_names[] = {
            "sum every page when it leaves and check it when it returns")                        \
     NUMBER(slot_keep_percent, "WEIR_SLOT_KEEP", "50", UNIT_PERCENT, 0, 100,                     \
            "a page that was read keeps its slot while no more than this of a back end is used") \
+    NUMBER(clean_percent, "WEIR_CLEAN", "85", UNIT_PERCENT, 0, 95,                              \
+           "live pages are gathered while no more than this of a back end is used; 0: never")   \
     NUMBER(readahead_bytes, "WEIR_READAHEAD", "256k", UNIT_BYTES, 0, 256 * KIB,                 \
            "largest single read ahead of a stream; 0: none")                                    \
     NUMBER(fault_around_bytes, "WEIR_FAULT_AROUND", "128k", UNIT_BYTES, 0, 256 * KIB,           \

@@ -102,6 +102,8 @@ struct wr_host_ops {
     void (*drop)(struct wr_host *host, const struct wr_span *spans, uint32_t count);
     /* Fill an empty staging frame with a page of bytes. */
     enum wr_hosted (*stage)(struct wr_host *host, uint32_t frame, const void *bytes);
+    /* Give empty staging frames memory: a back end is about to read into them. */
+    enum wr_hosted (*populate)(struct wr_host *host, uint32_t frame, uint32_t pages);
     /* Free the memory of staging frames. */
     void (*release)(struct wr_host *host, uint32_t frame, uint32_t pages);
     /* Is a page mapped there? Signal. */

@@ -287,6 +287,15 @@ static enum wr_hosted linux_stage(struct wr_host *host, uint32_t frame, const vo
     return linux_place(host, (uintptr_t)wr_host_frame(host, frame), bytes, 1, false, &placed);
 }
 
+static enum wr_hosted linux_populate(struct wr_host *host, uint32_t frame, uint32_t pages)
+{
+    /* One call for all of them. A kernel before 5.14 refuses it, and populates by the read. */
+    if (madvise(wr_host_frame(host, frame), pages * PAGE, MADV_POPULATE_WRITE) == 0 ||
+        errno == EINVAL)
+        return WR_HOST_OK;
+    return WR_HOST_NOMEM;
+}
+
 static void linux_release(struct wr_host *host, uint32_t frame, uint32_t pages)
 {
     madvise(wr_host_frame(host, frame), pages * PAGE, MADV_DONTNEED);
@@ -475,6 +484,7 @@ const struct wr_host_ops wr_linux_memory_ops = {
     .copy = linux_copy,
     .drop = linux_drop,
     .stage = linux_stage,
+    .populate = linux_populate,
     .release = linux_release,
     .is_mapped = linux_is_mapped,
     .facts = linux_facts,

@@ -167,14 +167,11 @@ int wr_frames_take(struct wr_frames *frames, enum wr_frame_use use)
     return WEIR_OK;
 }
 
-uint32_t wr_frames_take_spare(struct wr_frames *frames, uint32_t count)
+static uint32_t take_up_to(struct wr_frames *frames, int64_t floor, uint32_t count)
 {
-    int64_t floor = floor_of(frames, WR_FRAME_FOR_NEW);
     int64_t spare = wr_frames_free(frames) - floor;
     int64_t left;
 
-    if (atomic_load_explicit(&frames->waiting, memory_order_relaxed) > 0)
-        return 0;
     if (spare < (int64_t)count)
         count = spare > 0 ? (uint32_t)spare : 0;
     left = count > 0 ? take_above(frames, floor, count) : -1;
@@ -182,6 +179,18 @@ uint32_t wr_frames_take_spare(struct wr_frames *frames, uint32_t count)
         return 0;
     warn(frames, left);
     return count;
+}
+
+uint32_t wr_frames_take_spare(struct wr_frames *frames, uint32_t count)
+{
+    if (atomic_load_explicit(&frames->waiting, memory_order_relaxed) > 0)
+        return 0;
+    return take_up_to(frames, floor_of(frames, WR_FRAME_FOR_NEW), count);
+}
+
+uint32_t wr_frames_take_reserve(struct wr_frames *frames, uint32_t count)
+{
+    return take_up_to(frames, floor_of(frames, WR_FRAME_FOR_NEW) / 4, count);
 }
 
 void wr_frames_overdraw(struct wr_frames *frames, uint32_t count)

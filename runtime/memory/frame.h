@@ -82,6 +82,9 @@ int wr_frames_take(struct wr_frames *frames, enum wr_frame_use use);
  * while others wait. Never waits. How many. Signal. */
 uint32_t wr_frames_take_spare(struct wr_frames *frames, uint32_t count);
 
+/* The same down to a quarter of min, though others wait: for one whose work makes room for them. */
+uint32_t wr_frames_take_reserve(struct wr_frames *frames, uint32_t count);
+
 /* Take count whether there are so many or not: for a frame that the kernel has given already. */
 void wr_frames_overdraw(struct wr_frames *frames, uint32_t count);
 

@@ -51,7 +51,8 @@
  *   RESIDENT_WRITING -------> RESIDENT_CLEAN, RESIDENT_DIRTY                     [done, failed]
  *                            any but READING --> EMPTY                           [discard]
  *                            READING --> EMPTY, POISONED                [cancelled, unreadable]
- *   drain: OUT --> READING --> CACHED_DIRTY; RESIDENT_CLEAN --> RESIDENT_DIRTY [drain.c]
+ *   off a back end: OUT --> READING --> CACHED_DIRTY [carry.c, readahead.c];
+ *                   RESIDENT_CLEAN --> RESIDENT_DIRTY [carry.c]
  *
  * Always:
  *   - RESIDENT_CLEAN and RESIDENT_WRITING have been write-protected since the moment they were

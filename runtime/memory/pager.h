@@ -58,6 +58,8 @@ struct wr_pager_ops {
     int (*read)(struct wr_pager *pager, uint64_t slot, uint32_t page, uint32_t sum, void *bytes);
     /* May a page that was just read keep this slot while it is clean? Signal. */
     bool (*keeps)(struct wr_pager *pager, uint64_t slot);
+    /* Is a page of this slot to give it up as soon as it was read, though nobody touched it? */
+    bool (*frees_at_read)(struct wr_pager *pager, uint64_t slot);
     /* The page no longer needs the slot. Signal. */
     void (*forget)(struct wr_pager *pager, uint64_t slot);
 
@@ -77,6 +79,9 @@ struct wr_pager_ops {
     enum wr_laundered (*launder)(struct wr_lane *lane);
     /* Frames that writes in flight will free when they are done. */
     uint32_t (*coming)(const struct wr_lane *lane);
+    /* Housekeeping of the thread that launders, as it goes along: begin what can be begun without
+     * waiting; when it is idle, also what may take a moment. When to call again, at the latest. */
+    uint64_t (*tidy)(struct wr_lane *lane, bool is_idle);
 };
 
 /* A pager's own structure begins with this; so does a lane's. */

@@ -57,6 +57,7 @@ struct wr_extent *wr_staging_take(struct wr_staging *staging)
         found->is_taken = true;
         found->fill = 0;
         found->released = 0;
+        found->target = 0;
     }
     wr_lock_drop(&staging->lock);
     return found;
@@ -99,6 +100,18 @@ void wr_staging_queue(struct wr_staging *staging, struct wr_extent *extent, uint
     wr_lock_take(&staging->lock);
     push_locked(staging, &segment, false);
     wr_lock_drop(&staging->lock);
+}
+
+bool wr_staging_peek(struct wr_staging *staging, uint32_t *target_p)
+{
+    bool found;
+
+    wr_lock_take(&staging->lock);
+    found = staging->queue_count > 0;
+    if (found)
+        *target_p = staging->queue[staging->queue_first].extent->target;
+    wr_lock_drop(&staging->lock);
+    return found;
 }
 
 bool wr_staging_next(struct wr_staging *staging, uint32_t want, struct wr_segment *segment_p)

@@ -6,6 +6,7 @@
  *
  *   extent    512 neighbouring staging frames: pages that were revoked together
  *   segment   a part of an extent that waits to be written, or is being written
+ *   target    the back end that an extent's pages are to go to, if it can be had
  *   held      a frame that has memory; what it holds may be stale, because a page that a fault
  *             takes back leaves its old frame as it is until the segment is released
  *
@@ -25,6 +26,7 @@ struct wr_extent {
     uint32_t fill;        /* frames given to pages; kept by the filler, constant once queued      */
     uint32_t released;    /* kept by the staging's lock                                           */
     bool is_taken;        /* kept by the staging's lock                                           */
+    uint32_t target;      /* back end + 1 that its pages go to, 0: any; as `fill`                 */
     _Atomic(uint64_t) held[WR_EXTENT_FRAMES / 64]; /* one bit a frame                          */
     uint32_t pages[WR_EXTENT_FRAMES]; /* kept by the filler, constant once queued          */
 };
@@ -67,6 +69,8 @@ void wr_staging_hold(struct wr_staging *staging, struct wr_extent *extent, uint3
 /* Put what was filled in the queue as one segment; with nothing live in it, release it at once. */
 void wr_staging_queue(struct wr_staging *staging, struct wr_extent *extent, uint32_t live);
 
+/* The target of the oldest segment. False: none waits. */
+bool wr_staging_peek(struct wr_staging *staging, uint32_t *target_p);
 /* Take the oldest segment, at most want frames of it. False: none. */
 bool wr_staging_next(struct wr_staging *staging, uint32_t want, struct wr_segment *segment_p);
 /* Put a segment back as the oldest: its write failed. */

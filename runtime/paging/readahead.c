@@ -48,6 +48,7 @@ struct wr_ahead {
     uint32_t head; /* kept by the reading thread, as are the slots */
 
     struct fetch_slot slots[FETCHES];
+    struct wr_extent *extent; /* that takes pages which gave up their slots, or NULL; likewise */
 };
 
 /* --- The faulting thread's side -------------------------------------------------------------- */
@@ -183,6 +184,44 @@ static struct wr_stats *stats_of(const struct fetch_slot *slot)
     return slot->ahead->space->stats;
 }
 
+static void queue_extent(struct wr_ahead *ahead)
+{
+    if (ahead->extent)
+        wr_staging_queue(&ahead->space->staging, ahead->extent, ahead->extent->fill);
+    ahead->extent = NULL;
+}
+
+/* A page that gives up its slot, though nobody touched it (seed B7), is dirty from now on, and
+ * takes a frame of the budget. False: there is none to spare; it keeps the slot until it is
+ * touched. */
+static bool give_up_slot(struct wr_ahead *ahead, struct wr_hold *hold, const void *bytes)
+{
+    struct wr_space *space = ahead->space;
+    uint32_t frame;
+
+    if (!space->pager->ops->frees_at_read(space->pager, wr_hold_slot(hold)) || memory_is_low(space))
+        return false;
+    if (ahead->extent && ahead->extent->fill == WR_EXTENT_FRAMES)
+        queue_extent(ahead);
+    if (!ahead->extent)
+        ahead->extent = wr_staging_take(&space->staging);
+    if (!ahead->extent || wr_frames_take_spare(&space->frames, 1) == 0)
+        return false;
+    frame = ahead->extent->first_frame + ahead->extent->fill;
+    if (space->host->ops->stage(space->host, frame, bytes) != WR_HOST_OK) {
+        wr_frames_put(&space->frames, 1);
+        return false;
+    }
+    wr_staging_hold(&space->staging, ahead->extent, ahead->extent->fill++, hold->number);
+    wr_hold_set_frame(hold, frame);
+    wr_page_move(hold, WR_PAGE_READING, WR_PAGE_CACHED_DIRTY);
+    wr_hold_set(hold, WR_PAGE_AHEAD, false);
+    space->pager->ops->forget(space->pager, wr_hold_slot(hold));
+    wr_hold_set_slot(hold, WR_SLOT_NONE);
+    wr_stats_count(space->stats, WR_COUNT_slots_doomed);
+    return true;
+}
+
 /* A page has come, or not: into the cache, or back to where it was. */
 static void arrived(struct wr_fetch *fetch, uint32_t index, int error)
 {
@@ -202,6 +241,9 @@ static void arrived(struct wr_fetch *fetch, uint32_t index, int error)
         /* Nobody asked for it: whoever does will read it again and learn what is wrong. */
         wr_page_move(&hold, WR_PAGE_READING, WR_PAGE_OUT);
         wr_hold_set(&hold, WR_PAGE_AHEAD, false);
+    } else if (give_up_slot(slot->ahead, &hold, wr_host_frame(space->host, frame))) {
+        wr_stats_count(stats_of(slot), WR_COUNT_cache_added);
+        wr_stats_count(stats_of(slot), WR_COUNT_cache_added_ahead);
     } else {
         wr_cache_own(&space->cache, frame, fetch->page[index]);
         wr_hold_set_frame(&hold, frame);
@@ -360,9 +402,13 @@ static void read_main(void *context)
     while (!atomic_load(&ahead->stop) || !ops->is_idle(ahead->lane)) {
         bool any = !atomic_load(&ahead->stop) && serve_requests(ahead);
 
-        if (!ops->reap(ahead->lane) && !any)
+        if (!ops->reap(ahead->lane) && !any) {
+            if (ops->is_idle(ahead->lane))
+                queue_extent(ahead); /* no more will come soon: let it be written */
             reader_sleep(ahead);
+        }
     }
+    queue_extent(ahead);
 }
 
 int wr_ahead_open(struct wr_space *space, struct wr_ahead **ahead_p)

@@ -591,6 +591,7 @@ static void balance(struct wr_reclaim *r)
 
         r->space->pager->ops->reap(r->lane);
         write_leftovers(r);
+        (void)r->space->pager->ops->tidy(r->lane, false);
         want = shortage(r);
         if (want <= 0)
             return;
@@ -632,7 +633,10 @@ static void kswapd_main(void *context)
             r->patience = KPAGED_TRIES;
             balance(r);
         } else if (!is_changed && !atomic_load(&r->pressed)) {
-            sleep_until(r, grace_end(r));
+            uint64_t tidy_ns = r->space->pager->ops->tidy(r->lane, true);
+            uint64_t grace_ns = grace_end(r);
+
+            sleep_until(r, tidy_ns < grace_ns ? tidy_ns : grace_ns);
             write_leftovers(r);
         }
     }

@@ -20,7 +20,7 @@
  * passes, a full disk is noticed. */
 #define SICK_NS_FIRST 1000000ull
 #define SICK_NS_MOST  1000000000ull
-#define PATIENCE      8u
+#define PATIENCE      WR_SICK_PATIENCE
 
 static void count(const struct wr_swap *swap, enum wr_counter counter, uint64_t amount)
 {
@@ -93,7 +93,7 @@ static bool settle(struct wr_writeout *w, uint32_t index, bool is_written)
     struct wr_hold hold;
 
     if (!wr_page_is_owned(&space->pages, w->pages[index])) {
-        wr_slots_free(&w->backend->slots, place);
+        wr_swap_free_slot(w->lane->swap, w->backend, place);
         return false;
     }
     wr_page_take(&space->pages, w->pages[index], &hold);
@@ -112,7 +112,7 @@ static bool settle(struct wr_writeout *w, uint32_t index, bool is_written)
             wr_page_move(&hold, state, stays ? WR_PAGE_CACHED_DIRTY : WR_PAGE_RESIDENT_DIRTY);
             wr_hold_set_slot(&hold, WR_SLOT_NONE);
         }
-        wr_slots_free(&w->backend->slots, place);
+        wr_swap_free_slot(w->lane->swap, w->backend, place);
     }
     wr_page_put(&space->pages, &hold);
     return stays;
@@ -184,6 +184,8 @@ static void write_done(struct weir_io *io)
     bool is_written = io->error == WEIR_OK;
 
     lane->in_flight[w->backend->number]--;
+    lane->writing[w->backend->number]--;
+    lane->holding[w->backend->number] -= w->held;
     wr_stats_time(space->stats, WR_TIME_write, space->host->ops->now_ns(space->host) - w->begun_ns);
     lane->coming -= w->held;
     for (uint32_t i = 0; i < w->segment_count; i++)
@@ -204,49 +206,17 @@ static void write_done(struct weir_io *io)
 
 /* --- Building and submitting ----------------------------------------------------------------- */
 
-static struct wr_writeout *free_writeout(struct wr_swap_lane *lane)
+static struct wr_writeout *free_writeout(struct wr_swap_lane *lane, uint32_t number)
 {
     uint32_t most = lane->swap->wish.writes_max;
+    struct wr_writeout *all = lane->writeouts[number];
 
-    if (!lane->writeouts)
-        lane->writeouts = calloc(most, sizeof(*lane->writeouts));
-    for (uint32_t i = 0; lane->writeouts && i < most; i++)
-        if (!lane->writeouts[i].is_busy)
-            return &lane->writeouts[i];
+    if (!all)
+        all = lane->writeouts[number] = calloc(most, sizeof(*all));
+    for (uint32_t i = 0; all && i < most; i++)
+        if (!all[i].is_busy)
+            return &all[i];
     return NULL;
-}
-
-/* Why nothing can be written, given that this back end is sick too. Hope counts most. */
-static enum wr_laundered worse(enum wr_laundered why, const struct wr_swap_backend *backend)
-{
-    if (why == WR_LAUNDER_BUSY || atomic_load(&backend->failures) < PATIENCE)
-        return WR_LAUNDER_BUSY;
-    return atomic_load(&backend->last_error) == WEIR_EFULL ? why : WR_LAUNDER_BROKEN;
-}
-
-/* A back end with room, in order; and a run of slots of it. */
-static enum wr_laundered choose_slots(struct wr_swap_lane *lane, struct wr_swap_backend **backend_p,
-                                      struct wr_slot_run *run_p)
-{
-    struct wr_host *host = lane->swap->space->host;
-    enum wr_laundered why = WR_LAUNDER_FULL;
-
-    for (uint32_t i = 0; i < WR_BACKENDS_MAX; i++) {
-        struct wr_swap_backend *backend = wr_swap_backend(lane->swap, i);
-
-        if (!backend || atomic_load(&backend->draining))
-            continue;
-        if (atomic_load(&backend->sick_until_ns) > host->ops->now_ns(host) ||
-            !wr_lane_channel(lane, backend)) {
-            why = worse(why, backend);
-            continue;
-        }
-        if (wr_slots_take(&backend->slots, run_p)) {
-            *backend_p = backend;
-            return WR_LAUNDERED;
-        }
-    }
-    return why;
 }
 
 /* Take pages of a segment into the write, as far as there are slots. */
@@ -276,9 +246,10 @@ static void gather_segment(struct wr_writeout *w, const struct wr_segment *segme
     }
 }
 
-static void gather(struct wr_writeout *w, const struct wr_slot_run *run)
+static void gather(struct wr_writeout *w, const struct wr_slot_run *run, uint32_t target)
 {
     struct wr_staging *staging = &w->lane->swap->space->staging;
+    uint32_t next_target;
 
     w->count = 0;
     w->segment_count = 0;
@@ -286,7 +257,9 @@ static void gather(struct wr_writeout *w, const struct wr_slot_run *run)
         struct wr_segment *last = w->segment_count ? &w->segments[w->segment_count - 1] : NULL;
         struct wr_segment next;
 
-        if (!wr_staging_next(staging, run->count - w->count, &next))
+        /* Only this thread takes segments: what was seen is what is taken. */
+        if (!wr_staging_peek(staging, &next_target) || next_target != target ||
+            !wr_staging_next(staging, run->count - w->count, &next))
             break;
         if (last && last->extent == next.extent && last->to == next.from)
             last->to = next.to;
@@ -332,6 +305,8 @@ static void submit(struct wr_swap_lane *lane, struct wr_writeout *w, const struc
     for (uint32_t i = 0; i < w->segment_count; i++)
         w->held += held_in(&w->segments[i]);
     lane->coming += w->held;
+    lane->holding[w->backend->number] += w->held;
+    lane->writing[w->backend->number]++;
     count(lane->swap, WR_COUNT_pages_written, w->count);
     count(lane->swap, WR_COUNT_writes, 1);
     if (w->count == WEIR_CLUSTER_SLOTS && run->place % WEIR_CLUSTER_SLOTS == 0)
@@ -344,28 +319,29 @@ static void submit(struct wr_swap_lane *lane, struct wr_writeout *w, const struc
     }
 }
 
-/* Writes in flight hold memory that is of no use to anybody: no more than an eighth of it. */
-static bool may_write_more(const struct wr_swap_lane *lane)
-{
-    int64_t total = atomic_load_explicit(&lane->swap->space->frames.total, memory_order_relaxed);
-
-    return lane->coming == 0 || lane->coming + WEIR_CLUSTER_SLOTS <= total / 8;
-}
-
 enum wr_laundered wr_launder(struct wr_lane *given)
 {
     struct wr_swap_lane *lane = (struct wr_swap_lane *)(void *)given;
-    struct wr_writeout *w = free_writeout(lane);
+    struct wr_swap_backend *backend;
     enum wr_laundered chosen;
     struct wr_slot_run run;
+    struct wr_writeout *w;
+    uint32_t target = 0;
 
-    if (!w || !may_write_more(lane))
+    if (!wr_choose_may_write(lane))
         return WR_LAUNDER_BUSY;
-    w->lane = lane;
-    chosen = choose_slots(lane, &w->backend, &run);
+    (void)wr_staging_peek(&lane->swap->space->staging, &target);
+    chosen = wr_choose(lane, target, &backend, &run);
     if (chosen != WR_LAUNDERED)
         return chosen;
-    gather(w, &run);
+    w = free_writeout(lane, backend->number);
+    if (!w) { /* no memory for the first write to it */
+        wr_slots_return(&backend->slots, &run, 0);
+        return WR_LAUNDER_BUSY;
+    }
+    w->lane = lane;
+    w->backend = backend;
+    gather(w, &run, target);
     wr_slots_return(&w->backend->slots, &run, w->count);
     if (w->count == 0) {
         for (uint32_t i = 0; i < w->segment_count; i++)

@@ -5,7 +5,9 @@
  * Swap: the pager for private memory, over the back ends.
  *
  *   back end  one weir_backend with the tables of its slots
- *   order     back ends are filled in the order they were added
+ *   priority  the highest is used first, equal ones in turns; one that was given none comes after
+ *             those that were, in the order they were added
+ *   congested a back end that has as many writes in flight as it may; others go on meanwhile
  *   sick      a back end whose last write failed: left alone for a while, then tried again
  *   draining  a back end that takes no new pages, because it is to go
  *   lane      a runtime thread's channels, one to each back end
@@ -19,12 +21,15 @@
 #include "runtime/memory/space.h"
 #include "runtime/swap/slot.h"
 
-#define WR_SPEC_ROOM 256u
+#define WR_SPEC_ROOM     256u
+#define WR_PRIORITY_MAX  32767
+#define WR_SICK_PATIENCE 8u
 
 struct wr_swap_wish {
     bool zero_elision;
     bool checksums;
     uint32_t keep_percent;
+    uint32_t clean_percent;
     uint32_t writes_max;
     void (*rouse)(void *context); /* have all lanes reap, so that they see a back end go */
     void *rouse_context;
@@ -40,6 +45,7 @@ struct wr_swap_backend {
     struct weir_backend_env env;
     const struct wr_events *events;
     uint32_t number;
+    int32_t priority; /* below 0: none was given */
     char spec[WR_SPEC_ROOM];
 
     _Atomic(bool) draining;
@@ -59,6 +65,8 @@ struct wr_swap {
     _Atomic(struct wr_swap_backend *) backends[WR_BACKENDS_MAX];
     /* Grows with every change to the table: lanes open and close channels when they see it. */
     _Atomic(uint32_t) changes;
+    _Atomic(bool) has_emptied; /* a cluster came free since somebody looked for such */
+    int32_t added;             /* how many ever; kept by WR_RANK_BACKENDS */
 };
 
 /* A pager without back ends. */
@@ -70,6 +78,11 @@ void wr_swap_close(struct wr_swap *swap);
 int wr_swap_add(struct wr_swap *swap, const char *spec, uint32_t *number_p);
 /* Take all pages off a back end and close it. Waits. Under WR_RANK_BACKENDS. */
 int wr_swap_drain(struct wr_swap *swap, uint32_t number);
+
+/* Take at most so many pages off one back end, to be written to another. How many left is written
+ * to *moved_p, whatever is returned. Waits. Under WR_RANK_BACKENDS. */
+int wr_swap_move(struct wr_swap *swap, uint32_t from, uint32_t to, uint64_t pages,
+                 uint64_t *moved_p);
 
 static inline struct wr_swap_backend *wr_swap_backend(const struct wr_swap *swap, uint32_t number)
 {
@@ -120,9 +133,15 @@ struct wr_swap_lane {
     struct weir_channel *channels[WR_BACKENDS_MAX];
     struct wr_swap_backend *channel_of[WR_BACKENDS_MAX]; /* whose, by reference */
     uint32_t in_flight[WR_BACKENDS_MAX];
-    uint32_t coming;                   /* frames that writes in flight hold */
+    uint32_t writing[WR_BACKENDS_MAX]; /* writes in flight                                  */
+    uint32_t holding[WR_BACKENDS_MAX]; /* frames that they hold                             */
+    uint32_t coming;                   /* their sum                                         */
+    uint32_t turn;                     /* the back end that was written to last             */
+    struct wr_cleaner *cleaner;        /* allocated by the first that is needed             */
+    uint64_t discard_ns;               /* when free clusters are to be looked for           */
     struct wr_fetch_request *requests; /* WR_LANE_REQUESTS, allocated by the first fetch()  */
-    struct wr_writeout *writeouts;     /* writes_max, allocated by the first launder()      */
+    /* writes_max to a back end, allocated by the first write to one of that number. */
+    struct wr_writeout *writeouts[WR_BACKENDS_MAX];
     uint32_t request_hand;
 };
 
@@ -130,6 +149,28 @@ struct wr_swap_lane {
 struct weir_channel *wr_lane_channel(struct wr_swap_lane *lane, struct wr_swap_backend *backend);
 /* Let go of a back end: the last closes it. */
 void wr_swap_unref(struct wr_swap_backend *backend);
+/* generic.c: cut the options that the runtime minds out of a specification. *priority_p is left
+ * alone when there is none. WEIR_EINVAL: an event has said why. */
+int wr_swap_cut_generic(const struct wr_events *events, const char *spec, char rest[WR_SPEC_ROOM],
+                        int32_t *priority_p);
+/* choose.c: a back end for the next write and a run of its slots, or why there is none. target: the
+ * one that is wished for + 1, or 0. */
+enum wr_laundered wr_choose(struct wr_swap_lane *lane, uint32_t target,
+                            struct wr_swap_backend **backend_p, struct wr_slot_run *run_p);
+/* Is so little of it in use that it pays to gather what lies between dead slots? */
+bool wr_swap_is_roomy(const struct wr_swap *swap, const struct wr_swap_backend *backend);
+/* Do writes in flight leave memory for one more? */
+bool wr_choose_may_write(const struct wr_swap_lane *lane);
+/* Have the thread that launders look around. Any thread, signal. */
+void wr_swap_press(const struct wr_swap *swap);
+/* A slot whose page was taken from it, under the page's lock or after its write. Signal. */
+void wr_swap_free_slot(struct wr_swap *swap, struct wr_swap_backend *backend, uint32_t place);
+/* clean.c and discard.c: housekeeping by the thread that launders; neither waits for a page. */
+void wr_clean(struct wr_swap_lane *lane);
+void wr_clean_close(struct wr_swap_lane *lane);
+/* Is a cluster of this back end about to come free? */
+bool wr_clean_is_busy(const struct wr_swap_lane *lane, const struct wr_swap_backend *backend);
+uint64_t wr_discard(struct wr_swap_lane *lane);
 /* launder.c */
 uint32_t wr_launder_inspect(struct wr_pager *pager, struct wr_extent *extent);
 enum wr_laundered wr_launder(struct wr_lane *lane);

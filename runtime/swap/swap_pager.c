@@ -78,11 +78,34 @@ static bool swap_keeps(struct wr_pager *pager, uint64_t slot)
            wr_slots_used(&backend->slots) * 100 <= backend->slots.count * swap->wish.keep_percent;
 }
 
+static bool swap_frees_at_read(struct wr_pager *pager, uint64_t slot)
+{
+    const struct wr_swap_backend *backend = wr_swap_backend(swap_of(pager), wr_slot_backend(slot));
+
+    return backend->info.flags & WEIR_BACKEND_FREE_ON_READ;
+}
+
+void wr_swap_press(const struct wr_swap *swap)
+{
+    const struct wr_frames *frames = &swap->space->frames;
+
+    frames->pressure(frames->pressure_context);
+}
+
+void wr_swap_free_slot(struct wr_swap *swap, struct wr_swap_backend *backend, uint32_t place)
+{
+    if (wr_slots_free(&backend->slots, place) &&
+        !atomic_load_explicit(&swap->has_emptied, memory_order_relaxed) &&
+        !atomic_exchange_explicit(&swap->has_emptied, true, memory_order_relaxed) &&
+        backend->backend->ops->discard)
+        wr_swap_press(swap); /* the first since such were looked for */
+}
+
 static void swap_forget(struct wr_pager *pager, uint64_t slot)
 {
-    struct wr_swap_backend *backend = wr_swap_backend(swap_of(pager), wr_slot_backend(slot));
+    struct wr_swap *swap = swap_of(pager);
 
-    wr_slots_free(&backend->slots, wr_slot_place(slot));
+    wr_swap_free_slot(swap, wr_swap_backend(swap, wr_slot_backend(slot)), wr_slot_place(slot));
 }
 
 /* --- Lanes ----------------------------------------------------------------------------------- */
@@ -121,11 +144,13 @@ static void swap_lane_close(struct wr_lane *given)
 {
     struct wr_swap_lane *lane = lane_of(given);
 
+    wr_clean_close(lane);
     for (uint32_t i = 0; i < WR_BACKENDS_MAX; i++)
         if (lane->channels[i])
             close_channel(lane, i);
     free(lane->requests);
-    free(lane->writeouts);
+    for (uint32_t i = 0; i < WR_BACKENDS_MAX; i++)
+        free(lane->writeouts[i]);
     free(lane);
 }
 
@@ -211,6 +236,26 @@ static bool swap_is_idle(const struct wr_lane *given)
         if (lane->in_flight[i] > 0)
             return false;
     return true;
+}
+
+/* Is something in flight that no descriptor will tell of? */
+static bool needs_a_look(const struct wr_swap_lane *lane)
+{
+    for (uint32_t i = 0; i < WR_BACKENDS_MAX; i++)
+        if (lane->in_flight[i] > 0 &&
+            lane->channels[i]->backend->ops->wait_fd(lane->channels[i]) < 0)
+            return true;
+    return false;
+}
+
+static uint64_t swap_tidy(struct wr_lane *given, bool is_idle)
+{
+    struct wr_swap_lane *lane = lane_of(given);
+
+    wr_clean(lane);
+    if (needs_a_look(lane))
+        return 0;
+    return is_idle ? wr_discard(lane) : WR_FOREVER;
 }
 
 /* --- Fetching -------------------------------------------------------------------------------- */
@@ -334,6 +379,7 @@ static void swap_fetch(struct wr_lane *given, struct wr_fetch *fetch)
 static const struct wr_pager_ops swap_ops = {
     .read = swap_read,
     .keeps = swap_keeps,
+    .frees_at_read = swap_frees_at_read,
     .forget = swap_forget,
     .lane_open = swap_lane_open,
     .lane_close = swap_lane_close,
@@ -344,6 +390,7 @@ static const struct wr_pager_ops swap_ops = {
     .inspect = wr_launder_inspect,
     .launder = wr_launder,
     .coming = wr_launder_coming,
+    .tidy = swap_tidy,
 };
 
 int wr_swap_open(struct wr_space *space, const struct wr_swap_wish *wish, struct wr_swap **swap_p)
@@ -389,12 +436,15 @@ static void backend_tells(void *context, int severity, int error, int os_error, 
 
 static int open_backend(struct wr_swap *swap, const char *spec, struct wr_swap_backend *backend)
 {
-    int error;
+    char rest[WR_SPEC_ROOM];
+    int error = wr_swap_cut_generic(&swap->space->events, spec, rest, &backend->priority);
 
+    if (error != WEIR_OK)
+        return error;
     backend->events = &swap->space->events;
     backend->env = (struct weir_backend_env){.context = backend, .tell = backend_tells};
     strncpy(backend->spec, spec, sizeof(backend->spec) - 1);
-    error = weir_backend_open(spec, &backend->env, &backend->backend);
+    error = weir_backend_open(rest, &backend->env, &backend->backend);
     if (error != WEIR_OK)
         return error;
     backend->backend->ops->describe(backend->backend, &backend->info);
@@ -425,11 +475,13 @@ int wr_swap_add(struct wr_swap *swap, const char *spec, uint32_t *number_p)
     if (!backend)
         return WEIR_ENOMEM;
     backend->number = number;
+    backend->priority = -1 - swap->added;
     error = open_backend(swap, spec, backend);
     if (error != WEIR_OK) {
         free(backend);
         return error;
     }
+    swap->added++;
     atomic_store(&backend->references, 1);
     /* Release: pairs with the acquire in wr_swap_backend(). */
     atomic_store_explicit(&swap->backends[number], backend, memory_order_release);
@@ -452,10 +504,12 @@ void wr_swap_usage(const struct wr_swap *swap, uint64_t *used_p, uint64_t *total
 
 uint64_t wr_swap_metadata(const struct wr_swap *swap)
 {
-    uint64_t used, total;
+    uint64_t used, total, backends = 0;
 
     wr_swap_usage(swap, &used, &total);
+    for (uint32_t i = 0; i < WR_BACKENDS_MAX; i++)
+        backends += wr_swap_backend(swap, i) != NULL;
     return sizeof(*swap) + used * sizeof(uint32_t) +
-           swap->wish.writes_max * sizeof(struct wr_writeout) +
+           backends * swap->wish.writes_max * sizeof(struct wr_writeout) +
            WR_LANE_REQUESTS * sizeof(struct wr_fetch_request);
 }

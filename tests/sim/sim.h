@@ -70,6 +70,7 @@ struct sim_result {
     bool is_finished, has_failed;
     char why[400];
     uint64_t hash, operations, switches, points, faults, refused, lost;
+    uint64_t cleaned, discarded, migrated;
     uint64_t edges[WR_PAGE_STATE_COUNT][WR_PAGE_STATE_COUNT];
     struct sim_event ring[SIM_RING];
     char names[SIM_THREADS_MAX][16];
@@ -106,7 +107,6 @@ void sim_fill_page(void *to, uint64_t word);
 /* --- sim_sched.c: threads and time ----------------------------------------------------------- */
 
 struct sim_thread;
-
 void sim_sched_open(void);
 void sim_point(void);
 uint64_t sim_now_ns(void);

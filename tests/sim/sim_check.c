@@ -147,7 +147,8 @@ static void check_statistics(const struct census *c)
     uint32_t cached = c->pages[WR_PAGE_CACHED_DIRTY] + c->pages[WR_PAGE_CACHED_CLEAN];
 
     must(weir_stats(sim.rt, &s) == WEIR_OK, "weir_stats() == WEIR_OK");
-    MUST(s.cache_added == s.cache_added_ahead + s.cache_added_reclaim + s.pages_drained);
+    MUST(s.cache_added == s.cache_added_ahead + s.cache_added_reclaim + s.pages_drained +
+                              s.pages_cleaned + s.pages_migrated);
     if (s.cache_added - s.cache_deleted != cached)
         sim_fail("cached pages: %llu added, %llu deleted, %u are there",
                  (unsigned long long)s.cache_added, (unsigned long long)s.cache_deleted, cached);
@@ -165,7 +166,8 @@ static void check_statistics(const struct census *c)
     MUST(s.slots_used == c->slotted);
     MUST(s.pages_rescued_writing <= s.cache_found_marked);
     MUST(s.reads_ahead_hit + s.reads_ahead_wasted <= s.reads_ahead);
-    if (!sim.profile.fail_write && !sim.profile.refuse_submit && !s.pages_drained)
+    if (!sim.profile.fail_write && !sim.profile.refuse_submit && !s.pages_drained &&
+        !s.pages_cleaned && !s.pages_migrated)
         MUST(s.reclaim_marked >= s.pages_written + s.pages_elided_zero + s.pages_elided_free +
                                      s.cache_found_marked - s.pages_rescued_writing);
     if (!sim.profile.fail_write && !sim.profile.refuse_submit)

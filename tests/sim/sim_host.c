@@ -233,6 +233,8 @@ bool sim_frame_is_empty(const void *bytes)
     return index != UINT32_MAX && !staged[index];
 }
 
+static const _Alignas(4096) uint8_t zero_page[SIM_PAGE];
+
 void sim_frames_count(int change)
 {
     mapped_count += (uint32_t)change;
@@ -280,6 +282,23 @@ static enum wr_hosted fake_stage(struct wr_host *h, uint32_t frame, const void *
     sim_staging_fill(frame, bytes);
     sim_check_budget();
     sim_machine_drop();
+    return WR_HOST_OK;
+}
+
+/* As far as the kernel had memory: what it gave stays until it is released. */
+static enum wr_hosted fake_populate(struct wr_host *h, uint32_t frame, uint32_t pages)
+{
+    sim_event("populate", frame, pages);
+    for (uint32_t i = 0; i < pages; i++) {
+        sim_point();
+        if (sim_inject(sim.profile.no_memory))
+            return WR_HOST_NOMEM;
+        sim_machine_take();
+        sim_staging_fill(frame + i, zero_page);
+        sim_check_budget();
+        sim_machine_drop();
+    }
+    (void)h;
     return WR_HOST_OK;
 }
 
@@ -754,6 +773,7 @@ static struct wr_host_ops fake_ops = {
     .copy = fake_copy,
     .drop = fake_drop,
     .stage = fake_stage,
+    .populate = fake_populate,
     .release = fake_release,
     .is_mapped = fake_is_mapped,
     .facts = fake_facts,

@@ -191,20 +191,36 @@ static void resize(void)
         sim_fail("budget set gave %s", weir_error_name(error));
 }
 
+/* Some pages off the oldest back end, to the newest. */
+static void move_some(uint32_t from, uint32_t to)
+{
+    uint64_t bytes = sim_below(sim.profile.budget_pages) * SIM_PAGE, moved = 0;
+    int error = weir_backend_move(sim.rt, from, to, bytes, &moved);
+
+    sim_event("moved", moved / SIM_PAGE, (uint64_t)-error);
+    if (error != WEIR_OK && !sim.profile.may_refuse)
+        sim_fail("move gave %s, and nothing was injected", weir_error_name(error));
+    if (moved > bytes)
+        sim_fail("%llu bytes were moved of %llu", (unsigned long long)moved,
+                 (unsigned long long)bytes);
+}
+
 /* A new back end, and all pages off the oldest. */
 static void drain(void)
 {
     struct weir_backend_state state;
-    char spec[32];
+    uint32_t added = 0;
+    char spec[48];
     int error;
-
-    snprintf(spec, sizeof(spec), "sim:%u", sim.profile.slots);
 
     if (atomic_exchange(&load.is_draining, 1))
         return;
+    snprintf(spec, sizeof(spec), "sim:%u?priority=%u", sim.profile.slots, (uint32_t)sim_below(2));
     error = weir_backend_get(sim.rt, 0, &state);
     if (error == WEIR_OK)
-        error = weir_backend_add(sim.rt, spec, NULL);
+        error = weir_backend_add(sim.rt, spec, &added);
+    if (error == WEIR_OK && sim_one_in(2))
+        move_some(state.number, added);
     /* After many drains that failed there may be as many as there can be. */
     if (error != WEIR_OK && !(error == WEIR_EBUSY && sim.profile.may_refuse))
         sim_fail("adding a back end gave %s", weir_error_name(error));

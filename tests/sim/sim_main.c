@@ -37,6 +37,7 @@ struct run {
 
 struct totals {
     uint64_t seeds, failed, operations, switches, points, faults, refused, lost, hash;
+    uint64_t cleaned, discarded, migrated;
     uint64_t edges[WR_PAGE_STATE_COUNT][WR_PAGE_STATE_COUNT];
 };
 
@@ -121,6 +122,9 @@ static void add(struct totals *t)
     t->faults += result->faults;
     t->refused += result->refused;
     t->lost += result->lost;
+    t->cleaned += result->cleaned;
+    t->discarded += result->discarded;
+    t->migrated += result->migrated;
     t->hash += result->hash;
     for (int i = 0; i < WR_PAGE_STATE_COUNT; i++)
         for (int k = 0; k < WR_PAGE_STATE_COUNT; k++)
@@ -278,6 +282,14 @@ int main(int argc, char **argv)
     parse(argc, argv, &run);
     run_jobs(&run, &sum);
     missing = show_edges(&sum, run.shows_edges, run.wants_coverage);
+    if (run.wants_coverage && (!sum.cleaned || !sum.discarded || !sum.migrated)) {
+        printf(
+            "sim FAILED: pages cleaned %llu, migrated %llu, clusters discarded %llu: one was never "
+            "met\n",
+            (unsigned long long)sum.cleaned, (unsigned long long)sum.migrated,
+            (unsigned long long)sum.discarded);
+        missing++;
+    }
     if (run.wants_coverage && missing)
         printf("sim FAILED: %u edges of the diagram in page.h were never taken\n", missing);
     printf(

@@ -84,8 +84,8 @@ static void draw_sizes(struct sim_profile *p)
     p->protects_views = !sim_one_in(6);
     all = p->shared_pages + p->hint_pages + p->object_pages;
     p->slots = 4 * all + 4096;
-    if (sim_one_in(8)) { /* too few for all */
-        p->slots = all * between(10, 120) / 100;
+    if (sim_one_in(4)) { /* too few for all, or so few that clusters must be cleaned */
+        p->slots = all * between(10, 200) / 100;
         p->may_refuse = true;
     }
 }
@@ -273,6 +273,7 @@ static void fill_options(struct weir_options *o)
     o->cache_scan_ratio = between(1, 8);
     o->second_chance_permille = 10;
     o->slot_keep_percent = sim_one_in(4) ? 0 : between(20, 100);
+    o->clean_percent = sim_one_in(4) ? 0 : between(50, 95);
     o->readahead_bytes = sim_one_in(4) ? 0 : between(1, 64) * SIM_PAGE;
     o->fault_around_bytes = sim_one_in(4) ? 0 : between(1, 32) * SIM_PAGE;
     o->fault_readers = between(1, 4);
@@ -336,6 +337,9 @@ void sim_world_run(const struct sim_options *options, struct sim_result *result)
         sim_check_unmapped();
     }
     result->faults = wr_stats_sum(sim.rt->stats, WR_COUNT_faults);
+    result->cleaned = wr_stats_sum(sim.rt->stats, WR_COUNT_pages_cleaned);
+    result->discarded = wr_stats_sum(sim.rt->stats, WR_COUNT_clusters_discarded);
+    result->migrated = wr_stats_sum(sim.rt->stats, WR_COUNT_pages_migrated);
     if (weir_close(sim.rt) != WEIR_OK)
         sim_fail("close failed");
     sim.rt = NULL;

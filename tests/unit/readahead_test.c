@@ -82,6 +82,15 @@ static void forget(struct wr_pager *given, uint64_t slot)
     pager.forgotten = slot;
 }
 
+static bool has_brief_slots; /* a page gives its slot up as soon as it was read */
+
+static bool frees_at_read(struct wr_pager *pager_, uint64_t slot)
+{
+    (void)pager_;
+    (void)slot;
+    return has_brief_slots;
+}
+
 static const struct wr_pager_ops ops = {
     .lane_open = lane_open,
     .lane_close = lane_close,
@@ -90,6 +99,7 @@ static const struct wr_pager_ops ops = {
     .wait_fds = wait_fds,
     .is_idle = is_idle,
     .forget = forget,
+    .frees_at_read = frees_at_read,
 };
 
 /* --- The stage ------------------------------------------------------------------------------- */
@@ -186,6 +196,43 @@ Test(readahead, what_was_read_costs_no_frame_of_the_budget)
         cr_expect_lt(wr_hold_frame(&hold), ROOM_FRAMES);
         cr_expect_eq(wr_hold_slot(&hold), 5010 + i, "it keeps its slot");
     }
+}
+
+/* Though nobody touched them: they are dirty now, in frames of the budget. */
+Test(readahead, slots_are_given_up_at_the_read_where_that_is_the_rule)
+{
+    has_brief_slots = true;
+    open_ahead();
+    note(10, WR_STEP_MISS);
+    note(11, WR_STEP_MISS);
+    await_fetches(4);
+    cr_expect_eq(count_of(WR_COUNT_slots_doomed), 32);
+    cr_expect_eq(pager.forgotten, 5000 + 43);
+    cr_expect_eq(wr_frames_free(&room_space.frames), ROOM_TOTAL - 32);
+    cr_expect_eq(room_space.staging.held_count, 32);
+    for (uint32_t i = 2; i < 34; i++) {
+        struct wr_hold hold = room_look(region->first + 10 + i);
+
+        cr_expect_eq(wr_hold_state(&hold), WR_PAGE_CACHED_DIRTY, "page %u", i);
+        cr_expect_eq(wr_hold_slot(&hold), WR_SLOT_NONE);
+        cr_expect_geq(wr_hold_frame(&hold), ROOM_FRAMES);
+    }
+    ROOM_AWAIT(room_space.staging.live_count == 32); /* may be written when memory is short */
+}
+
+Test(readahead, without_a_spare_frame_the_slot_is_kept)
+{
+    has_brief_slots = true;
+    open_ahead();
+    note(10, WR_STEP_MISS);
+    cr_assert_eq(wr_frames_take_spare(&room_space.frames, ROOM_TOTAL - ROOM_LOW - 4),
+                 ROOM_TOTAL - ROOM_LOW - 4);
+    note(11, WR_STEP_MISS);
+    await_fetches(4);
+    cr_expect_leq(count_of(WR_COUNT_slots_doomed), 5);
+    cr_expect_geq(count_of(WR_COUNT_slots_doomed), 4);
+    for (uint32_t i = 12; i < 34; i++)
+        cr_expect_eq(wr_page_peek(&room_space.pages, region->first + 10 + i), WR_PAGE_CACHED_CLEAN);
 }
 
 Test(readahead, a_hit_makes_the_window_larger)

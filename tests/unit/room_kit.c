@@ -124,6 +124,18 @@ static void room_drop(struct wr_host *host, const struct wr_span *spans, uint32_
         note(&room_host.drop, spans[i].addr, 0, spans[i].pages);
 }
 
+static enum wr_hosted room_stage(struct wr_host *host, uint32_t frame, const void *bytes)
+{
+    memcpy(wr_host_frame(host, frame), bytes, WEIR_PAGE_BYTES);
+    return WR_HOST_OK;
+}
+
+static enum wr_hosted room_populate(struct wr_host *host, uint32_t frame, uint32_t pages)
+{
+    memset(wr_host_frame(host, frame), 0, (size_t)pages * WEIR_PAGE_BYTES);
+    return WR_HOST_OK;
+}
+
 static void room_release(struct wr_host *host, uint32_t frame, uint32_t pages)
 {
     (void)host;
@@ -278,6 +290,8 @@ static const struct wr_host_ops room_ops = {
     .view_map = room_view_map,
     .object_read = room_object_read,
     .object_punch = room_object_punch,
+    .stage = room_stage,
+    .populate = room_populate,
     .release = room_release,
     .facts = room_facts,
     .park = room_park,

@@ -3,134 +3,10 @@
 /* Swap: sums, slots that are kept, fetches, and writes that go right or wrong; over real back ends
  * in memory, without a kernel. */
 
-#include "runtime/swap/swap.h"
+#include "tests/unit/swap_kit.h"
 
 #include <criterion/criterion.h>
-#include <stdlib.h>
 #include <string.h>
-
-#include "runtime/memory/gate.h"
-#include "tests/unit/room_kit.h"
-
-#define C WEIR_CLUSTER_SLOTS
-
-static struct wr_swap *swap;
-static struct wr_lane *lane;
-static struct wr_region *region;
-
-static void close_swap(void)
-{
-    swap->pager.ops->lane_close(lane);
-    wr_swap_close(swap);
-}
-
-static uint32_t add(const char *spec)
-{
-    uint32_t number = UINT32_MAX;
-
-    cr_assert_eq(wr_swap_add(swap, spec, &number), WEIR_OK, "%s: %s", spec, room_events.text);
-    return number;
-}
-
-static void open_swap(const char *spec)
-{
-    const struct wr_swap_wish wish = {
-        .zero_elision = true, .checksums = true, .keep_percent = 50, .writes_max = 2};
-
-    room_open();
-    cr_assert_eq(wr_swap_open(&room_space, &wish, &swap), WEIR_OK);
-    room_space.pager = &swap->pager;
-    cr_assert_eq(swap->pager.ops->lane_open(&swap->pager, &lane), WEIR_OK);
-    if (spec)
-        add(spec);
-    region = room_map(4 * C);
-    atexit(close_swap);
-}
-
-static uint64_t count_of(enum wr_counter counter)
-{
-    return wr_stats_sum(&room_stats, counter);
-}
-
-/* --- Staging pages --------------------------------------------------------------------------- */
-
-static void stamp(uint8_t *bytes, uint32_t page)
-{
-    memset(bytes, (int)(1 + page % 255), WEIR_PAGE_BYTES);
-    memcpy(bytes + 100, &page, sizeof(page));
-}
-
-static bool is_stamped(const uint8_t *bytes, uint32_t page)
-{
-    uint8_t expected[WEIR_PAGE_BYTES];
-
-    stamp(expected, page);
-    return memcmp(bytes, expected, sizeof(expected)) == 0;
-}
-
-/* Revoke so many pages from this one on into a new extent; it is the caller's. */
-static struct wr_extent *stage(uint32_t first, uint32_t count)
-{
-    struct wr_extent *extent = wr_staging_take(&room_space.staging);
-
-    cr_assert_not_null(extent);
-    wr_frames_overdraw(&room_space.frames, count);
-    for (uint32_t i = 0; i < count; i++) {
-        uint32_t page = region->first + first + i, frame = extent->first_frame + i;
-
-        room_bring_with(page, WR_PAGE_CACHED_DIRTY, WR_SLOT_NONE, frame);
-        wr_staging_hold(&room_space.staging, extent, i, page);
-        stamp(wr_host_frame(room_space.host, frame), page);
-    }
-    extent->fill = count;
-    return extent;
-}
-
-/* Inspect and put in the queue: how many need a write. */
-static uint32_t put_in_queue(struct wr_extent *extent)
-{
-    struct wr_pass pass = wr_gate_enter();
-    uint32_t live = swap->pager.ops->inspect(&swap->pager, extent);
-
-    wr_staging_queue(&room_space.staging, extent, live);
-    wr_gate_leave(pass);
-    return live;
-}
-
-static enum wr_laundered launder(void)
-{
-    struct wr_pass pass = wr_gate_enter();
-    enum wr_laundered laundered = swap->pager.ops->launder(lane);
-
-    wr_gate_leave(pass);
-    return laundered;
-}
-
-static void finish(void)
-{
-    while (!swap->pager.ops->is_idle(lane))
-        swap->pager.ops->reap(lane);
-}
-
-static enum wr_page_state state_of(uint32_t page)
-{
-    return wr_page_peek(&room_space.pages, region->first + page);
-}
-
-static int read_page(uint32_t page, uint8_t *bytes)
-{
-    struct wr_hold hold = room_look(region->first + page);
-
-    return swap->pager.ops->read(&swap->pager, wr_hold_slot(&hold), region->first + page,
-                                 wr_hold_sum(&hold), bytes);
-}
-
-static void expect_all_returned(void)
-{
-    cr_expect_eq(wr_frames_free(&room_space.frames), ROOM_TOTAL);
-    cr_expect_eq(room_space.staging.held_count, 0);
-    cr_expect_eq(swap->pager.ops->coming(lane), 0);
-}
 
 /* --- Sums ------------------------------------------------------------------------------------ */
 
@@ -223,17 +99,6 @@ Test(swap, zeros_are_written_when_asked_for)
     memset(wr_host_frame(room_space.host, extent->first_frame), 0, WEIR_PAGE_BYTES);
     cr_expect_eq(put_in_queue(extent), 1);
     cr_expect_eq(count_of(WR_COUNT_pages_elided_zero), 0);
-}
-
-static void touch(uint32_t page, enum wr_page_state from)
-{
-    struct wr_hold hold;
-
-    wr_page_take(&room_space.pages, region->first + page, &hold);
-    wr_page_move(&hold, from, WR_PAGE_RESIDENT_DIRTY);
-    wr_hold_set_frame(&hold, WR_FRAME_NONE);
-    wr_hold_set_slot(&hold, WR_SLOT_NONE);
-    wr_page_put(&room_space.pages, &hold);
 }
 
 Test(swap, what_was_taken_back_is_not_written)
@@ -348,6 +213,49 @@ Test(swap, back_ends_are_filled_in_order)
     cr_expect_eq(used, 3 * C);
     cr_expect_eq(total, 3 * C);
 }
+
+/* The last unit may be a part of one: what is over is never written, the last whole slot is used.
+ */
+static void fill_odd(const char *spec, uint64_t slots)
+{
+    static _Alignas(WEIR_PAGE_BYTES) uint8_t bytes[WEIR_PAGE_BYTES];
+    enum wr_laundered laundered = WR_LAUNDERED;
+
+    add(spec);
+    cr_assert_eq(swap->backends[0]->slots.count, slots, "%s", spec);
+    for (uint32_t i = 0; i < 4 && laundered == WR_LAUNDERED; i++) {
+        put_in_queue(stage(i * C, C));
+        while (room_space.staging.live_count > 0 && laundered == WR_LAUNDERED) {
+            laundered = launder();
+            finish();
+        }
+    }
+    cr_expect_eq(laundered, WR_LAUNDER_FULL);
+    cr_expect_eq(wr_slots_used(&swap->backends[0]->slots), slots);
+    for (uint32_t page = 0; page < slots; page++) {
+        cr_assert_eq(state_of(page), WR_PAGE_OUT);
+        cr_expect_eq(read_page(page, bytes), WEIR_OK);
+        cr_expect(is_stamped(bytes, region->first + page), "%s: page %u", spec, page);
+    }
+    cr_expect_eq(state_of((uint32_t)slots), WR_PAGE_CACHED_DIRTY);
+}
+
+#define ODD(name, size, slots)                \
+    Test(swap, name##_of_memory)              \
+    {                                         \
+        open_swap(NULL);                      \
+        fill_odd("mem:?size=" size, slots);   \
+    }                                         \
+    Test(swap, name##_of_a_file)              \
+    {                                         \
+        open_swap(NULL);                      \
+        fill_odd("file:.?size=" size, slots); \
+    }
+
+ODD(a_slot_more, "4198400", 2 * C + 1) /* 4 MiB + 4 KiB */
+ODD(a_slot_less, "4190208", 2 * C - 1) /* 4 MiB - 4 KiB */
+ODD(a_sector_more, "4194816", 2 * C)   /* 4 MiB + 512   */
+ODD(a_sector_less, "2096640", C - 1)   /* 2 MiB - 512   */
 
 Test(swap, one_that_drains_takes_no_new_pages)
 {

@@ -1,0 +1,278 @@
+/* SPDX-License-Identifier: MIT */
+#include "runtime/swap/carry.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define GAP_MAX \
+    32u /* dead slots in a row that are read with their neighbours rather than left out */
+
+enum claimed {
+    CLAIM_DEAD,    /* nobody lies there, or not any more   */
+    CLAIM_READ,    /* the page is READING and ours         */
+    CLAIM_BLOCKED, /* written or read by somebody just now */
+};
+
+static struct wr_space *space_of(const struct wr_carrier *c)
+{
+    return c->lane->swap->space;
+}
+
+struct wr_carrier *wr_carrier_new(struct wr_swap_lane *lane, enum wr_counter counter,
+                                  uint32_t target)
+{
+    struct wr_carrier *c = aligned_alloc(_Alignof(struct wr_carrier), sizeof(*c));
+
+    if (!c)
+        return NULL;
+    memset(c, 0, sizeof(*c));
+    c->lane = lane;
+    c->counter = counter;
+    c->target = target;
+    c->takes_mapped = target == 0;
+    return c;
+}
+
+/* --- Extents --------------------------------------------------------------------------------- */
+
+static void queue_if_done(struct wr_carrier *c, struct wr_carry_extent *into)
+{
+    if (!into->is_closed || into->flying > 0)
+        return;
+    wr_staging_queue(&space_of(c)->staging, into->extent, into->live);
+    *into = (struct wr_carry_extent){0};
+}
+
+void wr_carrier_flush(struct wr_carrier *c)
+{
+    struct wr_carry_extent *filling = c->filling;
+
+    if (!filling)
+        return;
+    c->filling = NULL;
+    filling->is_closed = true;
+    queue_if_done(c, filling);
+}
+
+/* One with an empty frame, or NULL: all are on their way. */
+static struct wr_carry_extent *extent_to_fill(struct wr_carrier *c)
+{
+    if (c->filling && c->filling->extent->fill == WR_EXTENT_FRAMES)
+        wr_carrier_flush(c);
+    for (uint32_t i = 0; i < WR_CARRIES + 1 && !c->filling; i++)
+        if (!c->extents[i].extent) {
+            c->extents[i].extent = wr_staging_take(&space_of(c)->staging);
+            if (!c->extents[i].extent)
+                return NULL;
+            c->extents[i].extent->target = c->target;
+            c->filling = &c->extents[i];
+        }
+    return c->filling;
+}
+
+/* --- Arriving -------------------------------------------------------------------------------- */
+
+/* The page's bytes are in its frame, or not. True: they stay there. */
+static bool settle(struct wr_carry *carry, uint32_t i, int error)
+{
+    struct wr_carrier *c = carry->carrier;
+    struct wr_space *space = space_of(c);
+    uint32_t frame = carry->into->extent->first_frame + carry->index + i;
+    bool is_gone, is_staged = false;
+    struct wr_hold hold;
+
+    if (error == WEIR_OK && wr_swap_sum(c->lane->swap, carry->pages[i],
+                                        wr_host_frame(space->host, frame)) != carry->sums[i]) {
+        wr_stats_count(space->stats, WR_COUNT_checksum_errors);
+        error = WEIR_EIO;
+    }
+    wr_page_take(&space->pages, carry->pages[i], &hold);
+    is_gone = wr_hold_has(&hold, WR_PAGE_CANCELLED);
+    if (is_gone) {
+        wr_hold_set(&hold, WR_PAGE_CANCELLED, false);
+        wr_page_move(&hold, WR_PAGE_READING, WR_PAGE_EMPTY);
+    } else if (error == WEIR_OK) {
+        is_staged = true;
+        wr_staging_hold(&space->staging, carry->into->extent, carry->index + i, hold.number);
+        wr_hold_set_frame(&hold, frame);
+        wr_page_move(&hold, WR_PAGE_READING, WR_PAGE_CACHED_DIRTY);
+        wr_stats_count(space->stats, WR_COUNT_cache_added);
+        wr_stats_count(space->stats, c->counter);
+    } else {
+        wr_page_move(&hold, WR_PAGE_READING, WR_PAGE_OUT);
+        c->lost += error == WEIR_EIO;
+    }
+    if (is_gone || is_staged) {
+        wr_swap_free_slot(c->lane->swap, carry->from, carry->places[i]);
+        wr_hold_set_slot(&hold, WR_SLOT_NONE);
+        c->moved++;
+    }
+    wr_page_put(&space->pages, &hold);
+    return is_staged;
+}
+
+static void carry_done(struct weir_io *io)
+{
+    struct wr_carry *carry = io->owner;
+    struct wr_carrier *c = carry->carrier;
+    struct wr_space *space = space_of(c);
+    uint32_t empty = 0;
+
+    c->lane->in_flight[carry->from->number]--;
+    if (io->error != WEIR_OK && io->error != WEIR_EAGAIN) {
+        atomic_fetch_add_explicit(&carry->from->errors, 1, memory_order_relaxed);
+        wr_stats_count(space->stats, WR_COUNT_read_errors);
+    }
+    for (uint32_t i = 0; i < carry->count; i++) {
+        if (settle(carry, i, io->error)) {
+            carry->into->live++;
+            continue;
+        }
+        space->host->ops->release(space->host, carry->into->extent->first_frame + carry->index + i,
+                                  1);
+        empty++;
+    }
+    wr_frames_put(&space->frames, empty);
+    carry->into->flying--;
+    carry->is_busy = false;
+    c->flying--;
+    queue_if_done(c, carry->into);
+}
+
+/* --- Beginning ------------------------------------------------------------------------------- */
+
+/* What needs no read is done with at once. */
+static enum claimed claim(struct wr_carrier *c, struct wr_swap_backend *from, uint32_t place,
+                          struct wr_carry *carry)
+{
+    struct wr_space *space = space_of(c);
+    enum claimed claimed = CLAIM_BLOCKED;
+    struct wr_hold hold;
+    uint32_t page;
+
+    if (!wr_slots_owner(&from->slots, place, &page))
+        return CLAIM_DEAD;
+    if (!wr_page_is_owned(&space->pages, page))
+        return CLAIM_BLOCKED;
+    wr_page_take(&space->pages, page, &hold);
+    if (wr_hold_slot(&hold) == wr_slot_make(from->number, place)) {
+        if (wr_hold_state(&hold) == WR_PAGE_CACHED_CLEAN) {
+            wr_page_move(&hold, WR_PAGE_CACHED_CLEAN, WR_PAGE_OUT);
+            wr_hold_set_frame(&hold, WR_FRAME_NONE);
+            wr_hold_set(&hold, WR_PAGE_AHEAD, false);
+            wr_stats_count(space->stats, WR_COUNT_cache_deleted);
+        }
+        if (wr_hold_state(&hold) == WR_PAGE_OUT) {
+            wr_page_move(&hold, WR_PAGE_OUT, WR_PAGE_READING);
+            carry->pages[carry->count] = page;
+            carry->places[carry->count] = place;
+            carry->sums[carry->count++] = wr_hold_sum(&hold);
+            claimed = CLAIM_READ;
+        } else if (wr_hold_state(&hold) == WR_PAGE_RESIDENT_CLEAN && c->takes_mapped) {
+            wr_page_move(&hold, WR_PAGE_RESIDENT_CLEAN, WR_PAGE_RESIDENT_DIRTY);
+            wr_hold_set_slot(&hold, WR_SLOT_NONE);
+            wr_swap_free_slot(c->lane->swap, from, place);
+            c->moved++;
+            claimed = CLAIM_DEAD;
+        }
+    }
+    wr_page_put(&space->pages, &hold);
+    return claimed;
+}
+
+/* The page that was claimed last goes to the next frame; dead slots since the one before, nowhere.
+ */
+static void add_iov(struct wr_carry *carry, struct wr_host *host)
+{
+    uint32_t i = carry->count - 1;
+    uint32_t frame = carry->into->extent->first_frame + carry->index + i;
+    uint32_t gap = i > 0 ? carry->places[i] - carry->places[i - 1] - 1 : 0;
+
+    for (uint32_t k = 0; k < gap; k++)
+        carry->iov[carry->iov_count++] = (struct iovec){carry->carrier->nowhere, WEIR_PAGE_BYTES};
+    if (i > 0 && gap == 0)
+        carry->iov[carry->iov_count - 1].iov_len += WEIR_PAGE_BYTES;
+    else
+        carry->iov[carry->iov_count++] = (struct iovec){wr_host_frame(host, frame),
+                                                        WEIR_PAGE_BYTES};
+}
+
+static void submit(struct wr_carry *carry)
+{
+    struct wr_carrier *c = carry->carrier;
+    struct wr_host *host = space_of(c)->host;
+    struct weir_channel *channel = wr_lane_channel(c->lane, carry->from);
+    uint32_t frame = carry->into->extent->first_frame + carry->index;
+    struct weir_io *io = &carry->io;
+    bool is_begun = false;
+
+    *io = (struct weir_io){
+        .slot = carry->places[0],
+        .pages = carry->places[carry->count - 1] - carry->places[0] + 1,
+        .iov = carry->iov,
+        .iov_count = carry->iov_count,
+        .done = carry_done,
+        .owner = carry,
+    };
+    carry->is_busy = true;
+    carry->into->extent->fill += carry->count;
+    carry->into->flying++;
+    c->flying++;
+    c->lane->in_flight[carry->from->number]++;
+    if (channel && host->ops->populate(host, frame, carry->count) == WR_HOST_OK)
+        is_begun = channel->backend->ops->submit(channel, &io, 1) == 1;
+    if (!is_begun) {
+        io->error = WEIR_EAGAIN;
+        carry_done(io);
+    }
+}
+
+static struct wr_carry *free_carry(struct wr_carrier *c)
+{
+    for (uint32_t i = 0; i < WR_CARRIES; i++)
+        if (!c->carries[i].is_busy)
+            return &c->carries[i];
+    return NULL;
+}
+
+bool wr_carrier_is_free(const struct wr_carrier *c)
+{
+    return c->flying < WR_CARRIES;
+}
+
+uint32_t wr_carry(struct wr_carrier *c, struct wr_swap_backend *from, uint32_t *place_p,
+                  uint32_t end, uint32_t frames)
+{
+    struct wr_carry *carry = free_carry(c);
+    struct wr_carry_extent *into = carry && frames > 0 ? extent_to_fill(c) : NULL;
+    uint32_t place = *place_p, room;
+
+    if (!into)
+        return 0;
+    room = WR_EXTENT_FRAMES - into->extent->fill;
+    if (room > frames)
+        room = frames;
+    carry->carrier = c;
+    carry->from = from;
+    carry->into = into;
+    carry->index = into->extent->fill;
+    carry->count = carry->iov_count = 0;
+    for (; place < end && carry->count < room; place++) {
+        enum claimed claimed;
+
+        if (carry->count > 0 && place - carry->places[carry->count - 1] > GAP_MAX)
+            break;
+        claimed = claim(c, from, place, carry);
+        if (claimed == CLAIM_READ)
+            add_iov(carry, space_of(c)->host);
+        else if (claimed == CLAIM_BLOCKED && carry->count > 0) {
+            place++;
+            break;
+        }
+    }
+    *place_p = place;
+    frames = carry->count;
+    if (frames > 0)
+        submit(carry);
+    return frames;
+}
