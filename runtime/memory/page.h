@@ -137,7 +137,7 @@ int wr_pages_init(struct wr_pages *pages, uint32_t count, struct wr_host *host,
                   struct wr_stats *stats);
 void wr_pages_fini(struct wr_pages *pages);
 
-/* Forget a range of descriptors and give their memory back; every page of it is EMPTY. */
+/* Give a range of descriptors back; every page of it is EMPTY. */
 void wr_pages_forget(struct wr_pages *pages, uint32_t first, uint32_t count);
 
 /* What the page's state is at this moment; another thread may change it in the next. */
@@ -163,7 +163,7 @@ bool wr_page_take_try(const struct wr_pages *pages, uint32_t number, struct wr_h
 /* Publish what the hold says, unlock, wake who waits. Signal. */
 void wr_page_put(const struct wr_pages *pages, struct wr_hold *hold);
 
-/* Sleep until the page is no longer READING, or somebody put it. Signal. */
+/* Sleep until it is no longer READING, or somebody put it. Signal. */
 void wr_page_wait(const struct wr_pages *pages, uint32_t number);
 
 /* The one function that moves a page. from is what the caller believes. A frame or shadow that the

@@ -14,7 +14,6 @@
 #define AREAS_MAX  32u
 #define AREA_FIRST ((uint64_t)1 << 40)
 #define AREA_ALIGN ((uint64_t)2 << 20)
-#define BELLS_MAX  8u
 #define WP_GROUP   32u /* pages that are in two places at once while the wp engine copies them */
 
 static struct wr_host host;
@@ -24,8 +23,6 @@ static uint8_t *staged; /* of each staging frame: does it hold a page? */
 static uint32_t staging_pages;
 static uint64_t frames_bytes;
 static uint32_t mapped_count, staged_count, slip_count;
-static _Atomic(uint32_t) bells[BELLS_MAX];
-static bool bell_used[BELLS_MAX];
 
 /* --- Areas ----------------------------------------------------------------------------------- */
 
@@ -659,107 +656,12 @@ static int fake_facts(struct wr_host *h, uint64_t addr, uint32_t pages, uint8_t 
     return WEIR_OK;
 }
 
-/* --- Time, sleep, threads -------------------------------------------------------------------- */
-
-static uint64_t fake_now_ns(struct wr_host *h)
-{
-    (void)h;
-    sim_point();
-    return sim_now_ns();
-}
-
-static void fake_park(struct wr_host *h, const void *word, uint32_t expect, uint64_t deadline_ns)
-{
-    (void)h;
-    sim_point();
-    sim_block(word, expect, deadline_ns);
-}
-
-static void fake_unpark(struct wr_host *h, const void *word, uint32_t count)
-{
-    (void)h;
-    sim_point();
-    sim_wake(word, count);
-}
-
-static void fake_yield(struct wr_host *h)
-{
-    (void)h;
-    sim_yield();
-}
-
-static int fake_bell_init(struct wr_host *h, struct wr_bell *bell)
-{
-    uint32_t i = 0;
-
-    (void)h;
-    while (i < BELLS_MAX && bell_used[i])
-        i++;
-    if (i == BELLS_MAX)
-        sim_fail("too many bells");
-    bell_used[i] = true;
-    bell->fd = (int)i;
-    return WEIR_OK;
-}
-
-static void fake_bell_fini(struct wr_host *h, struct wr_bell *bell)
-{
-    (void)h;
-    bell_used[bell->fd] = false;
-}
-
-static void fake_bell_ring(struct wr_host *h, struct wr_bell *bell)
-{
-    (void)h;
-    sim_point();
-    sim_event("ring", (uint64_t)bell->fd, 0);
-    atomic_store(&bells[bell->fd], 1);
-    sim_wake(&bells[bell->fd], 1);
-}
-
-static void fake_bell_wait(struct wr_host *h, struct wr_bell *bell, const int *fds,
-                           uint32_t fd_count, uint64_t deadline_ns)
-{
-    (void)h;
-    sim_event("bell wait", (uint64_t)bell->fd, fd_count);
-    sim_point();
-    for (uint32_t i = 0; i < fd_count; i++) {
-        uint64_t due = sim_fd_due_ns(fds[i]);
-
-        if (due < deadline_ns)
-            deadline_ns = due;
-    }
-    if (!atomic_load(&bells[bell->fd]))
-        sim_block(&bells[bell->fd], 0, deadline_ns);
-    atomic_store(&bells[bell->fd], 0);
-}
-
-static int fake_thread_start(struct wr_host *h, const char *name, void (*run)(void *),
-                             void *context, void **thread_p)
-{
-    (void)h;
-    *thread_p = sim_thread_start(name + 5, run, context); /* without "weir-" */
-    return WEIR_OK;
-}
-
-static void fake_thread_idle(struct wr_host *h)
-{
-    (void)h; /* every order of threads is tried anyway */
-}
-
-static void fake_thread_stop(struct wr_host *h, void *thread)
-{
-    (void)h;
-    sim_thread_join(thread);
-}
-
 static void fake_close(struct wr_host *h)
 {
     (void)h;
 }
 
 static struct wr_host_ops fake_ops = {
-    .now_ns = fake_now_ns,
     .frames_map = fake_frames_map,
     .frames_unmap = fake_frames_unmap,
     .region_map = fake_region_map,
@@ -777,22 +679,13 @@ static struct wr_host_ops fake_ops = {
     .release = fake_release,
     .is_mapped = fake_is_mapped,
     .facts = fake_facts,
-    .park = fake_park,
-    .unpark = fake_unpark,
-    .yield = fake_yield,
-    .bell_init = fake_bell_init,
-    .bell_fini = fake_bell_fini,
-    .bell_ring = fake_bell_ring,
-    .bell_wait = fake_bell_wait,
-    .thread_start = fake_thread_start,
-    .thread_stop = fake_thread_stop,
-    .thread_idle = fake_thread_idle,
     .close = fake_close,
 };
 
 struct wr_host *sim_host_open(void)
 {
     sim_object_ops(&fake_ops);
+    sim_time_ops(&fake_ops);
     host = (struct wr_host){.ops = &fake_ops,
                             .returns_tables = true,
                             .transient_frames = WP_GROUP,
@@ -807,9 +700,8 @@ void sim_host_check_closed(void)
     for (uint32_t i = 0; i < AREAS_MAX; i++)
         if (areas[i].addr)
             sim_fail("a region is left after close");
-    for (uint32_t i = 0; i < BELLS_MAX; i++)
-        if (bell_used[i])
-            sim_fail("a bell is left after close");
+    if (sim_bell_count())
+        sim_fail("a bell is left after close");
     if (sim_object_count())
         sim_fail("an object is left after close");
     if (host.frames)

@@ -1,10 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 #pragma once
 
-/* Between sim_host.c and sim_object.c: memory that shows in many areas. With the machine taken,
- * but for what says that it takes it. */
+/* Between sim_host.c, sim_time.c and sim_object.c: memory that shows in many areas. With the
+ * machine taken, but for what says that it takes it. */
 
 #include "tests/sim/sim.h"
+
+void sim_time_ops(struct wr_host_ops *ops);
+uint32_t sim_bell_count(void);
 
 void sim_object_ops(struct wr_host_ops *ops);
 uint32_t sim_object_count(void);
