@@ -166,8 +166,7 @@ void wr_page_put(const struct wr_pages *pages, struct wr_hold *hold);
 /* Sleep until it is no longer READING, or somebody put it. Signal. */
 void wr_page_wait(const struct wr_pages *pages, uint32_t number);
 
-/* The one function that moves a page. from is what the caller believes. A frame or shadow that the
- * new state has no use for is forgotten. */
+/* The one function that moves a page; a frame or shadow that the state has no use for goes. */
 void wr_page_move(struct wr_hold *hold, enum wr_page_state from, enum wr_page_state to);
 /* Is the edge drawn above? For the test that tries them all. */
 bool wr_page_may_move(enum wr_page_state from, enum wr_page_state to);
