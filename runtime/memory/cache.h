@@ -9,10 +9,17 @@
  *   chunk     64 neighbouring frames: what one readahead fills and reclaim fills with clean victims
  *   reader    a frame of its own into which one fault reads
  *
- * Always: a chunk is either taken, by one thread that fills it, or in the queue. The oldest in the
+ *   use       what a chunk was taken for; each use has a queue of its own
+ *   spare     chunks in which nothing is of use
+ *
+ * Always: a chunk is either taken, by one thread that fills it, or in a queue. The oldest of a
  * queue is the next to be taken; its pages that nobody wanted meanwhile become OUT then, which
  * costs nothing, because their slots still hold them. A frame's owner is a hint, its page's
  * descriptor is the truth: a page that left the cache does not tell its frame.
+ *
+ * Half of the chunks are each use's own as soon as it asks for them. Otherwise a stream, which
+ * turns the slab over in milliseconds, would take the second chance from everybody (seed E21). What
+ * the other use has left alone for long may be taken, too.
  */
 
 #include "runtime/base/lock.h"
@@ -21,6 +28,13 @@
 #define WR_CACHE_CHUNK   64u
 #define WR_READERS_MAX   64u
 #define WR_CHUNK_OF_NONE UINT32_MAX
+
+enum wr_cache_use { WR_CACHE_AHEAD, WR_CACHE_CHANCE, WR_CACHE_SPARE, WR_CACHE_USES };
+
+struct wr_cache_queue {
+    uint32_t *chunks; /* a ring with room for all */
+    uint32_t first, count;
+};
 
 struct wr_cache {
     /* Constant after wr_cache_init(). */
@@ -32,10 +46,13 @@ struct wr_cache {
     /* Each entry is kept by whoever has taken its chunk. Page number, or WR_FRAME_NONE. */
     uint32_t *owners;
 
-    /* Kept by `lock` (WR_RANK_CACHE): a ring of the chunks in the queue. */
+    /* Kept by `lock` (WR_RANK_CACHE). */
     struct wr_lock lock;
-    uint32_t *queue;
-    uint32_t queue_first, queue_count;
+    struct wr_cache_queue queues[WR_CACHE_USES];
+    uint32_t owned[WR_CACHE_USES]; /* chunks of a use, those that are taken included    */
+    uint32_t takes;                /* a clock                                           */
+    uint32_t *put_at;              /* of each chunk: by that clock                      */
+    uint8_t *uses;                 /* of each chunk                                     */
 
     _Atomic(uint64_t) readers_free;   /* one bit each                                        */
     _Atomic(uint32_t) readers_turn;   /* counts readers that were put: faults sleep on it    */
@@ -49,10 +66,10 @@ int wr_cache_init(struct wr_cache *cache, struct wr_pages *pages, uint32_t reade
                   uint32_t chunk_count);
 void wr_cache_fini(struct wr_cache *cache);
 
-/* Take the oldest chunk, emptied. Its first frame, or WR_FRAME_NONE when all are taken. Runtime
+/* Take a chunk for this use, emptied. Its first frame, or WR_FRAME_NONE when all are taken. Runtime
  * threads, inside the gate: waits for page locks. */
-uint32_t wr_cache_take(struct wr_cache *cache);
-/* Give it back as the youngest, or, when nothing in it is of use, as the oldest. */
+uint32_t wr_cache_take(struct wr_cache *cache, enum wr_cache_use use);
+/* Give it back as the youngest of its use, or, when nothing in it is of use, as a spare one. */
 void wr_cache_put(struct wr_cache *cache, uint32_t first_frame, bool is_useful);
 
 /* Say whose bytes are in a frame of a chunk that the caller has taken. */

@@ -340,7 +340,7 @@ static void begin_fetch(struct wr_ahead *ahead, struct fetch_slot *slot,
 
     if (!region || region->serial != request->serial)
         return;
-    slot->first_frame = wr_cache_take(&space->cache);
+    slot->first_frame = wr_cache_take(&space->cache, WR_CACHE_AHEAD);
     if (slot->first_frame == WR_FRAME_NONE)
         return;
     slot->fetch.count = request->count;

@@ -124,22 +124,26 @@ static uint32_t chance_take(struct wr_reclaim *r)
         r->chance_frame = WR_FRAME_NONE;
     }
     if (r->chance_frame == WR_FRAME_NONE) {
-        r->chance_frame = wr_cache_take(cache);
+        r->chance_frame = wr_cache_take(cache, WR_CACHE_CHANCE);
         r->chance_used = 0;
     }
     return r->chance_frame == WR_FRAME_NONE ? WR_FRAME_NONE : r->chance_frame + r->chance_used++;
 }
 
-/* Copy the bytes of those victims that deserve it into the cache. A stream's pages do not: it has
- * gone by. Chunks are taken before any victim is locked, by reserve_chances(). */
+/* A stream's pages do not: it has gone by. */
+static bool deserves_chance(const struct wr_hold *hold)
+{
+    return !wr_hold_has(hold, WR_PAGE_AHEAD) && !wr_hold_has(hold, WR_PAGE_FREED);
+}
+
+/* Copy the bytes of those victims that deserve it into the cache. Chunks are taken before any
+ * victim is locked, by reserve_chances(). */
 static void give_chances(struct wr_reclaim *r, uint32_t victims, uint32_t chances)
 {
     uint32_t wanted = 0, copied;
 
     for (uint32_t i = 0; i < victims && wanted < chances; i++) {
-        const struct wr_hold *hold = &r->victims[i].hold;
-
-        if (!wr_hold_has(hold, WR_PAGE_AHEAD) && !wr_hold_has(hold, WR_PAGE_FREED))
+        if (deserves_chance(&r->victims[i].hold))
             r->copies[wanted++] = (struct wr_copy){r->victims[i].addr, i};
     }
     for (uint32_t i = 0; i < wanted; i++) {
@@ -213,32 +217,40 @@ static uint32_t reserve_chances(struct wr_reclaim *r)
     return WR_CACHE_CHUNK - r->chance_used;
 }
 
-/* At most drop_batch candidates. How many frames came free. */
-static uint32_t drop_batch(struct wr_reclaim *r, const uint32_t *pages, uint32_t candidates)
+/* At most drop_batch candidates, and no more of those that deserve a chance than there are. How
+ * many were looked at; how many frames came free. */
+static uint32_t drop_batch(struct wr_reclaim *r, const uint32_t *pages, uint32_t candidates,
+                           uint32_t *freed_p)
 {
+    uint32_t most = candidates < r->drop_batch ? candidates : r->drop_batch;
     uint32_t chances = reserve_chances(r);
-    uint32_t victims = 0;
+    uint32_t victims = 0, looked = 0, deserving = 0;
 
-    for (uint32_t i = 0; i < candidates; i++)
-        victims += seize(r, pages[i], false, &r->victims[victims]);
+    while (looked < most && (chances == 0 || deserving < chances)) {
+        if (!seize(r, pages[looked++], false, &r->victims[victims]))
+            continue;
+        deserving += deserves_chance(&r->victims[victims++].hold);
+    }
+    *freed_p = victims;
     if (victims == 0)
-        return 0;
+        return looked;
     give_chances(r, victims, chances);
     wr_rmap_drop(r->space, r->spans, spans_of(r, victims));
     for (uint32_t i = 0; i < victims; i++)
         settle(r, &r->victims[i]);
     wr_frames_put(&r->space->frames, victims);
-    return victims;
+    return looked;
 }
 
 static uint32_t drop_pages(struct wr_reclaim *r, const uint32_t *pages, uint32_t candidates)
 {
     uint32_t dropped = 0;
 
-    for (uint32_t i = 0; i < candidates; i += r->drop_batch) {
-        uint32_t part = candidates - i < r->drop_batch ? candidates - i : r->drop_batch;
+    for (uint32_t i = 0; i < candidates;) {
+        uint32_t freed;
 
-        dropped += drop_batch(r, pages + i, part);
+        i += drop_batch(r, pages + i, candidates - i, &freed);
+        dropped += freed;
     }
     count(r, WR_COUNT_reclaim_marked, dropped);
     return dropped;

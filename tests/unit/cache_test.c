@@ -34,31 +34,79 @@ Test(cache, each_chunk_is_taken_once)
 {
     room_open();
     for (uint32_t i = 0; i < ROOM_CHUNKS; i++)
-        cr_expect_eq(wr_cache_take(&room_space.cache), frame_of_chunk(i));
-    cr_expect_eq(wr_cache_take(&room_space.cache), WR_FRAME_NONE);
+        cr_expect_eq(wr_cache_take(&room_space.cache, WR_CACHE_AHEAD), frame_of_chunk(i));
+    cr_expect_eq(wr_cache_take(&room_space.cache, WR_CACHE_AHEAD), WR_FRAME_NONE);
     wr_cache_put(&room_space.cache, frame_of_chunk(9), true);
-    cr_expect_eq(wr_cache_take(&room_space.cache), frame_of_chunk(9));
-    cr_expect_eq(wr_cache_take(&room_space.cache), WR_FRAME_NONE);
+    cr_expect_eq(wr_cache_take(&room_space.cache, WR_CACHE_AHEAD), frame_of_chunk(9));
+    cr_expect_eq(wr_cache_take(&room_space.cache, WR_CACHE_AHEAD), WR_FRAME_NONE);
 }
 
 Test(cache, the_youngest_comes_last_and_the_useless_first)
 {
     room_open();
     for (uint32_t i = 0; i < 4; i++)
-        wr_cache_take(&room_space.cache);
+        wr_cache_take(&room_space.cache, WR_CACHE_AHEAD);
     wr_cache_put(&room_space.cache, frame_of_chunk(2), true);
     wr_cache_put(&room_space.cache, frame_of_chunk(0), true);
     wr_cache_put(&room_space.cache, frame_of_chunk(3), false);
-    cr_expect_eq(wr_cache_take(&room_space.cache), frame_of_chunk(3));
+    cr_expect_eq(wr_cache_take(&room_space.cache, WR_CACHE_AHEAD), frame_of_chunk(3));
     wr_cache_put(&room_space.cache, frame_of_chunk(1), false);
     wr_cache_put(&room_space.cache, frame_of_chunk(3), true);
-    cr_expect_eq(wr_cache_take(&room_space.cache), frame_of_chunk(1));
+    cr_expect_eq(wr_cache_take(&room_space.cache, WR_CACHE_AHEAD), frame_of_chunk(1));
     for (uint32_t i = 4; i < ROOM_CHUNKS; i++)
-        cr_expect_eq(wr_cache_take(&room_space.cache), frame_of_chunk(i));
-    cr_expect_eq(wr_cache_take(&room_space.cache), frame_of_chunk(2));
-    cr_expect_eq(wr_cache_take(&room_space.cache), frame_of_chunk(0));
-    cr_expect_eq(wr_cache_take(&room_space.cache), frame_of_chunk(3));
-    cr_expect_eq(wr_cache_take(&room_space.cache), WR_FRAME_NONE);
+        cr_expect_eq(wr_cache_take(&room_space.cache, WR_CACHE_AHEAD), frame_of_chunk(i));
+    cr_expect_eq(wr_cache_take(&room_space.cache, WR_CACHE_AHEAD), frame_of_chunk(2));
+    cr_expect_eq(wr_cache_take(&room_space.cache, WR_CACHE_AHEAD), frame_of_chunk(0));
+    cr_expect_eq(wr_cache_take(&room_space.cache, WR_CACHE_AHEAD), frame_of_chunk(3));
+    cr_expect_eq(wr_cache_take(&room_space.cache, WR_CACHE_AHEAD), WR_FRAME_NONE);
+}
+
+/* Take so many for a use and put them back as useful. */
+static void turn_over(enum wr_cache_use use, uint32_t times)
+{
+    while (times-- > 0)
+        wr_cache_put(&room_space.cache, wr_cache_take(&room_space.cache, use), true);
+}
+
+static uint32_t owned_by(enum wr_cache_use use)
+{
+    return room_space.cache.owned[use];
+}
+
+Test(cache, a_stream_takes_no_more_than_half_from_second_chances)
+{
+    room_open();
+    for (uint32_t i = 0; i < ROOM_CHUNKS; i++) /* until there is no spare one */
+        turn_over(WR_CACHE_CHANCE, 1);
+    cr_expect_eq(owned_by(WR_CACHE_CHANCE), ROOM_CHUNKS);
+    for (uint32_t i = 0; i < 1000; i++) {
+        turn_over(WR_CACHE_AHEAD, 50);
+        turn_over(WR_CACHE_CHANCE, 1);
+    }
+    cr_expect_geq(owned_by(WR_CACHE_CHANCE), 1);
+    cr_expect_geq(owned_by(WR_CACHE_AHEAD), ROOM_CHUNKS / 2);
+}
+
+Test(cache, both_uses_get_their_half_while_both_ask)
+{
+    room_open();
+    for (uint32_t i = 0; i < 1000; i++) {
+        turn_over(WR_CACHE_AHEAD, 2);
+        turn_over(WR_CACHE_CHANCE, 1);
+    }
+    cr_expect_eq(owned_by(WR_CACHE_AHEAD), ROOM_CHUNKS / 2);
+    cr_expect_eq(owned_by(WR_CACHE_CHANCE), ROOM_CHUNKS / 2);
+}
+
+Test(cache, what_a_stream_left_is_taken_back_when_it_is_over)
+{
+    room_open();
+    for (uint32_t i = 0; i < 100; i++) {
+        turn_over(WR_CACHE_AHEAD, 1);
+        turn_over(WR_CACHE_CHANCE, 1);
+    }
+    turn_over(WR_CACHE_CHANCE, 10 * ROOM_CHUNKS);
+    cr_expect_eq(owned_by(WR_CACHE_CHANCE), ROOM_CHUNKS);
 }
 
 static void put(void *context)
@@ -72,7 +120,7 @@ Test(cache, what_is_no_chunk_or_was_not_taken_is_not_put)
 
     room_open();
     cr_expect(room_dies(put, &taken), "all are in the queue");
-    cr_assert_eq(wr_cache_take(&room_space.cache), taken);
+    cr_assert_eq(wr_cache_take(&room_space.cache, WR_CACHE_AHEAD), taken);
     cr_expect(room_dies(put, &inside));
     cr_expect_not(room_dies(put, &taken));
 }
@@ -89,7 +137,7 @@ static void own(uint32_t frame, uint32_t page)
 static void take_again(uint32_t first)
 {
     wr_cache_put(&room_space.cache, first, false);
-    cr_assert_eq(wr_cache_take(&room_space.cache), first);
+    cr_assert_eq(wr_cache_take(&room_space.cache, WR_CACHE_AHEAD), first);
 }
 
 Test(cache, what_nobody_wanted_is_out)
@@ -98,7 +146,7 @@ Test(cache, what_nobody_wanted_is_out)
 
     room_open();
     page = room_map(100)->first;
-    first = wr_cache_take(&room_space.cache);
+    first = wr_cache_take(&room_space.cache, WR_CACHE_AHEAD);
     for (uint32_t i = 0; i < WR_CACHE_CHUNK; i++)
         own(first + i, page + i);
     room_set_flag(page + 3, WR_PAGE_AHEAD, true);
@@ -124,7 +172,7 @@ Test(cache, who_left_it_is_left_alone)
 
     room_open();
     page = room_map(100)->first;
-    first = wr_cache_take(&room_space.cache);
+    first = wr_cache_take(&room_space.cache, WR_CACHE_AHEAD);
     for (uint32_t i = 0; i < 4; i++)
         wr_cache_own(&room_space.cache, first + i, page + i);
     room_bring(page, WR_PAGE_RESIDENT_DIRTY);                       /* touched since      */
@@ -149,7 +197,7 @@ Test(cache, a_page_without_a_region_is_not_looked_at)
     uint32_t first;
 
     room_open();
-    first = wr_cache_take(&room_space.cache);
+    first = wr_cache_take(&room_space.cache, WR_CACHE_AHEAD);
     own(first, 17); /* nothing is mapped there */
     take_again(first);
     cr_expect_eq(wr_page_peek(&room_space.pages, 17), WR_PAGE_CACHED_CLEAN);
