@@ -46,7 +46,8 @@ static uint32_t shadow_at(uint32_t now)
 void wr_page_evict(struct wr_pages *pages, struct wr_hold *hold, enum wr_page_state from)
 {
     uint32_t now = 1 + atomic_fetch_add_explicit(&pages->evictions, 1, memory_order_relaxed);
-    bool is_shadowed = !wr_hold_has(hold, WR_PAGE_MAIN) && !wr_hold_has(hold, WR_PAGE_AHEAD);
+    bool was_used = !wr_hold_has(hold, WR_PAGE_AHEAD) || wr_state_is_charged(from);
+    bool is_shadowed = was_used && !wr_hold_has(hold, WR_PAGE_MAIN);
 
     wr_page_move(hold, from, WR_PAGE_OUT);
     wr_hold_set_shadow(hold, is_shadowed ? shadow_at(now) : WR_SHADOW_NONE);

@@ -15,7 +15,7 @@
 #include "runtime/memory/page.h"
 
 /* Nobody wanted the page: it is OUT from here on. One that had not proven itself leaves a shadow;
- * one that was only read ahead does not. */
+ * one that was only read ahead, and never mapped, does not. */
 void wr_page_evict(struct wr_pages *pages, struct wr_hold *hold, enum wr_page_state from);
 
 /* Evictions since the page left; UINT32_MAX: it left no shadow. */

@@ -3,12 +3,8 @@
 
 #include <stdlib.h>
 
-#include "runtime/base/reserve.h"
-
-#define SMALL_ROOM_LEAST 8192u
-#define SMALL_SLACK      4096u /* appenders that have looked and not yet put: 32 pages each */
-#define TABLE_ALIGN      4096u
-#define REST             64u
+#define PASSING_ROOM_SHARE 8u  /* of memory */
+#define REST               64u /* choosings: see struct wr_chooser */
 
 static uint64_t frames_of(const struct wr_aging *aging)
 {
@@ -17,32 +13,24 @@ static uint64_t frames_of(const struct wr_aging *aging)
     return total > 0 ? (uint64_t)total : 0;
 }
 
-/* --- The small queue ------------------------------------------------------------------------- */
-
-static uint32_t room_for(uint64_t frames)
-{
-    uint32_t room = SMALL_ROOM_LEAST;
-
-    while (room < 2 * frames && room < 1u << 30)
-        room *= 2;
-    return room;
-}
+/* --- The queues of arrivals ------------------------------------------------------------------ */
 
 int wr_aging_open(struct wr_space *space, uint32_t scan_ratio, struct wr_aging **aging_p)
 {
     struct wr_aging *aging = calloc(1, sizeof(*aging));
-    void *small;
+    int error;
 
     if (!aging)
         return WEIR_ENOMEM;
     aging->space = space;
     aging->scan_ratio = scan_ratio;
-    aging->small_room = room_for(frames_of(aging));
-    if (wr_reserve((uint64_t)aging->small_room * sizeof(*aging->small), TABLE_ALIGN, &small) != 0) {
-        free(aging);
-        return WEIR_ENOMEM;
+    error = wr_arrivals_open(&aging->small, frames_of(aging));
+    if (error == WEIR_OK)
+        error = wr_arrivals_open(&aging->passing, frames_of(aging) / PASSING_ROOM_SHARE);
+    if (error != WEIR_OK) {
+        wr_aging_close(aging);
+        return error;
     }
-    aging->small = small;
     *aging_p = aging;
     return WEIR_OK;
 }
@@ -53,14 +41,9 @@ void wr_aging_close(struct wr_aging *aging)
         return;
     for (uint32_t i = 0; i <= WR_REGIONS_MAX; i++)
         free(atomic_load(&aging->lists[i].pages));
-    wr_unreserve(aging->small, (uint64_t)aging->small_room * sizeof(*aging->small));
+    wr_arrivals_close(&aging->small);
+    wr_arrivals_close(&aging->passing);
     free(aging);
-}
-
-static uint64_t small_count(const struct wr_aging *aging)
-{
-    return atomic_load_explicit(&aging->small_end, memory_order_relaxed) -
-           atomic_load_explicit(&aging->small_begin, memory_order_relaxed);
 }
 
 void wr_aging_lost(struct wr_aging *aging)
@@ -68,63 +51,33 @@ void wr_aging_lost(struct wr_aging *aging)
     atomic_fetch_add_explicit(&aging->lost, 1, memory_order_relaxed);
 }
 
-void wr_aging_arrived(struct wr_aging *aging, uint32_t page, uint32_t count, int direction)
+void wr_aging_arrived(struct wr_aging *aging, uint32_t page, uint32_t count, int direction,
+                      bool is_passing)
 {
-    uint64_t at;
-
-    if (small_count(aging) + count + SMALL_SLACK > aging->small_room) {
+    /* Streams that fill memory for the first time overflow into the small queue. */
+    if (!(is_passing && wr_arrivals_put(&aging->passing, page, count, direction)) &&
+        !wr_arrivals_put(&aging->small, page, count, direction))
         wr_aging_lost(aging);
-        return;
-    }
-    /* Relaxed: the place is ours alone by the addition, and what is put there is a hint. */
-    at = atomic_fetch_add_explicit(&aging->small_end, count, memory_order_relaxed);
-    for (uint32_t i = 0; i < count; i++) {
-        uint32_t one = (uint32_t)((int64_t)page + (int64_t)i * direction);
-
-        atomic_store_explicit(&aging->small[(at + i) & (aging->small_room - 1)], one + 1,
-                              memory_order_relaxed);
-    }
 }
 
-/* The oldest entry. False: there is none, or its appender has not come to it yet. */
-static bool pop_small(struct wr_aging *aging, uint32_t *put_p)
-{
-    uint64_t begin = atomic_load_explicit(&aging->small_begin, memory_order_relaxed);
-
-    while (begin < atomic_load_explicit(&aging->small_end, memory_order_relaxed)) {
-        _Atomic(uint32_t) *entry = &aging->small[begin & (aging->small_room - 1)];
-
-        if (atomic_load_explicit(entry, memory_order_relaxed) == 0)
-            return false;
-        /* Relaxed: two may take, and the one who moves the begin has the entry. An appender who
-         * comes round meanwhile has his entry taken in its place: one page is found later. */
-        if (!atomic_compare_exchange_strong_explicit(&aging->small_begin, &begin, begin + 1,
-                                                     memory_order_relaxed, memory_order_relaxed))
-            continue;
-        *put_p = atomic_exchange_explicit(entry, 0, memory_order_relaxed);
-        return true;
-    }
-    return false;
-}
-
-/* The oldest of the small queue that can leave. False: there is none now. */
-static bool take_small(struct wr_aging *aging, uint32_t *page_p)
+/* The oldest of a queue that can leave. False: there is none now. */
+static bool take_arrived(struct wr_aging *aging, struct wr_arrivals *arrivals, uint32_t *page_p)
 {
     const struct wr_pages *pages = &aging->space->pages;
-    uint64_t most = small_count(aging);
-    uint32_t put;
+    uint64_t most = wr_arrivals_count(arrivals);
+    uint32_t page;
 
-    for (uint64_t i = 0; i < most && pop_small(aging, &put); i++) {
+    for (uint64_t i = 0; i < most && wr_arrivals_take(arrivals, &page); i++) {
         bool is_dirty;
 
-        if (put == 0 || put > pages->count || wr_page_peek_flag(pages, put - 1, WR_PAGE_MAIN))
+        if (page >= pages->count || wr_page_peek_flag(pages, page, WR_PAGE_MAIN))
             continue;
-        if (wr_page_peek_evictable(pages, put - 1, &is_dirty)) {
-            *page_p = put - 1;
+        if (wr_page_peek_evictable(pages, page, &is_dirty)) {
+            *page_p = page;
             return true;
         }
-        if (wr_page_peek_locked(pages, put - 1))
-            wr_aging_arrived(aging, put - 1, 1, 1); /* later */
+        if (wr_page_peek_locked(pages, page))
+            wr_aging_arrived(aging, page, 1, 1, arrivals == &aging->passing); /* later */
     }
     return false;
 }
@@ -216,10 +169,14 @@ static bool take_coldest(const struct wr_aging *aging, struct wr_chooser *choose
 
 bool wr_aging_choose(struct wr_aging *aging, struct wr_chooser *chooser, uint32_t *page_p)
 {
-    bool is_small = wr_policy_is_small_due(small_count(aging), frames_of(aging));
+    uint64_t frames = frames_of(aging);
+    bool is_passing_due = wr_policy_is_passing_due(wr_arrivals_count(&aging->passing), frames);
+    bool is_small_due = wr_policy_is_small_due(wr_arrivals_count(&aging->small), frames);
 
-    return (is_small && take_small(aging, page_p)) || take_coldest(aging, chooser, page_p) ||
-           take_small(aging, page_p);
+    return (is_passing_due && take_arrived(aging, &aging->passing, page_p)) ||
+           (is_small_due && take_arrived(aging, &aging->small, page_p)) ||
+           take_coldest(aging, chooser, page_p) || take_arrived(aging, &aging->passing, page_p) ||
+           take_arrived(aging, &aging->small, page_p);
 }
 
 /* --- kpaged's pass --------------------------------------------------------------------------- */
@@ -232,7 +189,8 @@ static void find_lost(struct wr_aging *aging)
     uint64_t end = page_end(aging);
 
     /* Not before there is room for them. */
-    if (lost == aging->lost_seen || wr_policy_is_small_due(small_count(aging), frames_of(aging)))
+    if (lost == aging->lost_seen ||
+        wr_policy_is_small_due(wr_arrivals_count(&aging->small), frames_of(aging)))
         return;
     aging->lost_seen = lost;
     for (uint64_t page = 0; page < end;) {
@@ -242,7 +200,7 @@ static void find_lost(struct wr_aging *aging)
         if (next == page) {
             if (!wr_page_peek_flag(pages, (uint32_t)page, WR_PAGE_MAIN) &&
                 wr_page_peek_evictable(pages, (uint32_t)page, &is_dirty))
-                wr_aging_arrived(aging, (uint32_t)page, 1, 1);
+                wr_aging_arrived(aging, (uint32_t)page, 1, 1, false);
             next++;
         }
         page = next;
@@ -337,7 +295,8 @@ enum wr_aging_mode wr_aging_mode_now(const struct wr_frames *frames)
 
 uint64_t wr_aging_metadata(const struct wr_aging *aging)
 {
-    uint64_t bytes = sizeof(*aging) + (uint64_t)aging->small_room * sizeof(*aging->small);
+    uint64_t bytes = sizeof(*aging) +
+                     ((uint64_t)aging->small.room + aging->passing.room) * sizeof(uint32_t);
 
     for (uint32_t i = 1; i <= WR_REGIONS_MAX; i++)
         if (atomic_load_explicit(&aging->lists[i].pages, memory_order_relaxed))

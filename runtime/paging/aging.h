@@ -4,14 +4,14 @@
 /*
  * Aging: which pages are to leave.
  *
- *   small     the queue of pages that were needed once: a ring to which every fault appends, and
- *             from which kpaged takes
- *   main      pages with WR_PAGE_MAIN: in no list; four hands go round the addresses, one for each
- *             generation of heat (policy.h), and take what they meet
- *   list      the victims of one region, oldest first: kpaged puts, kswapd takes (seed C12)
- *   write     kswapd's place in a list: whatever comes next, also what must be written
- *   clean     another, which runs ahead of it and takes only what costs nothing to drop
- *   window    how far ahead: 1 / cache_scan_ratio of the list (seed E19)
+ *   small     the queue of pages that were needed once, oldest first
+ *   passing   the same for pages that came with a stream: they are expected to be of no use again,
+ * so that they have a twentieth of memory to themselves and leave before all others do main pages
+ * with WR_PAGE_MAIN: in no list; four hands go round the addresses, one for each generation of heat
+ * (policy.h), and take what they meet list      the victims of one region, oldest first: kpaged
+ * puts, kswapd takes (seed C12) write     kswapd's place in a list: whatever comes next, also what
+ * must be written clean     another, which runs ahead of it and takes only what costs nothing to
+ * drop window    how far ahead: 1 / cache_scan_ratio of the list (seed E19)
  *
  * Always: kpaged only looks and decides. It takes no page lock, no mutex and not the gate, because
  * it runs when nobody else wants the processor and may be stopped anywhere, for long: what it does
@@ -27,6 +27,7 @@
 
 #include "runtime/memory/heat.h"
 #include "runtime/memory/space.h"
+#include "runtime/paging/arrivals.h"
 #include "runtime/paging/policy.h"
 
 enum wr_victims {
@@ -60,13 +61,8 @@ struct wr_aging {
     /* Constant after wr_aging_open(). */
     struct wr_space *space;
     uint32_t scan_ratio;
-    uint32_t small_room; /* power of two */
 
-    /* The ring: page + 1, or 0 while it is being put. Any thread appends; kpaged takes, and kswapd
-     * when it chooses for itself. */
-    _Atomic(uint32_t) *small;
-    _Atomic(uint64_t) small_end;
-    _Atomic(uint64_t) small_begin;
+    struct wr_arrivals small, passing;
     _Atomic(uint32_t) lost; /* pages that found no room, and are in no queue therefore */
 
     struct wr_list lists[WR_REGIONS_MAX + 1]; /* by number of the region */
@@ -86,8 +82,9 @@ int wr_aging_open(struct wr_space *space, uint32_t scan_ratio, struct wr_aging *
 void wr_aging_close(struct wr_aging *aging);
 
 /* Pages were mapped that have not proven themselves: count of them, from this one on in this
- * direction. Any thread. Signal. */
-void wr_aging_arrived(struct wr_aging *aging, uint32_t page, uint32_t count, int direction);
+ * direction; by a stream or not. Any thread. Signal. */
+void wr_aging_arrived(struct wr_aging *aging, uint32_t page, uint32_t count, int direction,
+                      bool is_passing);
 /* A page that was mapped is in no queue: have kpaged look for it. Any thread. Signal. */
 void wr_aging_lost(struct wr_aging *aging);
 

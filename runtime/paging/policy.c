@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #include "runtime/paging/policy.h"
 
-#define SMALL_SHARE 10u /* a tenth of memory */
+#define PASSING_SHARE 20u /* a twentieth of memory */
+#define SMALL_SHARE   10u /* a tenth */
 
 #define HEAT_MOST 255u
 
@@ -13,6 +14,11 @@
 #define DEFER_MOST_SHARE  10u
 #define DEFER_GROW_SHARE  10u /* wanted again: more than a tenth */
 #define DEFER_SHRINK      50u /* less than a fiftieth           */
+
+bool wr_policy_is_passing_due(uint64_t passing, uint64_t frames)
+{
+    return passing > frames / PASSING_SHARE;
+}
 
 bool wr_policy_is_small_due(uint64_t small, uint64_t frames)
 {

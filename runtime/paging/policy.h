@@ -4,7 +4,8 @@
 /*
  * Policy: which pages are worth their memory, as arithmetic. No clock, no lock, no page.
  *
- *   small     the queue of pages that were needed once: a tenth of memory, first in, first out
+ *   passing   the queue of pages that a stream brought: a twentieth of memory, first in, first out
+ *   small     the queue of pages that were needed once: a tenth of memory, likewise
  *   main      those that proven themselves: wanted while they were cached, or back soon after
  *   heat      0 to 255 for each 64 neighbouring pages (page.h): rises when one of them proves
  * itself, falls when one leaves that nobody wanted generation the heat in four steps; the coldest
@@ -22,6 +23,9 @@
 #include <stdint.h>
 
 #define WR_GENERATIONS 4u
+
+/* Is it the turn of what streams brought to give a victim? Before all others (seed E23). */
+bool wr_policy_is_passing_due(uint64_t passing, uint64_t frames);
 
 /* Is it the small queue's turn to give a victim? */
 bool wr_policy_is_small_due(uint64_t small, uint64_t frames);

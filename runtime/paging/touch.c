@@ -54,14 +54,16 @@ static uint64_t total_frames(const struct fault *f)
     return total > 0 ? (uint64_t)total : 0;
 }
 
-/* Pages were mapped: count of them, from this one on. Those that are not proven go to the small
- * queue; all of them do, but perhaps the first. */
-static void arrived(const struct fault *f, uint32_t page, uint32_t count, int direction,
+/* Pages were mapped: count of them, from this one on, for a stream or not. Those that are not
+ * proven go to the queues of arrivals; all of them do, but perhaps the first. */
+static void arrived(const struct fault *f, uint32_t count, const struct wr_plan *plan,
                     bool is_first_proven)
 {
+    uint32_t first = is_first_proven ? f->page + (uint32_t)plan->direction : f->page;
+
     if (count > is_first_proven)
-        wr_aging_arrived(f->space->aging, is_first_proven ? page + (uint32_t)direction : page,
-                         count - is_first_proven, direction);
+        wr_aging_arrived(f->space->aging, first, count - is_first_proven, plan->direction,
+                         plan->stream != NULL);
 }
 
 /* --- First touch ----------------------------------------------------------------------------- */
@@ -148,7 +150,7 @@ int wr_touch_empty(struct fault *f, struct wr_hold *hold, const struct wr_plan *
     wr_ahead_mapped(f->space->ahead, plan, f->page, mapped);
     error = wr_touch_done(f, &run.hold[0]);
     if (is_store)
-        arrived(f, f->page, mapped, run.direction, false);
+        arrived(f, mapped, plan, false);
     return error;
 }
 
@@ -170,7 +172,7 @@ int wr_touch_zero(struct fault *f, struct wr_hold *hold)
     wr_page_move(hold, WR_PAGE_RESIDENT_ZERO, WR_PAGE_RESIDENT_DIRTY);
     wr_touch_count(f, WR_COUNT_faults_write);
     error = wr_touch_done(f, hold);
-    arrived(f, f->page, 1, 1, false);
+    wr_aging_arrived(f->space->aging, f->page, 1, 1, false);
     return error;
 }
 
@@ -305,7 +307,7 @@ int wr_touch_cached(struct fault *f, struct wr_hold *hold, const struct wr_plan 
     is_proven = wr_hold_has(&run.hold[0], WR_PAGE_MAIN);
     error = wr_touch_done(f, &run.hold[0]);
     /* Those of the run that were not mapped stay cached; kpaged passes over them. */
-    arrived(f, f->page, mapped, run.direction, is_proven);
+    arrived(f, mapped, plan, is_proven);
     return error;
 }
 
@@ -380,6 +382,7 @@ int wr_touch_out(struct fault *f, struct wr_hold *hold)
     wr_touch_count_here(f, WR_REGION_reads);
     is_proven = wr_hold_has(hold, WR_PAGE_MAIN);
     error = wr_touch_done(f, hold);
-    arrived(f, f->page, 1, 1, is_proven);
+    if (!is_proven)
+        wr_aging_arrived(f->space->aging, f->page, 1, 1, false);
     return error;
 }

@@ -215,5 +215,5 @@ void wr_aging_return(struct wr_aging *aging, uint32_t page)
     if (wr_page_peek_flag(pages, page, WR_PAGE_MAIN) ||
         (!is_evictable(aging, page, false) && !wr_page_peek_locked(pages, page)))
         return;
-    wr_aging_arrived(aging, page, 1, 1);
+    wr_aging_arrived(aging, page, 1, 1, false);
 }

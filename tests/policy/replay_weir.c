@@ -210,7 +210,7 @@ static int touch(void *opaque, uint32_t page)
     wr_page_put(&s->space.pages, &hold);
     s->cached_count -= how == 1;
     if (!is_main)
-        wr_aging_arrived(s->aging, page, 1, 1);
+        wr_aging_arrived(s->aging, page, 1, 1, false);
     if (wr_frames_free(&s->space.frames) < atomic_load(&s->space.frames.low))
         reclaim(s);
     return how;

@@ -28,7 +28,7 @@ static void bring(uint32_t page, enum wr_page_state state, bool is_main)
     room_bring(page, state);
     room_set_flag(page, WR_PAGE_MAIN, is_main);
     if (!is_main)
-        wr_aging_arrived(aging, page, 1, 1);
+        wr_aging_arrived(aging, page, 1, 1, false);
 }
 
 static void bring_many(uint32_t from, uint32_t count, enum wr_page_state state, bool is_main)
@@ -91,12 +91,33 @@ Test(aging, the_small_queue_gives_its_oldest_while_it_is_more_than_a_tenth)
     cr_expect_eq(wr_aging_listed(aging), 0);
 }
 
+Test(aging, what_a_stream_brought_goes_before_all_others)
+{
+    open_aging();
+    bring_many(1000, 500, WR_PAGE_RESIDENT_DIRTY, false);
+    for (uint32_t i = 0; i < 300; i++)
+        room_bring(2000 + i, WR_PAGE_RESIDENT_CLEAN);
+    wr_aging_arrived(aging, 2000, 300, 1, true);
+    cr_expect_eq(wr_aging_pass(aging, 150), 150);
+    expect_victims(collect(WR_VICTIMS_LISTED, 100), 2000, 100); /* a twentieth is left to them */
+    expect_victims(collect(WR_VICTIMS_LISTED, 50), 1000, 50);
+}
+
+Test(aging, a_stream_that_fills_memory_overflows_into_the_small_queue)
+{
+    open_aging();
+    for (uint32_t i = 0; i < 2 * aging->passing.room / 32; i++)
+        wr_aging_arrived(aging, 32 * (i % 64), 32, 1, true);
+    cr_expect_leq(wr_arrivals_count(&aging->passing), aging->passing.room);
+    cr_expect_gt(wr_arrivals_count(&aging->small), 0u);
+}
+
 Test(aging, runs_arrive_in_the_direction_of_the_walk)
 {
     open_aging();
     for (uint32_t i = 0; i < 500; i++)
         room_bring(1000 + i, WR_PAGE_RESIDENT_DIRTY);
-    wr_aging_arrived(aging, 1499, 500, -1);
+    wr_aging_arrived(aging, 1499, 500, -1, false);
     cr_expect_eq(wr_aging_pass(aging, 3), 3);
     cr_expect_eq(collect(WR_VICTIMS_LISTED, 10), 3);
     cr_expect_eq(victims[0], 1499);
@@ -178,10 +199,10 @@ Test(aging, a_full_small_queue_takes_no_more_and_says_so)
     uint32_t room;
 
     open_aging();
-    room = aging->small_room;
+    room = aging->small.room;
     for (uint32_t i = 0; i < 2 * room / 32; i++)
-        wr_aging_arrived(aging, 32 * (i % 64), 32, 1);
-    cr_expect_leq(aging->small_end, room);
+        wr_aging_arrived(aging, 32 * (i % 64), 32, 1, false);
+    cr_expect_leq(wr_arrivals_count(&aging->small), room);
     cr_expect_gt(aging->lost, 0u);
 }
 
