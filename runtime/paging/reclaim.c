@@ -403,6 +403,22 @@ static void write_leftovers(struct wr_reclaim *r)
 
 /* --- One round ------------------------------------------------------------------------------- */
 
+/* Victims of one lot leave by address: neighbours by one system call and into neighbouring slots.
+ * Shell's sort, with Ciura's gaps: it needs no memory, and a lot is small. */
+static void sort_pages(uint32_t *pages, uint32_t count)
+{
+    static const uint32_t gaps[] = {301, 132, 57, 23, 10, 4, 1};
+
+    for (uint32_t g = 0; g < sizeof(gaps) / sizeof(gaps[0]); g++)
+        for (uint32_t i = gaps[g]; i < count; i++) {
+            uint32_t page = pages[i], at = i;
+
+            for (; at >= gaps[g] && pages[at - gaps[g]] > page; at -= gaps[g])
+                pages[at] = pages[at - gaps[g]];
+            pages[at] = page;
+        }
+}
+
 /* Drop the clean ones and stage the dirty ones of a mixed lot. How many went either way. */
 static uint32_t evict_mixed(struct wr_reclaim *r, uint32_t candidates)
 {
@@ -458,6 +474,7 @@ static uint32_t collect(struct wr_reclaim *r, enum wr_victims kind, uint32_t wan
     struct wr_aging *aging = r->space->aging;
     uint32_t found = wr_aging_collect(aging, kind, want < BATCH ? want : BATCH, r->pages);
 
+    sort_pages(r->pages, found);
     if (r->kpaged &&
         wr_aging_listed(aging) < atomic_load_explicit(&aging->target, memory_order_relaxed) / 2 + 1)
         wr_kpaged_rouse(r->kpaged);
