@@ -378,8 +378,10 @@ void wr_page_move(struct wr_hold *hold, enum wr_page_state from, enum wr_page_st
     hold->w0 = (hold->w0 & ~STATE_MASK) | ((uint64_t)to << STATE_SHIFT);
     if (!wr_state_is_cached(to) && !(has_shadow(from) && has_shadow(to)))
         hold->w1 &= SLOT_MASK;
-    if (to == WR_PAGE_EMPTY)
+    if (to == WR_PAGE_EMPTY) {
         wr_hold_set(hold, WR_PAGE_MAIN, false);
+        wr_hold_set(hold, WR_PAGE_AHEAD, false);
+    }
 }
 
 enum wr_page_state wr_hold_state(const struct wr_hold *hold)

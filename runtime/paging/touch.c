@@ -205,6 +205,7 @@ static int restore_one(struct fault *f, struct wr_hold *hold, bool store)
         wr_hold_set_slot(hold, WR_SLOT_NONE);
     }
     wr_hold_set_frame(hold, WR_FRAME_NONE);
+    wr_hold_set(hold, WR_PAGE_AHEAD, false);
     prove(f, hold);
     if (state == WR_PAGE_CACHED_DIRTY && memory_is_low(&f->space->frames))
         wr_staging_release_one(&f->space->staging, frame);

@@ -95,6 +95,7 @@ static bool settle(struct wr_carry *carry, uint32_t i, int error)
         is_staged = true;
         wr_staging_hold(&space->staging, carry->into->extent, carry->index + i, hold.number);
         wr_hold_set_frame(&hold, frame);
+        wr_hold_set(&hold, WR_PAGE_AHEAD, true); /* nobody used it: it leaves no shadow */
         wr_page_move(&hold, WR_PAGE_READING, WR_PAGE_CACHED_DIRTY);
         wr_stats_count(space->stats, WR_COUNT_cache_added);
         wr_stats_count(space->stats, c->counter);
