@@ -16,6 +16,15 @@
 /* Pages written when each leaves dirty once; few may leave between two stores of their filling. */
 #define ONCE_EACH (PAGES + 8)
 
+/* No page of PAGES was written twice, but by the cleaner, which moves them at the back end. */
+static void expect_written_once(struct weir_runtime *rt)
+{
+    struct weir_stats s = real_stats(rt);
+
+    cr_assert_leq(s.pages_written, ONCE_EACH + s.pages_cleaned, "%llu written, %llu cleaned",
+                  (unsigned long long)s.pages_written, (unsigned long long)s.pages_cleaned);
+}
+
 Test(api, a_region_larger_than_the_budget_keeps_its_bytes)
 {
     struct weir_runtime *rt = real_open(BUDGET, "mem:?size=64M");
@@ -218,7 +227,7 @@ Test(api, clean_pages_are_not_written_again)
     real_fill(memory, PAGES, 6);
     for (int pass = 0; pass < 3; pass++)
         real_check(memory, PAGES, 6);
-    cr_assert_leq(real_stats(rt).pages_written, ONCE_EACH);
+    expect_written_once(rt);
     weir_close(rt);
 }
 
@@ -257,7 +266,7 @@ Test(api, a_read_pin_does_not_dirty)
         cr_assert_eq(weir_unpin(memory + i * PAGE, 16 * PAGE), WEIR_OK);
     }
     real_check(memory, PAGES, 7);
-    cr_assert_leq(real_stats(rt).pages_written, ONCE_EACH);
+    expect_written_once(rt);
     weir_close(rt);
 }
 
