@@ -121,6 +121,9 @@ void bench_side_init(struct bench_side *side, const char *name, const char *run,
 bool bench_rounds(const struct bench *bench, struct bench_side *sides, unsigned count,
                   unsigned rounds);
 struct bench_series bench_series(const struct bench_side *side, const char *result);
+/* A result of one side as a multiple of the other's in the same round. */
+struct bench_series bench_series_over(const struct bench_side *side, const struct bench_side *other,
+                                      const char *result);
 double bench_result(const struct bench_side *side, const char *result); /* their median */
 
 /* In a run: its arguments, and its results. */

@@ -310,6 +310,25 @@ struct bench_series bench_series(const struct bench_side *side, const char *resu
     return series;
 }
 
+/* How many rounds both have. */
+static unsigned divide(double *values, unsigned count, const double *by, unsigned by_count)
+{
+    count = count < by_count ? count : by_count;
+    for (unsigned i = 0; i < count; i++)
+        values[i] /= by[i];
+    return count;
+}
+
+struct bench_series bench_series_over(const struct bench_side *side, const struct bench_side *other,
+                                      const char *result)
+{
+    struct bench_series over = bench_series(side, result), under = bench_series(other, result);
+
+    over.count = divide(over.value, over.count, under.value, under.count);
+    over.bugged_count = divide(over.bugged, over.bugged_count, under.bugged, under.bugged_count);
+    return over;
+}
+
 double bench_result(const struct bench_side *side, const char *result)
 {
     struct bench_series series = bench_series(side, result);
