@@ -32,6 +32,7 @@
 #define SAMPLE_VIEWS 8u
 #define VIEW_BYTES   32768u /* of the kernel's, beside the entries of page tables */
 #define SEED_PAGES   1196672.0
+#define CPU_PER_GB   0.2
 #define DEFER_SHARE  10 /* of memory: the most that is held back from writing (policy.c) */
 
 struct iron {
@@ -344,7 +345,8 @@ static const struct {
     {"first_free", "pages", BENCH_LOWER, SEED_PAGES, "2.4.23aa1 in the seed's trace",
      "at most 512"},
     {"soft_unchosen", "faults", BENCH_LOWER, 1, "one", "0"},
-    {"cpu_per_gb", "s/GB", BENCH_LOWER, 0.2, "a fifth of a processor at 1 GB/s", "at most 0.2"},
+    {"cpu_per_gb", "s/GB", BENCH_LOWER, CPU_PER_GB, "a fifth of a processor at 1 GB/s",
+     "at most 0.2"},
     {"rate", "touches/s", BENCH_HIGHER, 0, NULL, NULL},
     {"wait_p99", "ms", BENCH_LOWER, 0, NULL, "at most 5"},
     {"wait_max", "ms", BENCH_LOWER, 0, NULL, "at most 100"},
@@ -394,6 +396,21 @@ static void print_unsubmitted(const struct bench *bench, const struct bench_side
                 });
 }
 
+/* Without the price of the views. */
+static void print_one_view(const struct bench *bench, const struct bench_side *side)
+{
+    bench_print(bench, &(struct bench_line){
+                           .point = "one view",
+                           .metric = "cpu_per_gb",
+                           .unit = "s/GB",
+                           .better = BENCH_LOWER,
+                           .weir = bench_series(side, "cpu_per_gb"),
+                           .baseline = bench_constant(CPU_PER_GB),
+                           .baseline_name = "a fifth of a processor at 1 GB/s",
+                           .goal = "at most 0.2",
+                       });
+}
+
 static void print_views(const struct bench *bench, const struct bench_side sides[SIDES])
 {
     bench_print(bench,
@@ -440,6 +457,7 @@ bool bench_drive_bigiron(struct bench *bench)
     for (unsigned i = 0; i < sizeof(lines) / sizeof(lines[0]); i++)
         print(bench, sides, i);
     print_unsubmitted(bench, &sides[WEIR], budget);
+    print_one_view(bench, &sides[WEIR_ONE]);
     print_views(bench, sides);
     return true;
 }
