@@ -41,6 +41,7 @@ void wr_report_gauges(struct weir_runtime *rt, struct weir_stats *stats)
     stats->budget_bytes = bytes_of(budget);
     stats->free_bytes = free_frames > 0 ? bytes_of((uint64_t)free_frames) : 0;
     stats->staged_bytes = bytes_of(held);
+    stats->unsubmitted_most_bytes = bytes_of(atomic_load(&space->staging.unsubmitted_most));
     stats->resident_bytes = bytes_of(busy > held ? busy - held : 0);
     stats->slab_bytes = bytes_of(rt->reserved_pages);
     stats->mapped_bytes = atomic_load(&space->mapped_bytes);

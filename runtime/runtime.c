@@ -8,6 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "runtime/base/bug.h"
 #include "runtime/base/config.h"
 #include "runtime/host/trap.h"
 #include "runtime/memory/gate.h"
@@ -383,6 +384,8 @@ int wr_runtime_open(const struct weir_options *options, struct wr_host *host,
     if (options && options->size >= sizeof(*options))
         wr_events_init(&rt->space.events, options->on_event, options->event_context);
     error = wr_config_check(options, &rt->settings, &rt->space.events);
+    if (error == WEIR_OK)
+        error = wr_bug_read(&rt->space.events);
     if (error == WEIR_OK)
         error = build(rt);
     if (error == WEIR_OK)

@@ -326,7 +326,8 @@ int weir_backend_get(struct weir_runtime *runtime, uint32_t position,
     X(slots_used, ' ', "slots that hold a page")                                       \
     X(slots_total, ' ', "slots of all back ends")                                      \
     X(page_table_bytes, ' ', "page tables that the kernel keeps for regions, at most") \
-    X(metadata_bytes, ' ', "memory for descriptors and tables, beside the budget")
+    X(metadata_bytes, ' ', "memory for descriptors and tables, beside the budget")     \
+    X(unsubmitted_most_bytes, ' ', "the most that was ever staged and not submitted")
 
 /* Where a thread's time went, as histograms. */
 #define WEIR_TIME_MAP(X)                                                \

@@ -2,6 +2,7 @@
 
 /* The reverse map: see object.h. */
 
+#include "runtime/base/bug.h"
 #include "runtime/memory/object.h"
 
 #define PAGE        WEIR_PAGE_BYTES
@@ -262,11 +263,33 @@ static void read_pages(struct weir_object *object, struct wr_revoke *list, uint3
     }
 }
 
+/* The bug: every page of the object, whether it is a victim or not. */
+static void unmap_all(const struct weir_object *object)
+{
+    struct gathering g = {.space = object->space, .call = drop_spans};
+    struct wr_pages *pages = &object->space->pages;
+
+    for (uint32_t i = 0; i < object->region->pages; i++) {
+        struct wr_hold hold;
+
+        if (object->mappers[i] == 0 || !wr_page_take_try(pages, object->region->first + i, &hold))
+            continue;
+        add_pages(&g, object, i, 1);
+        flush(&g);
+        object->mappers[i] = 0;
+        wr_page_put(pages, &hold);
+        wr_stats_count(object->space->stats, WR_COUNT_reclaim_marked);
+    }
+    count_unmapped(object, &g);
+}
+
 static void revoke_of_object(struct weir_object *object, struct wr_revoke *list, uint32_t count)
 {
     struct gathering g = {.space = object->space, .call = drop_spans};
     struct punch punch = {.object = object};
 
+    if (wr_bug(WR_BUG_unmap_all))
+        unmap_all(object);
     for (uint32_t i = 0; i < count; i++)
         add_pages(&g, object, index_of(list[i].addr), 1);
     flush(&g);

@@ -63,13 +63,32 @@ struct wr_extent *wr_staging_take(struct wr_staging *staging)
     return found;
 }
 
+/* Relaxed: a gauge. While a write ends it is too small for a moment, never too large. */
+static void note_unsubmitted(struct wr_staging *staging, uint32_t held)
+{
+    uint32_t submitted = atomic_load_explicit(&staging->submitted_count, memory_order_relaxed);
+    uint32_t now = held > submitted ? held - submitted : 0;
+    uint32_t most = atomic_load_explicit(&staging->unsubmitted_most, memory_order_relaxed);
+
+    while (now > most &&
+           !atomic_compare_exchange_weak_explicit(&staging->unsubmitted_most, &most, now,
+                                                  memory_order_relaxed, memory_order_relaxed))
+        ;
+}
+
 void wr_staging_hold(struct wr_staging *staging, struct wr_extent *extent, uint32_t index,
                      uint32_t page)
 {
     WR_CHECK(index < WR_EXTENT_FRAMES && !wr_extent_holds(extent, index));
     atomic_fetch_or_explicit(&extent->held[index / 64], 1ull << (index % 64), memory_order_relaxed);
     extent->pages[index] = page;
-    atomic_fetch_add_explicit(&staging->held_count, 1, memory_order_relaxed);
+    note_unsubmitted(staging,
+                     1 + atomic_fetch_add_explicit(&staging->held_count, 1, memory_order_relaxed));
+}
+
+void wr_staging_submitted(struct wr_staging *staging, uint32_t more, uint32_t less)
+{
+    atomic_fetch_add_explicit(&staging->submitted_count, more - less, memory_order_relaxed);
 }
 
 static void push_locked(struct wr_staging *staging, const struct wr_segment *segment, bool oldest)

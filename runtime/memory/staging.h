@@ -54,7 +54,9 @@ struct wr_staging {
     /* Gauges; relaxed. */
     _Atomic(uint32_t) extents_seen; /* beyond the highest extent that was ever taken */
     _Atomic(uint32_t) held_count;
-    _Atomic(uint32_t) live_count; /* pages that wait in the queue; a hint */
+    _Atomic(uint32_t) live_count;       /* pages that wait in the queue; a hint */
+    _Atomic(uint32_t) submitted_count;  /* of the held, those of writes in flight       */
+    _Atomic(uint32_t) unsubmitted_most; /* the others: the most there ever were (E11)   */
 };
 
 int wr_staging_init(struct wr_staging *staging, struct wr_host *host, struct wr_frames *frames,
@@ -66,6 +68,8 @@ struct wr_extent *wr_staging_take(struct wr_staging *staging);
 /* The caller has moved a page into the next frame of an extent that he fills. */
 void wr_staging_hold(struct wr_staging *staging, struct wr_extent *extent, uint32_t index,
                      uint32_t page);
+/* A write of so many held frames has begun, or (less) is over and has released them. */
+void wr_staging_submitted(struct wr_staging *staging, uint32_t more, uint32_t less);
 /* Put what was filled in the queue as one segment; with nothing live in it, release it at once. */
 void wr_staging_queue(struct wr_staging *staging, struct wr_extent *extent, uint32_t live);
 

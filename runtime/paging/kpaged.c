@@ -3,6 +3,8 @@
 
 #include <stdlib.h>
 
+#include "runtime/base/bug.h"
+
 /* Of memory. A few rounds of kswapd; more would be chosen long before it leaves, by what is no
  * longer true: at 1/16 a loop over 1.2 times the memory misses 42 % and not 37 % (weir_policy). */
 #define TARGET_SHARE 256u
@@ -44,6 +46,8 @@ static void pass(struct wr_kpaged *kpaged)
     enum wr_aging_mode mode = wr_aging_mode_now(frames);
     int64_t total = atomic_load_explicit(&frames->total, memory_order_relaxed);
 
+    if (wr_bug(WR_BUG_no_kpaged))
+        return;
     wr_stats_count(kpaged->space->stats, counters[mode]);
     (void)wr_aging_pass(kpaged->space->aging,
                         wr_kpaged_target(mode, total > 0 ? (uint64_t)total : 0));

@@ -3,6 +3,7 @@
 
 #include <stdlib.h>
 
+#include "runtime/base/bug.h"
 #include "runtime/memory/gate.h"
 #include "runtime/memory/object.h"
 
@@ -364,6 +365,8 @@ static uint64_t grace_end(const struct wr_reclaim *r)
 /* Pages that are not written yet, because they may be wanted again. Nobody waits for that. */
 static uint64_t deferred_now(const struct wr_reclaim *r)
 {
+    if (wr_bug(WR_BUG_late_io))
+        return (uint64_t)mark_of(&r->space->frames.total) / 4;
     return mode_now(r) == WR_AGING_RED ? 0 : r->defer;
 }
 
@@ -511,8 +514,12 @@ static bool await_kpaged(struct wr_reclaim *r)
 /* Fill the queue of what is to be written. */
 static uint32_t stage_dirty(struct wr_reclaim *r)
 {
-    uint32_t evicted = evict_listed(r, WR_VICTIMS_LISTED);
+    uint32_t evicted = 0;
 
+    if (wr_bug(WR_BUG_no_clean_first))
+        evicted = evict_listed(r, WR_VICTIMS_SWEEP); /* of the dirty: see is_evictable() */
+    if (evicted == 0)
+        evicted = evict_listed(r, WR_VICTIMS_LISTED);
     if (evicted > 0)
         return evicted;
     count(r, WR_COUNT_reclaim_overload, 1);
@@ -541,7 +548,7 @@ static enum round one_round(struct wr_reclaim *r, uint32_t want)
     enum round written;
 
     count(r, WR_COUNT_reclaim_free_tries, 1);
-    if (freed < want)
+    if (freed < want && !wr_bug(WR_BUG_no_clean_first))
         freed += drop_clean(r, WR_VICTIMS_CLEAN, want - freed);
     if (freed >= want)
         return ROUND_PROGRESS;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "runtime/paging/touch.h"
 
+#include "runtime/base/bug.h"
 #include "runtime/memory/chunk.h"
 
 /* What a store into a page that was never written is mapped onto. Never written to. */
@@ -40,9 +41,30 @@ int wr_touch_done(const struct fault *f, struct wr_hold *hold)
 
 /* --- What the policy learns ------------------------------------------------------------------ */
 
+/* The bug: what was wanted again goes to the wrong end of the queue. */
+static void be_oldest(struct wr_aging *aging, uint32_t page)
+{
+    uint64_t begin = atomic_load_explicit(&aging->small_begin, memory_order_relaxed);
+
+    /* Not before the first that ever came, nor over the youngest. */
+    if (begin == 0 ||
+        atomic_load_explicit(&aging->small_end, memory_order_relaxed) - begin >=
+            aging->small_room / 2 ||
+        !atomic_compare_exchange_strong_explicit(&aging->small_begin, &begin, begin - 1,
+                                                 memory_order_relaxed, memory_order_relaxed))
+        wr_aging_arrived(aging, page, 1, 1);
+    else
+        atomic_store_explicit(&aging->small[(begin - 1) & (aging->small_room - 1)], page + 1,
+                              memory_order_relaxed);
+}
+
 /* The page was wanted again: it belongs to the main queue, and its neighbours are warm. */
 static void prove(const struct fault *f, struct wr_hold *hold)
 {
+    if (wr_bug(WR_BUG_lru_lost)) {
+        be_oldest(f->space->aging, hold->number);
+        return;
+    }
     wr_hold_set(hold, WR_PAGE_MAIN, true);
     wr_page_warm(&f->space->pages, hold->number);
 }
@@ -275,6 +297,19 @@ static void count_found(const struct fault *f, enum wr_page_state state)
         wr_touch_count(f, WR_COUNT_pages_rescued_writing);
 }
 
+/* The bug: nothing is done with a page before its write is over. */
+static int await_write(struct fault *f, struct wr_hold *hold)
+{
+    uint64_t begun = wr_touch_now(f);
+
+    wr_touch_put(f, hold);
+    while (wr_page_peek(&f->space->pages, f->page) == WR_PAGE_CACHED_WRITING)
+        f->space->host->ops->yield(f->space->host);
+    wr_stats_time(f->space->stats, WR_TIME_page_lock, wr_touch_now(f) - begun);
+    wr_touch_count(f, WR_COUNT_pages_rescued_writing);
+    return WEIR_EAGAIN;
+}
+
 int wr_touch_cached(struct fault *f, struct wr_hold *hold, const struct wr_plan *plan)
 {
     enum wr_page_state state = wr_hold_state(hold);
@@ -283,6 +318,8 @@ int wr_touch_cached(struct fault *f, struct wr_hold *hold, const struct wr_plan 
     uint32_t mapped;
     int error;
 
+    if (state == WR_PAGE_CACHED_WRITING && wr_bug(WR_BUG_lookup_blocks))
+        return await_write(f, hold);
     if (state != WR_PAGE_CACHED_CLEAN) {
         error = restore_one(f, hold, store);
         if (error != WEIR_OK) {

@@ -2,6 +2,7 @@
 
 /* Aging, kswapd's side: taking victims from where kpaged put them, or without it. */
 
+#include "runtime/base/bug.h"
 #include "runtime/paging/aging.h"
 
 #define QUANTUM 64u /* victims of one region before the next region's turn */
@@ -11,7 +12,7 @@ static bool is_evictable(const struct wr_aging *aging, uint32_t page, bool clean
     bool is_dirty;
 
     return wr_page_peek_evictable(&aging->space->pages, page, &is_dirty) &&
-           !(clean_only && is_dirty);
+           !(clean_only && is_dirty != wr_bug(WR_BUG_no_clean_first));
 }
 
 /* --- The lists ------------------------------------------------------------------------------- */

@@ -201,6 +201,7 @@ static void write_done(struct weir_io *io)
         mark_sick(w->backend, space, io->error, io->os_error);
     }
     return_segments(w);
+    wr_staging_submitted(&space->staging, 0, w->held);
     w->is_busy = false;
 }
 
@@ -305,6 +306,7 @@ static void submit(struct wr_swap_lane *lane, struct wr_writeout *w, const struc
     for (uint32_t i = 0; i < w->segment_count; i++)
         w->held += held_in(&w->segments[i]);
     lane->coming += w->held;
+    wr_staging_submitted(&lane->swap->space->staging, w->held, 0);
     lane->holding[w->backend->number] += w->held;
     lane->writing[w->backend->number]++;
     count(lane->swap, WR_COUNT_pages_written, w->count);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 
-/* The bench program: bench NAME [--quick] [--rounds=N] [--dir=PATH] [--verbose]; bench list. */
+/* The bench program: bench NAME [--quick] [--rounds=N] [--dir=PATH] [--bug=WORD] [--verbose]; bench
+ * list. */
 
 #include <errno.h>
 #include <getopt.h>
@@ -11,6 +12,8 @@
 #include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
+
+#include "runtime/base/bug.h"
 
 #include "runs.h"
 
@@ -25,6 +28,14 @@ static const struct entry benches[] = {
 #undef BENCH_ENTRY
 };
 #define BENCH_COUNT (sizeof(benches) / sizeof(benches[0]))
+
+static const struct {
+    const char *word, *help;
+} bugs[] = {
+#define BENCH_ENTRY(word, help) {#word, help},
+    WR_BUG_MAP(BENCH_ENTRY)
+#undef BENCH_ENTRY
+};
 
 bench_run_fn bench_find_run(const char *name)
 {
@@ -81,15 +92,28 @@ void bench_file_spec(const struct bench *bench, uint64_t pages, char spec[300])
 
 static void usage(FILE *to)
 {
-    fprintf(to, "bench NAME [--quick] [--rounds=N] [--dir=PATH] [--verbose]\n\n"
+    fprintf(to, "bench NAME [--quick] [--rounds=N] [--dir=PATH] [--bug=WORD] [--verbose]\n\n"
                 "One JSON object a line; docs/BENCHMARKS.md says what the fields mean.\n"
                 "  --quick      less than a minute; for seeing that it works, not for quoting\n"
                 "  --rounds=N   so many runs of each side; figures are medians (at most 15)\n"
                 "  --dir=PATH   where the files of a bench are made (/var/tmp)\n"
+                "  --bug=WORD   a side more: Weir with a historic bug (below)\n"
                 "  --verbose    what every run said, on standard error\n\n"
                 "  all          every one of these, in turn\n");
     for (size_t i = 0; i < BENCH_COUNT; i++)
         fprintf(to, "  %-12s %s\n", benches[i].name, benches[i].help);
+    fprintf(to, "\nbugs:\n");
+    for (size_t i = 0; i < WR_BUG_COUNT; i++)
+        fprintf(to, "  %-15s %s\n", bugs[i].word, bugs[i].help);
+}
+
+static bool is_bug(const char *word)
+{
+    for (size_t i = 0; i < WR_BUG_COUNT; i++)
+        if (strcmp(bugs[i].word, word) == 0)
+            return true;
+    fprintf(stderr, "bench: there is no bug \"%s\"\n", word);
+    return false;
 }
 
 /* Two benches at a time would measure each other. The name is gone when the process is. */
@@ -146,9 +170,13 @@ static int drive_named(struct bench *bench, const char *name, const char *parent
 static bool parse(struct bench *bench, const char **dir_p, int argc, char **argv)
 {
     static const struct option options[] = {
-        {"quick", no_argument, NULL, 'q'},     {"rounds", required_argument, NULL, 'r'},
-        {"dir", required_argument, NULL, 'd'}, {"verbose", no_argument, NULL, 'v'},
-        {"help", no_argument, NULL, 'h'},      {NULL, 0, NULL, 0},
+        {"quick", no_argument, NULL, 'q'},
+        {"rounds", required_argument, NULL, 'r'},
+        {"dir", required_argument, NULL, 'd'},
+        {"verbose", no_argument, NULL, 'v'},
+        {"bug", required_argument, NULL, 'b'},
+        {"help", no_argument, NULL, 'h'},
+        {NULL, 0, NULL, 0},
     };
     int option;
 
@@ -157,12 +185,14 @@ static bool parse(struct bench *bench, const char **dir_p, int argc, char **argv
         case 'q': bench->is_quick = true; break;
         case 'r': bench->rounds = (unsigned)strtoul(optarg, NULL, 10); break;
         case 'd': *dir_p = optarg; break;
+        case 'b': bench->bug = optarg; break;
         case 'v': bench->is_verbose = true; break;
         case 'h': usage(stdout); exit(0);
         default: return false;
         }
     }
-    return optind == argc - 1 && bench->rounds <= BENCH_ROUNDS_MAX;
+    return optind == argc - 1 && bench->rounds <= BENCH_ROUNDS_MAX &&
+           (!bench->bug || is_bug(bench->bug));
 }
 
 int main(int argc, char **argv)

@@ -7,7 +7,7 @@
  *   bench     one question, for example "thrash"; it has points
  *   point     what is varied within it, for example "read/4 threads"
  *   run       one child process, started afresh, that measures one side of one point
- *   side      Weir, or a baseline
+ *   side      Weir, or a baseline; Weir with a bug is run with every side of Weir
  *   round     one run of each side of a point, in turn; figures are medians over rounds
  *   line      one JSON object on standard output: one metric of one point
  *   undo      what has to be undone however the bench ends; kept by a process of its own
@@ -38,6 +38,7 @@ struct bench {
     bool is_verbose; /* say on standard error what every run said */
     unsigned rounds; /* 0: as many as the bench thinks right      */
     char dir[200];   /* for its files; made and removed           */
+    const char *bug; /* a side more: Weir with this mistake of runtime/base/bug.h; NULL: none */
 };
 
 /* --- Figures: figure.c ----------------------------------------------------------------------- */
@@ -59,6 +60,9 @@ double bench_histogram_us(const struct bench_histogram *histogram, double share)
 struct bench_series {
     double value[BENCH_ROUNDS_MAX];
     unsigned count;
+    /* Of the same side with the bug, if there is one. */
+    double bugged[BENCH_ROUNDS_MAX];
+    unsigned bugged_count;
 };
 double bench_median(const struct bench_series *series);
 /* One figure that is no measurement: a bound, for example. */
@@ -102,6 +106,8 @@ struct bench_side {
     char group[400];      /* its cgroup, made by the first run                 */
     struct bench_results round[BENCH_ROUNDS_MAX];
     unsigned rounds;
+    struct bench_results bugged[BENCH_ROUNDS_MAX]; /* of Weir with the bug */
+    unsigned bugged_rounds;
 };
 
 /* A side with neither limit nor result; the format makes the arguments. */
@@ -115,6 +121,9 @@ void bench_side_init(struct bench_side *side, const char *name, const char *run,
 bool bench_rounds(const struct bench *bench, struct bench_side *sides, unsigned count,
                   unsigned rounds);
 struct bench_series bench_series(const struct bench_side *side, const char *result);
+/* A result of one side as a multiple of the other's in the same round. */
+struct bench_series bench_series_over(const struct bench_side *side, const struct bench_side *other,
+                                      const char *result);
 double bench_result(const struct bench_side *side, const char *result); /* their median */
 
 /* In a run: its arguments, and its results. */

@@ -150,6 +150,8 @@ static void measure(struct state *s, double seconds, double alone_rate)
     rate = mb_per_s(&s->stream, took);
     bench_tell("hot_rate", (double)(atomic_load(&s->hot.touches) - touches) * 1e9 / (double)took);
     bench_tell("swapout", (double)(pages_out(&s->stream) - out) / (double)s->stream.pages);
+    bench_tell("swapout_hot", (double)(pages_out(&s->stream) - out) /
+                                  (double)(atomic_load(&s->hot.touches) - touches + 1));
     bench_tell("hot_gap", (double)atomic_load(&s->hot.longest_ns) / 1e6);
     after = resident_of(&s->hot.memory);
     bench_stats(&s->stream, &causes_after);

@@ -182,6 +182,27 @@ static void set_kernel(struct bench_side *side, const char *missing, const char 
         bench_side_more(side, " group=%s", side->group);
 }
 
+/* How much longer it takes with the pages spread over a thousand times as many addresses: turn by
+ * turn, since the device varies from one to the next. */
+static void print_spread(const struct bench *bench, const struct sides *s)
+{
+    const struct bench_side *wide = &s->weir[SPANS - 1], *narrow = &s->weir[0];
+    struct bench_line line = {
+        .point = "1 TiB mapped, beside 1 GiB",
+        .metric = "spread",
+        .unit = "ratio",
+        .better = BENCH_LOWER,
+        .weir = bench_series_over(wide, narrow, "ms"),
+        .baseline = bench_series_over(&s->kernel[SPANS - 1], &s->kernel[0], "ms"),
+        .baseline_name = "kernel swapoff",
+        .baseline_missing = *s->kernel[0].missing ? s->kernel[0].missing
+                                                  : s->kernel[SPANS - 1].missing,
+        .goal = "from 0.95 to 1.05",
+    };
+
+    bench_print(bench, &line);
+}
+
 static void print_all(const struct bench *bench, const struct sides *s)
 {
     for (unsigned i = 0; i < SPANS; i++) {
@@ -202,6 +223,7 @@ static void print_all(const struct bench *bench, const struct sides *s)
                                     .baseline_name = "raw O_DIRECT reads of 2 MiB",
                                     .goal = "ratio >= 0.8"};
     print(bench, &line, &s->elsewhere, &s->raw, "mb");
+    print_spread(bench, s);
 }
 
 bool bench_drive_drain(struct bench *bench)

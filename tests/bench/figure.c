@@ -4,6 +4,7 @@
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/utsname.h>
 #include <time.h>
 #include <unistd.h>
@@ -166,6 +167,25 @@ static void put_machine(const struct bench *bench)
     put_number("cpus", (double)sysconf(_SC_NPROCESSORS_ONLN));
 }
 
+/* The same figure of Weir with the bug: how much better Weir is without it. */
+static void print_bugged(const struct bench *bench, const struct bench_line *line)
+{
+    struct bench with_none = *bench;
+    struct bench_line other = *line;
+    char name[80];
+
+    snprintf(name, sizeof(name), "weir with the bug %s", bench->bug);
+    with_none.bug = NULL;
+    memset(&other.baseline, 0, sizeof(other.baseline));
+    other.baseline.count = line->weir.bugged_count;
+    memcpy(other.baseline.value, line->weir.bugged, sizeof(line->weir.bugged));
+    other.baseline_name = name;
+    other.baseline_missing = other.baseline.count ? NULL : "it did not come to an end";
+    other.goal = NULL;
+    memset(other.also, 0, sizeof(other.also));
+    bench_print(&with_none, &other);
+}
+
 void bench_print(const struct bench *bench, const struct bench_line *line)
 {
     bool has_baseline = !line->baseline_missing || !*line->baseline_missing;
@@ -195,4 +215,6 @@ void bench_print(const struct bench *bench, const struct bench_line *line)
     put_machine(bench);
     printf("}\n");
     fflush(stdout);
+    if (bench->bug)
+        print_bugged(bench, line);
 }

@@ -74,36 +74,49 @@ struct weir_runtime *bench_runtime_open(void)
     return rt;
 }
 
-static void map_plain(struct bench_memory *memory, uint64_t bytes)
+static void *map_plain(uint64_t bytes)
 {
     void *base = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
     if (base == MAP_FAILED || madvise(base, bytes, MADV_NOHUGEPAGE) != 0)
         bench_fail("mmap of %llu bytes is refused", (unsigned long long)bytes);
-    memory->base = base;
+    return base;
 }
 
 void bench_memory_map(struct bench_memory *memory, uint64_t pages, unsigned threads)
 {
     uint64_t bytes = pages * BENCH_PAGE;
-    void *base;
+    void *base = NULL;
 
-    make_pattern();
-    memory->pages = pages;
-    memory->threads = threads;
     if (memory->rt) {
         int error = weir_map(memory->rt, bytes, NULL, &base);
 
         if (error != WEIR_OK)
             bench_fail("weir_map: %s", weir_error_text(error));
-        memory->base = base;
     } else {
-        map_plain(memory, bytes);
+        base = map_plain(bytes);
     }
+    bench_memory_adopt(memory, base, pages, threads);
+}
+
+void bench_memory_adopt(struct bench_memory *memory, void *base, uint64_t pages, unsigned threads)
+{
+    make_pattern();
+    memory->base = base;
+    memory->pages = pages;
+    memory->threads = threads;
     memory->version = calloc(pages * threads, sizeof(*memory->version));
     if (!memory->version || threads > BENCH_THREADS_MAX)
         bench_fail("no memory for so many threads' notes");
+}
+
+struct bench_memory bench_memory_at(const struct bench_memory *first, void *base)
+{
+    struct bench_memory memory = *first;
+
+    memory.base = base;
+    return memory;
 }
 
 void bench_memory_open(struct bench_memory *memory)

@@ -40,7 +40,11 @@ struct bench_memory {
 void bench_memory_open(struct bench_memory *memory);
 /* Weir only: a runtime without any region, by the same arguments. */
 struct weir_runtime *bench_runtime_open(void);
+/* Pages that are there already, at this address. */
+void bench_memory_adopt(struct bench_memory *memory, void *base, uint64_t pages, unsigned threads);
 void bench_memory_map(struct bench_memory *memory, uint64_t pages, unsigned threads);
+/* The same pages at another place: versions are shared with the first. */
+struct bench_memory bench_memory_at(const struct bench_memory *first, void *base);
 void bench_memory_close(struct bench_memory *memory);
 
 /* Whole pages: 512 stores, or 512 loads whose sum is compared. Generations tell passes apart. */

@@ -97,7 +97,23 @@ static bool join_group(const char *group)
     return has_joined;
 }
 
-static _Noreturn void become_run(struct bench_side *side, int fd)
+/* The same program, linked to the library that has the bugs, lies beside this one. */
+static _Noreturn void become_bugged(const char *bug, char **argv)
+{
+    char path[500];
+    ssize_t length = readlink("/proc/self/exe", path, sizeof(path) - sizeof("_bugs"));
+
+    path[length > 0 ? length : 0] = '\0';
+    if (length > 5 && strcmp(path + length - 5, "_bugs") != 0)
+        strcat(path, "_bugs");
+    setenv("WEIR_BUG", bug, 1);
+    execv(path, argv);
+    fprintf(stderr, "bench: %s: %s\n", path, strerror(errno));
+    _exit(127);
+}
+
+/* bug: that Weir is to have, or NULL. */
+static _Noreturn void become_run(struct bench_side *side, const char *bug, int fd)
 {
     char *argv[64] = {(char[]){"bench"}, (char[]){"--run"}};
     char name[40];
@@ -118,6 +134,8 @@ static _Noreturn void become_run(struct bench_side *side, int fd)
     else
         fcntl(fd, F_SETFD, 0);
     dup2(STDERR_FILENO, STDOUT_FILENO); /* standard output is for lines */
+    if (bug)
+        become_bugged(bug, argv);
     execv("/proc/self/exe", argv);
     _exit(127);
 }
@@ -156,8 +174,8 @@ static void parse(char *text, struct bench_results *results)
 }
 
 /* True: the run ended well. Else why not, for people, in `why`. */
-static bool run_once(struct bench_side *side, struct bench_results *results, char why[200],
-                     int *status_p)
+static bool run_once(struct bench_side *side, const char *bug, struct bench_results *results,
+                     char why[200], int *status_p)
 {
     static char text[16384];
     bool has_ended;
@@ -169,7 +187,7 @@ static bool run_once(struct bench_side *side, struct bench_results *results, cha
         return false;
     }
     if (child == 0)
-        become_run(side, ends[1]);
+        become_run(side, bug, ends[1]);
     close(ends[1]);
     has_ended = listen(ends[0], text, sizeof(text));
     if (!has_ended)
@@ -188,12 +206,31 @@ static bool run_once(struct bench_side *side, struct bench_results *results, cha
     return has_ended && WIFEXITED(*status_p) && WEXITSTATUS(*status_p) == 0;
 }
 
-static void say_results(const struct bench_side *side, const struct bench_results *results)
+static void say_results(const struct bench_side *side, const char *bug,
+                        const struct bench_results *results)
 {
-    fprintf(stderr, "  %s: %s %s:", side->name, side->run, side->arguments);
+    fprintf(stderr, "  %s%s%s: %s %s:", side->name, bug ? " with the bug " : "", bug ? bug : "",
+            side->run, side->arguments);
     for (unsigned i = 0; i < results->count; i++)
         fprintf(stderr, " %s=%.6g", results->item[i].name, results->item[i].value);
     fprintf(stderr, "\n");
+}
+
+/* Weir once more, with the bug; it may die of it, but not give wrong bytes. */
+static bool run_bugged(const struct bench *bench, struct bench_side *side)
+{
+    struct bench_results *results = &side->bugged[side->bugged_rounds];
+    char why[200] = "";
+    int status = 0;
+    bool is_good = run_once(side, bench->bug, results, why, &status);
+
+    side->bugged_rounds += is_good;
+    if (is_good && bench->is_verbose)
+        say_results(side, bench->bug, results);
+    if (!is_good)
+        fprintf(stderr, "bench %s: %s with the bug %s: %s\n", bench->name, side->name, bench->bug,
+                why);
+    return !bench_interrupted && !(WIFEXITED(status) && WEXITSTATUS(status) == BENCH_EXIT_WRONG);
 }
 
 /* One run of a side that can run. False: the bench is over. */
@@ -207,11 +244,11 @@ static bool run_side(const struct bench *bench, struct bench_side *side)
     if (side->limit_bytes && !*side->group &&
         !bench_group_make(side->run, side->limit_bytes, side->group, side->missing))
         return may_fail;
-    if (run_once(side, results, why, &status)) {
+    if (run_once(side, NULL, results, why, &status)) {
         side->rounds++;
         if (bench->is_verbose)
-            say_results(side, results);
-        return true;
+            say_results(side, NULL, results);
+        return !bench->bug || strncmp(side->name, "weir", 4) != 0 || run_bugged(bench, side);
     }
     if (WIFEXITED(status) && WEXITSTATUS(status) == BENCH_EXIT_WRONG)
         may_fail = false;
@@ -252,15 +289,44 @@ bool bench_rounds(const struct bench *bench, struct bench_side *sides, unsigned 
     return true;
 }
 
+static unsigned collect(const struct bench_results *rounds, unsigned count, const char *result,
+                        double values[BENCH_ROUNDS_MAX])
+{
+    unsigned found = 0;
+
+    for (unsigned round = 0; round < count; round++)
+        for (unsigned i = 0; i < rounds[round].count; i++)
+            if (strcmp(rounds[round].item[i].name, result) == 0)
+                values[found++] = rounds[round].item[i].value;
+    return found;
+}
+
 struct bench_series bench_series(const struct bench_side *side, const char *result)
 {
-    struct bench_series series = {.count = 0};
+    struct bench_series series = {0};
 
-    for (unsigned round = 0; round < side->rounds; round++)
-        for (unsigned i = 0; i < side->round[round].count; i++)
-            if (strcmp(side->round[round].item[i].name, result) == 0)
-                series.value[series.count++] = side->round[round].item[i].value;
+    series.count = collect(side->round, side->rounds, result, series.value);
+    series.bugged_count = collect(side->bugged, side->bugged_rounds, result, series.bugged);
     return series;
+}
+
+/* How many rounds both have. */
+static unsigned divide(double *values, unsigned count, const double *by, unsigned by_count)
+{
+    count = count < by_count ? count : by_count;
+    for (unsigned i = 0; i < count; i++)
+        values[i] /= by[i];
+    return count;
+}
+
+struct bench_series bench_series_over(const struct bench_side *side, const struct bench_side *other,
+                                      const char *result)
+{
+    struct bench_series over = bench_series(side, result), under = bench_series(other, result);
+
+    over.count = divide(over.value, over.count, under.value, under.count);
+    over.bugged_count = divide(over.bugged, over.bugged_count, under.bugged, under.bugged_count);
+    return over;
 }
 
 double bench_result(const struct bench_side *side, const char *result)

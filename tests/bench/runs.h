@@ -28,6 +28,7 @@
     X(lowend, "budgets of 32 MiB, 256 MiB and 8 GiB, beside the kernel's swap file")          \
     X(copystream, "a stream of clean pages beside a hot set, as a copy beside a database")    \
     X(failures, "a back end that fails, fills up, is slow, hangs and reorders")               \
+    X(bigiron, "an object of twice the budget, in 200 views, beside the kernel's swap file")  \
     X(rastride, "reading in five orders, with readahead and without")
 
 /* Each prints its lines. False: it could not be finished, and why has been said. */
@@ -46,7 +47,8 @@ BENCH_MAP(BENCH_DECLARE)
     X(align)             \
     X(drain)             \
     X(swapoff)           \
-    X(cycle) X(hit) X(meta) X(budget) X(policy) X(trash) X(rastride) X(copystream) X(failures)
+    X(cycle)             \
+    X(bigiron) X(hit) X(meta) X(budget) X(policy) X(trash) X(rastride) X(copystream) X(failures)
 
 #define BENCH_DECLARE(name) void bench_run_##name(void);
 BENCH_RUN_MAP(BENCH_DECLARE)

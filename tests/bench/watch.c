@@ -23,6 +23,9 @@ struct watch_channel {
 static const struct weir_backend_ops watch_ops;
 static _Atomic(uint64_t) writes, bytes_written, bytes_written_whole, bytes_read;
 
+static void (*first_write)(void *context);
+static void *first_write_context;
+
 static struct weir_backend *inner_of(struct weir_backend *backend)
 {
     return ((struct watch *)backend)->inner;
@@ -104,7 +107,8 @@ static void note(const struct weir_io *io)
         atomic_fetch_add(&bytes_read, bytes);
         return;
     }
-    atomic_fetch_add(&writes, 1);
+    if (atomic_fetch_add(&writes, 1) == 0 && first_write)
+        first_write(first_write_context);
     atomic_fetch_add(&bytes_written, bytes);
     if (io->pages == WEIR_CLUSTER_SLOTS && io->slot % WEIR_CLUSTER_SLOTS == 0)
         atomic_fetch_add(&bytes_written_whole, bytes);
@@ -165,6 +169,12 @@ void bench_watch_register(void)
 
     if (error != WEIR_OK && error != WEIR_EBUSY)
         bench_fail("cannot register a back end: %s", weir_error_text(error));
+}
+
+void bench_watch_first_write(void (*called)(void *context), void *context)
+{
+    first_write = called;
+    first_write_context = context;
 }
 
 void bench_watch_get(struct bench_watch *watch_p)

@@ -16,5 +16,7 @@ struct bench_watch {
 };
 
 void bench_watch_register(void);
+/* Called once, by whoever writes, when the first write is handed on. Before a runtime is opened. */
+void bench_watch_first_write(void (*called)(void *context), void *context);
 /* Of all watching back ends of the process together. */
 void bench_watch_get(struct bench_watch *watch_p);

@@ -415,3 +415,26 @@ Test(staging, nothing_is_lost_by_any_order)
     for (uint32_t i = 0; i < ROOM_EXTENTS; i++)
         cr_expect_not_null(wr_staging_take(staging));
 }
+
+/* --- What is not submitted yet (seed E11) ---------------------------------------------------- */
+
+Test(staging, the_most_that_was_not_submitted_is_remembered)
+{
+    struct wr_extent *first, *second;
+    struct wr_segment segment;
+
+    room_open();
+    first = fill(100, 1);
+    cr_expect_eq(staging->unsubmitted_most, 100);
+    wr_staging_queue(staging, first, 100);
+    segment = next(100);
+    wr_staging_submitted(staging, 100, 0);
+    second = fill(60, 200);
+    cr_expect_eq(staging->unsubmitted_most, 100, "those under write do not count");
+    wr_staging_release(staging, &segment);
+    wr_staging_submitted(staging, 0, 100);
+    wr_staging_queue(staging, second, 60);
+    fill(60, 300);
+    cr_expect_eq(staging->unsubmitted_most, 120);
+    expect_equation(120);
+}
