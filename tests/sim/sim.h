@@ -179,8 +179,6 @@ struct sim_region *sim_region_map(uint32_t pages);
 void sim_region_unmap(struct sim_region *region);
 /* By the one who mapped it. How many pages it has then. */
 uint32_t sim_region_resize(struct sim_region *region, uint32_t pages);
-/* By the same; it may have so many pages then. */
-void sim_region_move(struct sim_region *region, uint32_t reserve);
 uint32_t sim_region_pages(const struct sim_region *region);
 
 enum sim_touched sim_load(struct sim_region *region, uint32_t page);
