@@ -135,6 +135,31 @@ int weir_resize(void *address, uint64_t bytes)
     return error;
 }
 
+int weir_move(void *address, uint64_t reserve_bytes, void **new_address_p)
+{
+    struct weir_runtime *rt;
+    bool is_view = false;
+    uint64_t addr = 0;
+    sigset_t before;
+    int error;
+
+    if (!new_address_p)
+        return WEIR_EINVAL;
+    if (wr_runtime_is_forked())
+        return WEIR_EFORKED;
+    rt = runtime_at((uintptr_t)address, &is_view);
+    if (!rt)
+        return WEIR_ENOENT;
+    if (is_view)
+        return WEIR_ENOSUPPORT;
+    hold_signals(&before);
+    error = wr_runtime_move_region(rt, (uintptr_t)address, reserve_bytes, &addr);
+    let_signals(&before);
+    if (error == WEIR_OK)
+        *new_address_p = (void *)(uintptr_t)addr;
+    return error;
+}
+
 int weir_unmap(void *address)
 {
     uint64_t addr = (uintptr_t)address;
@@ -163,8 +188,8 @@ static int find_range(const void *address, uint64_t bytes, bool inside, struct w
     uint64_t end = region ? atomic_load(&region->bytes) : 0;
     uint64_t from, to;
 
-    if (!region || atomic_load(&region->is_going) || bytes == 0 || addr - region->addr >= end ||
-        bytes > end - (addr - region->addr))
+    if (!region || atomic_load(&region->is_going) || atomic_load(&region->is_moving) ||
+        bytes == 0 || addr - region->addr >= end || bytes > end - (addr - region->addr))
         return WEIR_EINVAL;
     from = addr - region->addr;
     to = from + bytes;

@@ -13,23 +13,6 @@
 #include "runtime/paging/range.h"
 #include "runtime/runtime.h"
 
-/* Take the region for oneself. */
-static int begin_change(struct weir_runtime *rt, uint64_t addr, struct wr_region **region_p)
-{
-    struct wr_region *region = NULL;
-    int error = WEIR_ENOENT;
-
-    wr_lock_take(&rt->lock);
-    for (uint32_t i = 0; i < rt->space.region_count && !region; i++)
-        if (rt->space.by_page[i]->addr == addr && !atomic_load(&rt->space.by_page[i]->is_going))
-            region = rt->space.by_page[i];
-    if (region)
-        error = atomic_exchange(&region->is_changing, true) ? WEIR_EBUSY : WEIR_OK;
-    wr_lock_drop(&rt->lock);
-    *region_p = region;
-    return error;
-}
-
 static void discard(struct wr_region *region, uint32_t page, uint32_t count)
 {
     int error = WEIR_OK;
@@ -78,7 +61,8 @@ static int grow(struct wr_region *region, uint64_t bytes)
 
     if (bytes > region->reserve_bytes) {
         wr_event(&space->events, WEIR_FAILURE, WEIR_ENOMEM, 0, 0,
-                 "a region can grow no further than the reserve_bytes that it was mapped with");
+                 "a region can grow no further than the reserve_bytes that it was mapped with; "
+                 "weir_move() gives it more");
         return WEIR_ENOMEM;
     }
     error = space->host->ops->region_guard(space->host, region->addr + before, bytes - before,
@@ -96,7 +80,7 @@ int wr_runtime_resize_region(struct weir_runtime *rt, uint64_t addr, uint64_t by
 
     if (whole < bytes)
         return WEIR_ENOMEM;
-    error = begin_change(rt, addr, &region);
+    error = wr_runtime_change(rt, addr, &region);
     if (error != WEIR_OK)
         return error;
     if (whole > region->bytes)

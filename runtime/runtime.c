@@ -426,6 +426,22 @@ int wr_runtime_map(struct weir_runtime *rt, uint64_t bytes, uint64_t reserve, co
     return error;
 }
 
+int wr_runtime_change(struct weir_runtime *rt, uint64_t addr, struct wr_region **region_p)
+{
+    struct wr_region *region = NULL;
+    int error = WEIR_ENOENT;
+
+    wr_lock_take(&rt->lock);
+    for (uint32_t i = 0; i < rt->space.region_count && !region; i++)
+        if (rt->space.by_page[i]->addr == addr && !atomic_load(&rt->space.by_page[i]->is_going))
+            region = rt->space.by_page[i];
+    if (region)
+        error = atomic_exchange(&region->is_changing, true) ? WEIR_EBUSY : WEIR_OK;
+    wr_lock_drop(&rt->lock);
+    *region_p = region;
+    return error;
+}
+
 /* While touches are still served, and others want the gate. */
 static void release(struct wr_region *region)
 {

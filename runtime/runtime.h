@@ -44,6 +44,11 @@ int wr_runtime_map(struct weir_runtime *rt, uint64_t bytes, uint64_t reserve, co
                    struct wr_region **region_p);
 /* WEIR_ENOENT: no region of this runtime begins there. */
 int wr_runtime_unmap(struct weir_runtime *rt, uint64_t addr);
+/* Take the region that begins there for oneself, by is_changing, to resize or move it. */
+int wr_runtime_change(struct weir_runtime *rt, uint64_t addr, struct wr_region **region_p);
+/* move.c. The errors of weir_move(). */
+int wr_runtime_move_region(struct weir_runtime *rt, uint64_t addr, uint64_t reserve,
+                           uint64_t *addr_p);
 /* resize.c. The errors of weir_resize(). */
 int wr_runtime_resize_region(struct weir_runtime *rt, uint64_t addr, uint64_t bytes);
 /* Bring a region that is going to where every page of it is EMPTY and nobody comes to it. */

@@ -173,7 +173,7 @@ int weir_map(struct weir_runtime *runtime, uint64_t bytes,
 /*
  * Unmap the whole region that begins at address. Its contents and slots are freed. Pins are
  * forgotten. Waits for reads of its pages that are in flight. WEIR_ENOENT: no region begins there.
- * WEIR_EBUSY: it is being resized; nothing was done.
+ * WEIR_EBUSY: it is being resized or moved; nothing was done.
  */
 int weir_unmap(void *address);
 

@@ -72,6 +72,24 @@ int weir_region_get(struct weir_runtime *runtime, uint32_t position,
  */
 int weir_resize(void *address, uint64_t bytes);
 
+/*
+ * Move the region that begins at address to new addresses, which are written to *new_address_p, and
+ * give it a reserve of so many bytes, if that is more than it has: what realloc() needs when a
+ * region has to grow beyond its reserve. What it holds, its name, hints and statistics stay, and so
+ * does what is resident. Costs time for the pages that are mapped, a fraction of a microsecond
+ * each; what is at a back end is not read. Other regions run on, and so does what is being read or
+ * written. While it moves, nobody may use, pin or unpin the region: a thread that does anyway
+ * waits, and then meets SIGSEGV, because the old addresses are unmapped when the call returns. Any
+ * thread; not in a signal handler. On failure the region is where it was, unharmed. WEIR_EINVAL:
+ * new_address_p is NULL. WEIR_ENOENT: no region begins there. WEIR_ENOSUPPORT: it is a view; map a
+ * new view, then unmap this one. WEIR_EBUSY: pages are pinned, by weir_pin() or by a device, or the
+ * region is being resized or moved already. WEIR_ENOMEM: out of addresses; or the page numbers that
+ * follow the region's are another region's, so that the reserve cannot grow: map a new one and
+ * copy; or the kernel has no memory. WEIR_EFULL, WEIR_EIO, WEIR_ESTOPPED: pages have to be copied
+ * on this kernel, and no frame came free. (mremap(2) for pages that are mostly away.)
+ */
+int weir_move(void *address, uint64_t reserve_bytes, void **new_address_p);
+
 #pragma GCC visibility pop
 #ifdef __cplusplus
 }

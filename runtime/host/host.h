@@ -100,6 +100,11 @@ struct wr_host_ops {
      * kernel forbids it. */
     uint32_t (*copy)(struct wr_host *host, const struct wr_copy *list, uint32_t count);
     void (*drop)(struct wr_host *host, const struct wr_span *spans, uint32_t count);
+    /* Take neighbouring mapped pages to other addresses of ours, where nothing is mapped and nobody
+     * touches anything yet. There they may be stored to; no store in between is lost. done_p: how
+     * many, from the lowest on; the result is that of the page after them. */
+    enum wr_revoked (*relocate)(struct wr_host *host, uint64_t from, uint64_t to, uint32_t pages,
+                                uint32_t *done_p);
     /* Fill an empty staging frame with a page of bytes. */
     enum wr_hosted (*stage)(struct wr_host *host, uint32_t frame, const void *bytes);
     /* Give empty staging frames memory: a back end is about to read into them. */
@@ -158,6 +163,7 @@ struct wr_host {
     uint32_t slab_pages;       /* frames below this are the slab                                 */
     bool returns_tables;       /* drop() of a whole chunk frees its page table                   */
     uint32_t transient_frames; /* frames that revoke() may need beside those of the pages        */
+    bool relocates_by_copy;    /* relocate() needs as many frames as pages in passing             */
     bool has_objects;          /* this kernel can trap touches of shared memory                  */
     bool protects_views;       /* and stores to a page that is mapped                            */
     char how[512];             /* for the report: which engine and why                           */

@@ -362,12 +362,12 @@ static void protect_runs(struct wr_linux_host *linux, struct wr_revoke *list, ui
 }
 
 /* The kernel copies, so that a page dropped by the application is an error and not a signal. */
-static enum wr_revoked copy_out(struct wr_linux_host *linux, const struct wr_revoke *one)
+static enum wr_revoked copy_page(struct wr_linux_host *linux, uint64_t from, uint64_t to)
 {
     for (int again = 0; again < AGAIN_MAX; again++) {
         struct uffdio_copy request = {
-            .dst = (uintptr_t)wr_host_frame(&linux->host, one->frame),
-            .src = one->addr,
+            .dst = to,
+            .src = from,
             .len = PAGE,
             .mode = UFFDIO_COPY_MODE_DONTWAKE,
         };
@@ -398,7 +398,8 @@ static void copy_and_drop(struct wr_linux_host *linux, struct wr_revoke *list, u
 
     for (uint32_t i = 0; i < count; i++) {
         if (list[i].result == WR_REVOKED)
-            list[i].result = copy_out(linux, &list[i]);
+            list[i].result = copy_page(linux, list[i].addr,
+                                       (uintptr_t)wr_host_frame(&linux->host, list[i].frame));
         if (list[i].result == WR_REVOKED)
             spans[span_count++] = (struct wr_span){list[i].addr, 1};
     }
@@ -426,6 +427,58 @@ static void linux_revoke(struct wr_host *host, struct wr_revoke *list, uint32_t 
         list += part;
         count -= part;
     }
+}
+
+static enum wr_revoked relocate_by_move(struct wr_linux_host *linux, uint64_t from, uint64_t to,
+                                        uint32_t pages, uint32_t *done_p)
+{
+    uint64_t done = 0, length = pages * PAGE;
+    int error = 0;
+
+    for (int again = 0; done < length;) {
+        struct uffdio_move request = {
+            .dst = to + done, .src = from + done, .len = length - done, .mode = 1};
+
+        error = ioctl(linux->uffd, UFFDIO_MOVE, &request) == 0 ? 0 : errno;
+        if (error == 0)
+            done = length;
+        else if (request.move > 0)
+            done += (uint64_t)request.move;
+        else if (error != EAGAIN || ++again > AGAIN_MAX)
+            break;
+    }
+    *done_p = (uint32_t)(done / PAGE);
+    return done == length ? WR_REVOKED : revoked_of(error);
+}
+
+/* As wp revokes: who would store while it is copied traps, and waits for the page's lock. */
+static enum wr_revoked relocate_by_copy(struct wr_linux_host *linux, uint64_t from, uint64_t to,
+                                        uint32_t pages, uint32_t *done_p)
+{
+    enum wr_revoked result = WR_REVOKED;
+    struct wr_span span = {from, 0};
+
+    *done_p = 0;
+    if (linux_protect(&linux->host, from, pages, true) != WR_HOST_OK)
+        return WR_REVOKE_FAILED;
+    while (span.pages < pages && result == WR_REVOKED) {
+        result = copy_page(linux, from + span.pages * PAGE, to + span.pages * PAGE);
+        span.pages += result == WR_REVOKED;
+    }
+    if (span.pages > 0)
+        linux_drop(&linux->host, &span, 1);
+    *done_p = span.pages;
+    return result;
+}
+
+static enum wr_revoked linux_relocate(struct wr_host *host, uint64_t from, uint64_t to,
+                                      uint32_t pages, uint32_t *done_p)
+{
+    struct wr_linux_host *linux = linux_host(host);
+
+    if (host->relocates_by_copy)
+        return relocate_by_copy(linux, from, to, pages, done_p);
+    return relocate_by_move(linux, from, to, pages, done_p);
 }
 
 static bool linux_is_mapped(struct wr_host *host, uint64_t addr)
@@ -483,6 +536,7 @@ const struct wr_host_ops wr_linux_memory_ops = {
     .revoke = linux_revoke,
     .copy = linux_copy,
     .drop = linux_drop,
+    .relocate = linux_relocate,
     .stage = linux_stage,
     .populate = linux_populate,
     .release = linux_release,

@@ -115,6 +115,7 @@ int wr_object_map_view(struct weir_object *object, uint64_t offset, uint64_t byt
     struct wr_space *space = object->space;
     uint32_t number = free_view(object);
     struct wr_region *view;
+    uint64_t addr;
     int error;
 
     if (number == WR_VIEWS_MAX)
@@ -135,8 +136,9 @@ int wr_object_map_view(struct weir_object *object, uint64_t offset, uint64_t byt
         .object = object,
         .view = number,
     };
-    error = space->host->ops->view_map(space->host, object->memory, offset, bytes, &view->addr);
+    error = space->host->ops->view_map(space->host, object->memory, offset, bytes, &addr);
     if (error == WEIR_OK) {
+        view->addr = addr;
         atomic_store(&object->views[number], view);
         if (number >= atomic_load(&object->views_end))
             atomic_store(&object->views_end, number + 1);
@@ -144,7 +146,7 @@ int wr_object_map_view(struct weir_object *object, uint64_t offset, uint64_t byt
         if (error != WEIR_OK) {
             atomic_store(&object->views[number], NULL);
             wr_gate_wait(space->host); /* reclaim may have seen it */
-            space->host->ops->region_unmap(space->host, view->addr, bytes);
+            space->host->ops->region_unmap(space->host, addr, bytes);
         }
     }
     if (error != WEIR_OK) {

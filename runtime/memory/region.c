@@ -86,40 +86,27 @@ static void publish(const struct table *next)
     other_is_read = true;
 }
 
-int wr_region_publish(struct wr_region *region)
+/* There is room; the caller has the mutex, as below. */
+static void put_in(struct wr_region *region)
 {
-    const struct table *now;
-    struct table *next;
-    uint32_t at;
-    int error = WEIR_ENOMEM;
+    struct table *next = begin_replacing(region->space->host);
+    const struct table *now = atomic_load(&published);
+    uint32_t at = position_above(now, region->addr);
 
-    pthread_mutex_lock(&replace_mutex);
-    next = begin_replacing(region->space->host);
-    now = atomic_load(&published);
-    if (now->count < WR_PUBLISHED_MAX) {
-        at = position_above(now, region->addr);
-        memcpy(next->regions, now->regions, at * sizeof(next->regions[0]));
-        memcpy(next->regions + at + 1, now->regions + at,
-               (now->count - at) * sizeof(next->regions[0]));
-        next->regions[at] = region;
-        next->count = now->count + 1;
-        publish(next);
-        error = WEIR_OK;
-    }
-    pthread_mutex_unlock(&replace_mutex);
-    return error;
+    memcpy(next->regions, now->regions, at * sizeof(next->regions[0]));
+    next->regions[at] = region;
+    memcpy(next->regions + at + 1, now->regions + at, (now->count - at) * sizeof(next->regions[0]));
+    next->count = now->count + 1;
+    publish(next);
 }
 
-void wr_region_retract(struct wr_region *region)
+/* And wait until nobody is left inside who found it. */
+static void take_out(const struct wr_region *region)
 {
-    const struct table *now;
-    struct table *next;
-    uint32_t at;
+    struct table *next = begin_replacing(region->space->host);
+    const struct table *now = atomic_load(&published);
+    uint32_t at = position_above(now, region->addr) - 1;
 
-    pthread_mutex_lock(&replace_mutex);
-    next = begin_replacing(region->space->host);
-    now = atomic_load(&published);
-    at = position_above(now, region->addr) - 1;
     WR_CHECK(now->regions[at] == region);
     memcpy(next->regions, now->regions, at * sizeof(next->regions[0]));
     memcpy(next->regions + at, now->regions + at + 1,
@@ -128,5 +115,36 @@ void wr_region_retract(struct wr_region *region)
     publish(next);
     wr_gate_wait(region->space->host);
     other_is_read = false;
+}
+
+int wr_region_publish(struct wr_region *region)
+{
+    int error = WEIR_ENOMEM;
+
+    pthread_mutex_lock(&replace_mutex);
+    if (atomic_load(&published)->count < WR_PUBLISHED_MAX) {
+        put_in(region);
+        error = WEIR_OK;
+    }
+    pthread_mutex_unlock(&replace_mutex);
+    return error;
+}
+
+void wr_region_retract(struct wr_region *region)
+{
+    pthread_mutex_lock(&replace_mutex);
+    take_out(region);
+    pthread_mutex_unlock(&replace_mutex);
+}
+
+void wr_region_readdress(struct wr_region *region, uint64_t addr, uint64_t reserve_bytes)
+{
+    pthread_mutex_lock(&replace_mutex);
+    take_out(region); /* searches go by the address, so that it may change only now */
+    atomic_store(&region->addr, addr);
+    atomic_store(&region->reserve_bytes, reserve_bytes);
+    /* Release: who sees no page as moved any more sees the address. */
+    atomic_store_explicit(&region->moved, 0, memory_order_release);
+    put_in(region); /* in the room that it left */
     pthread_mutex_unlock(&replace_mutex);
 }

@@ -10,6 +10,7 @@
  *   published the regions that faults can find: one sorted table for the whole process, replaced
  *             whole, so that a fault reads it without a lock
  *   view      a region whose pages are those of an object (object.h)
+ *   moved     pages of a region below this number are at its new addresses already (move.c)
  *
  * Always: inside the gate, a region that was found stays valid. Page numbers of a region begin at a
  * whole chunk and belong to nobody else until it is retracted and everybody has left the gate; but
@@ -46,10 +47,10 @@ struct wr_region {
 
     /* Constant while published. */
     struct wr_space *space;
-    uint64_t addr;
-    uint64_t reserve_bytes;
+    _Atomic(uint64_t) addr; /* runtime threads may look while it is not, see wr_region_addr()   */
+    _Atomic(uint64_t) reserve_bytes;
     uint32_t first; /* page number of the first page                    */
-    uint32_t reserve_pages;
+    _Atomic(uint32_t) reserve_pages;
     uint32_t serial; /* never used twice in a process: tells regions apart       */
     uint16_t number; /* position in the space's table                            */
     char name[32];
@@ -59,6 +60,10 @@ struct wr_region {
     _Atomic(uint64_t) bytes;
     _Atomic(uint32_t) pages;
     _Atomic(bool) is_changing;
+    /* By the same, when it moves: touches and calls keep away meanwhile. */
+    _Atomic(bool) is_moving;
+    _Atomic(uint32_t) moved;    /* page number; 0: it does not move                     */
+    uint64_t moves_to;          /* the new address of its first page, while it does */
     struct weir_object *object; /* of a view, and of an object's own region; else NULL */
     uint32_t view;              /* number among the object's views                      */
 
@@ -81,9 +86,16 @@ static inline void wr_region_add(struct wr_region *region, enum wr_region_counte
 
 uint64_t wr_region_sum(const struct wr_region *region, enum wr_region_counter counter);
 
+/* Where the page is. While the region moves: of a page that the caller has locked, because `moved`
+ * passes a page only with that lock. Acquire: pairs with the releases of who moves it: moves_to is
+ * set before `moved`, and when that is 0 again the new address is the address. */
 static inline uint64_t wr_region_addr(const struct wr_region *region, uint32_t page)
 {
-    return region->addr + (uint64_t)(page - region->first) * WEIR_PAGE_BYTES;
+    uint64_t base = page < atomic_load_explicit(&region->moved, memory_order_acquire)
+                        ? region->moves_to
+                        : atomic_load_explicit(&region->addr, memory_order_relaxed);
+
+    return base + (uint64_t)(page - region->first) * WEIR_PAGE_BYTES;
 }
 
 static inline uint32_t wr_region_page(const struct wr_region *region, uint64_t addr)
@@ -100,6 +112,10 @@ static inline uint32_t wr_region_end(const struct wr_region *region)
 int wr_region_publish(struct wr_region *region);
 /* Let nobody find it any more; when this returns, nobody is left inside who had. Cannot fail. */
 void wr_region_retract(struct wr_region *region);
+
+/* Let faults find it at another address and with another reserve, and no longer where it was, where
+ * touches are sealed off. When this returns, nobody is left inside who found it there. */
+void wr_region_readdress(struct wr_region *region, uint64_t addr, uint64_t reserve_bytes);
 
 /* The region that has the address, if only as reserve, or NULL. Inside the gate. Signal. */
 struct wr_region *wr_region_find(uint64_t addr);

@@ -40,16 +40,18 @@ static uint16_t free_number(const struct wr_space *space)
     return 0;
 }
 
-static void name_chunks(struct wr_space *space, const struct wr_region *region, uint16_t number)
+static void name_range(struct wr_space *space, uint32_t first, uint32_t end, uint16_t number)
 {
-    uint32_t first = region->first / WR_CHUNK_PAGES;
-    uint32_t end = first + whole_chunks(region->reserve_pages) / WR_CHUNK_PAGES;
-
-    for (uint32_t i = first; i < end; i++) {
+    for (uint32_t i = first / WR_CHUNK_PAGES; i < end / WR_CHUNK_PAGES; i++) {
         atomic_store(&space->pages.chunks[i].region, number);
         for (uint32_t k = 0; k < WR_CHUNK_HEATS; k++)
             atomic_store_explicit(&space->pages.chunks[i].heat[k], 0, memory_order_relaxed);
     }
+}
+
+static void name_chunks(struct wr_space *space, const struct wr_region *region, uint16_t number)
+{
+    name_range(space, region->first, region->first + whole_chunks(region->reserve_pages), number);
 }
 
 static void find_end(struct wr_space *space)
@@ -94,22 +96,34 @@ static uint64_t whole_pages(uint64_t bytes)
     return bytes / WEIR_PAGE_BYTES + (bytes % WEIR_PAGE_BYTES != 0);
 }
 
-/* Addresses for the reserve, of which only bytes can be touched; and let faults find the region. */
+int wr_space_map_addresses(struct wr_space *space, uint64_t bytes, uint64_t reserve_bytes,
+                           uint64_t *addr_p)
+{
+    struct wr_host *host = space->host;
+    int error = host->ops->region_map(host, reserve_bytes, addr_p);
+
+    if (error != WEIR_OK || bytes == reserve_bytes)
+        return error;
+    error = host->ops->region_guard(host, *addr_p + bytes, reserve_bytes - bytes, true);
+    if (error != WEIR_OK)
+        host->ops->region_unmap(host, *addr_p, reserve_bytes);
+    return error;
+}
+
+/* And let faults find the region. */
 static int map_addresses(struct wr_space *space, struct wr_region *region)
 {
     struct wr_host *host = space->host;
     uint64_t bytes = region->bytes;
-    int error = host->ops->region_map(host, region->reserve_bytes, &region->addr);
+    uint64_t addr;
+    int error = wr_space_map_addresses(space, bytes, region->reserve_bytes, &addr);
 
     if (error != WEIR_OK)
         return error;
-    if (bytes < region->reserve_bytes)
-        error = host->ops->region_guard(host, region->addr + bytes, region->reserve_bytes - bytes,
-                                        true);
-    if (error == WEIR_OK)
-        error = wr_region_publish(region);
+    region->addr = addr;
+    error = wr_region_publish(region);
     if (error != WEIR_OK)
-        host->ops->region_unmap(host, region->addr, region->reserve_bytes);
+        host->ops->region_unmap(host, addr, region->reserve_bytes);
     return error;
 }
 
@@ -118,6 +132,25 @@ void wr_space_set_end(struct wr_space *space, struct wr_region *region, uint64_t
     atomic_fetch_add(&space->mapped_bytes, bytes - region->bytes);
     atomic_store(&region->bytes, bytes);
     atomic_store(&region->pages, (uint32_t)(bytes / WEIR_PAGE_BYTES));
+}
+
+int wr_space_set_reserve(struct wr_space *space, struct wr_region *region, uint32_t pages)
+{
+    uint32_t end = region->first + whole_chunks(region->reserve_pages), limit, position = 0;
+
+    while (space->by_page[position] != region)
+        position++;
+    limit = position + 1 < space->region_count ? space->by_page[position + 1]->first
+                                               : space->pages.count;
+    if (pages > limit - region->first || whole_chunks(pages) > limit - region->first)
+        return WEIR_ENOMEM;
+    if (region->first + whole_chunks(pages) >= end)
+        name_range(space, end, region->first + whole_chunks(pages), region->number);
+    else
+        name_range(space, region->first + whole_chunks(pages), end, 0);
+    region->reserve_pages = pages;
+    find_end(space);
+    return WEIR_OK;
 }
 
 static int map(struct wr_space *space, uint64_t bytes, uint64_t reserve, const char *name,

@@ -55,8 +55,14 @@ int wr_space_map(struct wr_space *space, uint64_t bytes, uint64_t reserve, const
 /* The region ends elsewhere from now on, within its reserve: no more than that. By whoever has set
  * is_changing. Whoever still acts on the old end is inside the gate. */
 void wr_space_set_end(struct wr_space *space, struct wr_region *region, uint64_t bytes);
-/* The same for the pages of an object, whose memory is there already: with an address that is only
- * a number, and not published. */
+/* Addresses for a reserve, of which only bytes can be touched. */
+int wr_space_map_addresses(struct wr_space *space, uint64_t bytes, uint64_t reserve_bytes,
+                           uint64_t *addr_p);
+/* The region has so many page numbers from now on, of which those beyond what it had, or are taken
+ * away, were never used. WEIR_ENOMEM: they are another's. Under WR_RANK_RUNTIME. */
+int wr_space_set_reserve(struct wr_space *space, struct wr_region *region, uint32_t pages);
+/* As wr_space_map() for the pages of an object, whose memory is there already: with an address that
+ * is only a number, and not published. */
 int wr_space_map_object(struct wr_space *space, uint64_t bytes, const char *name,
                         struct weir_object *object, uint64_t addr, struct wr_region **region_p);
 /* The region is going: from here on touches of it are not served, and nobody comes to its pages by

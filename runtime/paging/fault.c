@@ -356,8 +356,9 @@ static enum wr_access access_to(const struct wr_region *region, enum wr_access a
     return region->object && !region->space->host->protects_views ? WR_ACCESS_WRITE : access;
 }
 
-/* The region, or this end of it, is being unmapped. Let the thread try again until the kernel says
- * that nothing is there: a touch of memory that goes ends as it would without us, in SIGSEGV. */
+/* The region, or this end of it, is being unmapped, or moved elsewhere. Let the thread try again
+ * until the kernel says that nothing is there: a touch of memory that goes ends as it would without
+ * us, in SIGSEGV. */
 static void await_end(struct wr_space *space)
 {
     wait_a_little(space, WR_TIME_going);
@@ -393,7 +394,7 @@ enum wr_trap_answer wr_fault_on_touch(const struct wr_touch *touch)
     struct wr_region *region = wr_region_find(touch->addr);
     enum wr_trap_answer answer = WR_TRAP_FOREIGN;
 
-    if (region && (atomic_load(&region->is_going) ||
+    if (region && (atomic_load(&region->is_going) || atomic_load(&region->is_moving) ||
                    touch->addr - region->addr >= atomic_load(&region->bytes))) {
         await_end(region->space);
         answer = WR_TRAP_RETRY;

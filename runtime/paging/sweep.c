@@ -87,6 +87,8 @@ static bool look_at(struct wr_space *space, uint32_t number, bool zeros_too)
     region = wr_space_region(space, number * WR_CHUNK_PAGES);
     if (!region || atomic_load(&region->is_going) || !is_ours(region, number))
         return false;
+    if (atomic_load(&region->is_moving))
+        return true; /* a chunk may lie in two places */
     return !is_quiet(chunk) || !wr_sweep_chunk(region, number, false);
 }
 

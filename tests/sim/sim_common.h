@@ -17,6 +17,9 @@ void sim_load_run(const struct sim_common *common); /* from start to end */
 /* At rest: contents, page tables, statistics. */
 void sim_check_rest(const struct sim_common *common);
 
+/* By the one who mapped it; it may have so many pages then. */
+void sim_region_move(struct sim_region *region, uint32_t reserve);
+
 /* The object of this world, and views of it, which are regions like any other. */
 void sim_object_create(uint32_t pages);
 void sim_object_close(void);

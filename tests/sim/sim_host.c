@@ -11,7 +11,7 @@
 
 #include "tests/sim/sim_object.h"
 
-#define AREAS_MAX  32u
+#define AREAS_MAX  40u
 #define AREA_FIRST ((uint64_t)1 << 40)
 #define AREA_ALIGN ((uint64_t)2 << 20)
 #define WP_GROUP   32u /* pages that are in two places at once while the wp engine copies them */
@@ -575,6 +575,52 @@ static void copy_and_drop(struct wr_host *h, struct wr_revoke *list, uint32_t co
     }
 }
 
+/* One page: by the move engine in one step; else copied under protection, and in two places. */
+static enum wr_revoked relocate_one(struct wr_host *h, uint64_t from, uint64_t to)
+{
+    const struct wr_span span = {from, 1};
+    struct sim_area *area, *target;
+    struct sim_entry *entry, *next;
+    enum wr_revoked result = WR_REVOKED;
+
+    sim_point();
+    if (sim_inject(sim.profile.revoke_fails))
+        return WR_REVOKE_FAILED;
+    if (h->relocates_by_copy && fake_protect(h, from, 1, true) != WR_HOST_OK)
+        return WR_REVOKE_FAILED;
+    sim_machine_take();
+    entry = entry_of(from, &area);
+    next = entry_of(to, &target);
+    if (!area || !next || next->is_present)
+        sim_fail("a page goes where it cannot");
+    if (!entry || !entry->is_present) {
+        result = WR_REVOKE_MISSING;
+    } else if (!h->relocates_by_copy && entry->devices) {
+        result = WR_REVOKE_PINNED;
+    } else {
+        sim_copy_page(bytes_of(target, to), bytes_of(area, from));
+        if (!h->relocates_by_copy)
+            unmap_entry(area, entry);
+        map_entry(target, next, false, false);
+        sim_check_budget();
+    }
+    sim_machine_drop();
+    if (result == WR_REVOKED && h->relocates_by_copy)
+        fake_drop(h, &span, 1);
+    return result;
+}
+
+static enum wr_revoked fake_relocate(struct wr_host *h, uint64_t from, uint64_t to, uint32_t pages,
+                                     uint32_t *done_p)
+{
+    enum wr_revoked result = WR_REVOKED;
+
+    sim_event("relocate", from, pages);
+    for (*done_p = 0; *done_p < pages && result == WR_REVOKED; *done_p += result == WR_REVOKED)
+        result = relocate_one(h, from + *done_p * SIM_PAGE, to + *done_p * SIM_PAGE);
+    return result;
+}
+
 static void fake_revoke(struct wr_host *h, struct wr_revoke *list, uint32_t count)
 {
     sim_event("revoke", list[0].addr, count);
@@ -673,6 +719,7 @@ static struct wr_host_ops fake_ops = {
     .protect = fake_protect,
     .revoke = fake_revoke,
     .copy = fake_copy,
+    .relocate = fake_relocate,
     .drop = fake_drop,
     .stage = fake_stage,
     .populate = fake_populate,
@@ -689,6 +736,7 @@ struct wr_host *sim_host_open(void)
     host = (struct wr_host){.ops = &fake_ops,
                             .returns_tables = true,
                             .transient_frames = WP_GROUP,
+                            .relocates_by_copy = sim.options.engine != SIM_MOVE,
                             .has_objects = sim.profile.view_count > 0,
                             .protects_views = sim.profile.protects_views,
                             .how = "simulated"};

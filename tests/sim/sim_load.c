@@ -134,6 +134,19 @@ static void blunder(void)
             return;
 }
 
+/* To other addresses, while what is away, or on its way, stays so. */
+static void move_region(struct sim_region *region, uint32_t pages)
+{
+    if (sim_one_in(2))
+        sim_advise(region, 0, 1 + (uint32_t)sim_below(pages), WEIR_WILLNEED);
+    sim_region_move(region, sim_one_in(2) ? pages + (uint32_t)sim_below(600) : 0);
+    for (uint32_t i = 0; i < pages; i += 1 + (uint32_t)sim_below(6))
+        if (sim_one_in(2))
+            sim_load(region, i);
+        else
+            sim_store(region, i, false);
+}
+
 static void brief_region(void)
 {
     uint32_t pages = 1 + (uint32_t)sim_below(sim_one_in(3) ? 900 : 60);
@@ -145,6 +158,8 @@ static void brief_region(void)
             break;
     for (uint32_t i = 0; i < 20; i++)
         sim_load(region, (uint32_t)sim_below(pages));
+    for (uint32_t i = (uint32_t)sim_below(3); i > 0; i--)
+        move_region(region, pages);
     if (sim_one_in(3)) {
         sim_region_resize(region, 1 + (uint32_t)sim_below(pages));
         for (uint32_t i = 0; i < 10; i++) /* what is left, and what is gone */

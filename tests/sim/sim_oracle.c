@@ -223,13 +223,13 @@ static bool try_access(const struct sim_region *region, struct sim_area *area, u
 static enum sim_touched touch(struct sim_region *region, uint32_t page, bool store, bool zero)
 {
     for (uint32_t traps = 0; traps < TRAPS_MAX; traps++) {
-        struct wr_touch one = {addr_of(region, page), store ? WR_ACCESS_WRITE : WR_ACCESS_READ,
-                               WR_PAGE_ABSENT};
+        struct wr_touch one = {0, store ? WR_ACCESS_WRITE : WR_ACCESS_READ, WR_PAGE_ABSENT};
         struct sim_area *area;
         bool is_done = false;
 
         sim_point();
         sim_machine_take();
+        one.addr = addr_of(region, page); /* it may have moved */
         area = area_of(region);
         if (area && page >= area->pages - area->guarded)
             area = NULL; /* SIGSEGV */
@@ -336,6 +336,30 @@ uint32_t sim_region_resize(struct sim_region *region, uint32_t pages)
     hint_ends(region, from, count, stores, error == WEIR_OK);
     free(stores);
     return region->open;
+}
+
+void sim_region_move(struct sim_region *region, uint32_t reserve)
+{
+    struct sim_area *area;
+    void *moved = NULL;
+    int error;
+
+    sim_machine_take();
+    region->open = 0; /* whoever blunders in now waits, and then finds nothing */
+    sim_machine_drop();
+    sim_event("move region", region->serial, reserve);
+    error = weir_move((void *)(uintptr_t)region->addr, reserve * SIM_PAGE, &moved);
+    sim_event("moved region", region->serial, (uint64_t)-error);
+    if (error != WEIR_OK && error != WEIR_ENOMEM && !sim.profile.may_refuse)
+        sim_fail("move gave %s", weir_error_name(error));
+    sim_machine_take();
+    if (error == WEIR_OK) {
+        region->addr = (uintptr_t)moved;
+        area = sim_area_find(region->addr);
+        region->serial = area->serial;
+    }
+    region->open = region->pages;
+    sim_machine_drop();
 }
 
 /* Neither a page that a device holds without a pin: what it writes might go nowhere. */

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #include "tests/stress/real.h"
 
+#include <setjmp.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 
@@ -51,6 +53,15 @@ void *real_map(struct weir_runtime *rt, uint64_t bytes)
     return memory;
 }
 
+char *real_map_reserve(struct weir_runtime *rt, uint64_t bytes, uint64_t reserve)
+{
+    const struct weir_region_options options = {.size = sizeof(options), .reserve_bytes = reserve};
+    void *memory = NULL;
+
+    cr_assert_eq(weir_map(rt, bytes, &options, &memory), WEIR_OK);
+    return memory;
+}
+
 struct weir_stats real_stats(struct weir_runtime *rt)
 {
     struct weir_stats stats = {.size = sizeof(stats)};
@@ -92,4 +103,38 @@ size_t real_resident(const void *memory, size_t pages)
         count += there[i] & 1;
     free(there);
     return count;
+}
+
+long real_status_kib(const char *key)
+{
+    FILE *file = fopen("/proc/self/status", "re");
+    char line[256];
+    long kib = -1;
+
+    cr_assert_not_null(file);
+    while (kib < 0 && fgets(line, sizeof(line), file))
+        if (strncmp(line, key, strlen(key)) == 0)
+            kib = strtol(line + strlen(key), NULL, 10);
+    fclose(file);
+    return kib;
+}
+
+static sigjmp_buf refused;
+
+static void on_refusal(int number)
+{
+    siglongjmp(refused, number);
+}
+
+int real_load_gives(const volatile void *address)
+{
+    struct sigaction action = {.sa_handler = on_refusal}, before;
+    int number;
+
+    sigaction(SIGSEGV, &action, &before);
+    number = sigsetjmp(refused, 1);
+    if (number == 0)
+        (void)*(const volatile char *)address;
+    sigaction(SIGSEGV, &before, NULL);
+    return number;
 }

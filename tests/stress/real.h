@@ -32,6 +32,7 @@ void real_options(struct weir_options *options, uint64_t budget, const char *bac
 struct weir_runtime *real_open_with(const struct weir_options *options);
 
 void *real_map(struct weir_runtime *rt, uint64_t bytes);
+char *real_map_reserve(struct weir_runtime *rt, uint64_t bytes, uint64_t reserve);
 struct weir_stats real_stats(struct weir_runtime *rt);
 
 /* Write a recognisable number into every page / check it. */
@@ -39,3 +40,8 @@ void real_fill(void *memory, size_t pages, uint64_t salt);
 void real_check(const void *memory, size_t pages, uint64_t salt);
 /* How many of these pages does the kernel have in memory? */
 size_t real_resident(const void *memory, size_t pages);
+
+/* A line of /proc/self/status, in KiB. */
+long real_status_kib(const char *key);
+/* SIGSEGV, SIGBUS or 0: what becomes of a load. By one thread at a time. */
+int real_load_gives(const volatile void *address);

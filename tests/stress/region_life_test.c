@@ -3,7 +3,6 @@
 /* The life of a region, on the real kernel: sparse and huge, discarded, unmapped under load. */
 
 #include <pthread.h>
-#include <setjmp.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -19,21 +18,6 @@
 #define SLOW    "chaos(mem:?size=256M)?seed=3&delay_us=5000&jitter_us=10000&reorder=1"
 
 /* --- Huge and sparse ------------------------------------------------------------------------- */
-
-/* A line of /proc/self/status, in KiB. */
-static long status_kib(const char *key)
-{
-    FILE *file = fopen("/proc/self/status", "re");
-    char line[256];
-    long kib = -1;
-
-    cr_assert_not_null(file);
-    while (kib < 0 && fgets(line, sizeof(line), file))
-        if (strncmp(line, key, strlen(key)) == 0)
-            kib = strtol(line + strlen(key), NULL, 10);
-    fclose(file);
-    return kib;
-}
 
 static void need_returned_tables(struct weir_runtime *rt)
 {
@@ -61,11 +45,11 @@ static unsigned char mark_of(uint64_t touch)
 /* Until page tables take no more than so many KiB, or not at all. */
 static long await_tables(long limit)
 {
-    long kib = status_kib("VmPTE:");
+    long kib = real_status_kib("VmPTE:");
 
     for (int i = 0; i < 200 && kib > limit; i++) {
         usleep(100000);
-        kib = status_kib("VmPTE:");
+        kib = real_status_kib("VmPTE:");
     }
     return kib;
 }
@@ -86,13 +70,13 @@ Test(region_life, page_tables_of_a_sparse_region_are_given_back, .timeout = 120)
 {
     volatile unsigned char *memory;
     struct weir_runtime *rt = open_sparse(&memory);
-    long before = status_kib("VmPTE:"), limit = before + TABLES_KIB(BUDGET / PAGE), most;
+    long before = real_status_kib("VmPTE:"), limit = before + TABLES_KIB(BUDGET / PAGE), most;
 
     for (uint64_t i = 0; i < TOUCHES; i++)
         memory[i * APART] = mark_of(i);
-    most = status_kib("VmPTE:");
+    most = real_status_kib("VmPTE:");
     cr_expect_leq(await_tables(limit), limit, "page tables: %ld KiB before, %ld touched, %ld now",
-                  before, most, status_kib("VmPTE:"));
+                  before, most, real_status_kib("VmPTE:"));
     cr_expect_gt(real_stats(rt).tables_returned, TOUCHES / 2);
     for (uint64_t i = 0; i < TOUCHES; i++)
         cr_assert_eq(memory[i * APART], mark_of(i));
@@ -106,7 +90,7 @@ Test(region_life, page_tables_of_zeros_do_not_grow_without_bound, .timeout = 120
 {
     volatile unsigned char *memory;
     struct weir_runtime *rt = open_sparse(&memory);
-    long limit = status_kib("VmPTE:") + TABLES_KIB(BUDGET / PAGE);
+    long limit = real_status_kib("VmPTE:") + TABLES_KIB(BUDGET / PAGE);
     unsigned sum = 0;
 
     for (uint64_t i = 0; i < TOUCHES; i++)
@@ -123,16 +107,16 @@ Test(region_life, a_tebibyte_is_discarded_with_all_it_occupies, .timeout = 120)
     volatile unsigned char *memory;
     struct weir_runtime *rt = open_sparse(&memory);
     struct weir_region_stats stats = {.size = sizeof(stats)};
-    long before = status_kib("VmPTE:"), resident = status_kib("RssAnon:"), limit;
+    long before = real_status_kib("VmPTE:"), resident = real_status_kib("RssAnon:"), limit;
 
     for (uint64_t i = 0; i < TOUCHES; i++)
         memory[i * APART] = mark_of(i);
-    cr_assert_gt(status_kib("RssAnon:"), resident + (long)(TOUCHES * PAGE / 1024));
+    cr_assert_gt(real_status_kib("RssAnon:"), resident + (long)(TOUCHES * PAGE / 1024));
     cr_assert_eq(weir_advise((void *)(uintptr_t)memory, TIB, WEIR_DISCARD), WEIR_OK);
     /* Writes in flight may have held up a few chunks. */
     limit = before + TABLES_KIB(0);
     cr_expect_leq(await_tables(limit), limit);
-    cr_expect_lt(status_kib("RssAnon:"), resident + (long)(TOUCHES * PAGE / 1024));
+    cr_expect_lt(real_status_kib("RssAnon:"), resident + (long)(TOUCHES * PAGE / 1024));
     cr_assert_eq(weir_region_stats((void *)(uintptr_t)memory, &stats), WEIR_OK);
     cr_expect_eq(stats.resident_bytes + stats.zero_bytes + stats.cached_bytes + stats.out_bytes, 0);
     for (int i = 0; i < 1000 && real_stats(rt).slots_used; i++)
@@ -213,58 +197,28 @@ Test(region_life, nothing_is_lost_while_chunks_are_given_back, .timeout = 120)
 
 /* --- Resize ---------------------------------------------------------------------------------- */
 
-static sigjmp_buf refused;
-
-static void on_refusal(int number)
-{
-    siglongjmp(refused, number);
-}
-
-/* SIGSEGV, SIGBUS or 0: what becomes of a load. */
-static int load_gives(const volatile void *address)
-{
-    struct sigaction action = {.sa_handler = on_refusal}, before;
-    int number;
-
-    sigaction(SIGSEGV, &action, &before);
-    number = sigsetjmp(refused, 1);
-    if (number == 0)
-        (void)*(const volatile char *)address;
-    sigaction(SIGSEGV, &before, NULL);
-    return number;
-}
-
-static char *map_reserve(struct weir_runtime *rt, uint64_t bytes, uint64_t reserve)
-{
-    const struct weir_region_options options = {.size = sizeof(options), .reserve_bytes = reserve};
-    void *memory = NULL;
-
-    cr_assert_eq(weir_map(rt, bytes, &options, &memory), WEIR_OK);
-    return memory;
-}
-
 Test(region_life, a_region_grows_and_shrinks_in_place)
 {
     struct weir_runtime *rt = real_open(BUDGET, "mem:?size=128M");
-    char *memory = map_reserve(rt, 100 * PAGE, 2 * PAGES * PAGE);
+    char *memory = real_map_reserve(rt, 100 * PAGE, 2 * PAGES * PAGE);
     struct weir_region_stats stats = {.size = sizeof(stats)};
     size_t pages = 100;
 
-    cr_expect_eq(load_gives(memory + 100 * PAGE), SIGSEGV);
+    cr_expect_eq(real_load_gives(memory + 100 * PAGE), SIGSEGV);
     real_fill(memory, pages, 1);
     while (pages < PAGES) { /* at ends that are not those of chunks, with pages on both sides */
         cr_assert_eq(weir_resize(memory, (pages + 777) * PAGE - 5), WEIR_OK);
         for (size_t i = pages * PAGE; i < (pages + 777) * PAGE; i += 512)
             cr_assert_eq(memory[i], 0);
         pages += 777;
-        cr_expect_eq(load_gives(memory + pages * PAGE), SIGSEGV);
+        cr_expect_eq(real_load_gives(memory + pages * PAGE), SIGSEGV);
         real_fill(memory, pages, pages);
     }
     real_check(memory, pages, pages);
     cr_assert_eq(weir_resize(memory, 300 * PAGE), WEIR_OK);
     real_check(memory, 300, pages);
-    cr_expect_eq(load_gives(memory + 300 * PAGE), SIGSEGV);
-    cr_expect_eq(load_gives(memory + (pages - 1) * PAGE), SIGSEGV);
+    cr_expect_eq(real_load_gives(memory + 300 * PAGE), SIGSEGV);
+    cr_expect_eq(real_load_gives(memory + (pages - 1) * PAGE), SIGSEGV);
     cr_expect_eq(weir_advise(memory + 300 * PAGE, PAGE, WEIR_COLD), WEIR_EINVAL);
     cr_expect_eq(weir_pin(memory + 299 * PAGE, 2 * PAGE, WEIR_READ), WEIR_EINVAL);
     cr_expect_eq(weir_region_stats(memory + 300 * PAGE, &stats), WEIR_ENOENT);
@@ -281,14 +235,14 @@ Test(region_life, a_region_grows_and_shrinks_in_place)
         cr_assert_eq(memory[i * PAGE] | memory[i * PAGE + PAGE - 1], 0);
     real_check(memory, 300, pages);
     cr_assert_eq(weir_unmap(memory), WEIR_OK);
-    cr_expect_eq(load_gives(memory), SIGSEGV);
+    cr_expect_eq(real_load_gives(memory), SIGSEGV);
     weir_close(rt);
 }
 
 Test(region_life, a_resize_that_cannot_be_changes_nothing)
 {
     struct weir_runtime *rt = real_open(BUDGET, "mem:?size=64M");
-    char *memory = map_reserve(rt, 1000 * PAGE, 0);
+    char *memory = real_map_reserve(rt, 1000 * PAGE, 0);
 
     real_fill(memory, 1000, 3);
     cr_expect_eq(weir_resize(memory, 1001 * PAGE), WEIR_ENOMEM);
@@ -333,7 +287,7 @@ static void *keep_main(void *context)
 Test(region_life, a_region_is_resized_with_requests_in_flight, .timeout = 120)
 {
     struct weir_runtime *rt = real_open(4 * MIB, SLOW);
-    struct keeper keeper = {.memory = map_reserve(rt, PAGES * PAGE, PAGES * PAGE)};
+    struct keeper keeper = {.memory = real_map_reserve(rt, PAGES * PAGE, PAGES * PAGE)};
     pthread_t thread;
 
     cr_assert_eq(pthread_create(&thread, NULL, keep_main, &keeper), 0);
