@@ -12,6 +12,7 @@
  */
 
 #include "runtime/memory/object.h"
+#include "runtime/paging/ktrace.h"
 #include "runtime/paging/reclaim.h"
 #include "runtime/paging/sweep.h"
 #include "runtime/swap/swap.h"
@@ -25,9 +26,10 @@ struct weir_runtime {
     struct wr_reclaim *reclaim;
     struct wr_kpaged *kpaged;
     struct wr_sweep *sweep;
+    struct wr_ktrace *ktrace; /* NULL: no trace was asked for */
     struct wr_swap *swap;
     struct weir_options settings; /* strings are copies */
-    char *strings[3];             /* those copies       */
+    char *strings[5];             /* those copies       */
 
     struct wr_lock backends_lock; /* WR_RANK_BACKENDS */
     struct wr_lock lock;          /* WR_RANK_RUNTIME: regions and the budget */
