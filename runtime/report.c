@@ -199,6 +199,16 @@ static void add_objects(struct wr_text *text, const struct weir_runtime *rt,
     wr_text_add(text, "\n");
 }
 
+/* Who else tells which pages are used, and why he, or nobody. */
+static void add_heat(struct wr_text *text, const struct weir_runtime *rt)
+{
+    wr_text_add(text, "heat: ");
+    wr_text_add(text, rt->kheat ? wr_kheat_how(rt->kheat) : "none (not asked for)");
+    if (rt->kheat)
+        add_number(text, ", groups warmed ", wr_kheat_warmed(rt->kheat));
+    wr_text_add(text, "\n");
+}
+
 static void add_trace(struct wr_text *text, const struct weir_runtime *rt)
 {
     struct wr_ktrace_told told;
@@ -315,6 +325,7 @@ static void add_report(struct wr_text *text, struct weir_runtime *rt)
     add_backends(text, rt);
     add_regions(text, rt);
     add_objects(text, rt, &stats);
+    add_heat(text, rt);
     add_trace(text, rt);
     add_seed_lines(text, &stats);
     add_times(text, &stats);

@@ -296,6 +296,8 @@ static int build_paging(struct weir_runtime *rt)
         error = wr_reclaim_start(rt->reclaim, rt->kpaged);
     if (error == WEIR_OK)
         error = wr_sweep_open(&rt->space, &rt->sweep);
+    if (error == WEIR_OK)
+        error = wr_kheat_open(&rt->space, s->heat, "", &rt->kheat);
     if (error == WEIR_OK && *s->trace)
         error = wr_ktrace_open(&rt->space, s->trace, &rt->ktrace);
     return error;
@@ -329,6 +331,7 @@ static int build(struct weir_runtime *rt)
 
 static void demolish(struct weir_runtime *rt)
 {
+    wr_kheat_close(rt->kheat);
     wr_sweep_close(rt->sweep);
     wr_ahead_close(rt->space.ahead);
     wr_reclaim_stop(rt->reclaim);

@@ -12,6 +12,7 @@
  */
 
 #include "runtime/memory/object.h"
+#include "runtime/paging/kheat.h"
 #include "runtime/paging/ktrace.h"
 #include "runtime/paging/reclaim.h"
 #include "runtime/paging/sweep.h"
@@ -26,6 +27,7 @@ struct weir_runtime {
     struct wr_reclaim *reclaim;
     struct wr_kpaged *kpaged;
     struct wr_sweep *sweep;
+    struct wr_kheat *kheat;   /* NULL: no source of heat was asked for */
     struct wr_ktrace *ktrace; /* NULL: no trace was asked for */
     struct wr_swap *swap;
     struct weir_options settings; /* strings are copies */
