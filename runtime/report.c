@@ -48,7 +48,7 @@ void wr_report_gauges(struct weir_runtime *rt, struct weir_stats *stats)
     wr_swap_usage(rt->swap, &stats->slots_used, &stats->slots_total);
     stats->page_table_bytes = tables > 0 ? bytes_of((uint64_t)tables) : 0;
     stats->metadata_bytes = wr_space_metadata(space) + wr_swap_metadata(rt->swap) +
-                            wr_aging_metadata(space->aging);
+                            wr_aging_metadata(space->aging) + wr_ktrace_metadata(rt->ktrace);
     wr_gate_leave(pass);
 }
 
@@ -200,6 +200,31 @@ static void add_objects(struct wr_text *text, const struct weir_runtime *rt,
     wr_text_add(text, "\n");
 }
 
+/* Who else tells which pages are used, and why he, or nobody. */
+static void add_heat(struct wr_text *text, const struct weir_runtime *rt)
+{
+    wr_text_add(text, "heat: ");
+    wr_text_add(text, rt->kheat ? wr_kheat_how(rt->kheat) : "none (not asked for)");
+    if (rt->kheat)
+        add_number(text, ", groups warmed ", wr_kheat_warmed(rt->kheat));
+    wr_text_add(text, "\n");
+}
+
+static void add_trace(struct wr_text *text, const struct weir_runtime *rt)
+{
+    struct wr_ktrace_told told;
+
+    if (!rt->ktrace)
+        return;
+    told = wr_ktrace_told(rt->ktrace);
+    wr_text_add(text, "trace: ");
+    wr_text_add(text, told.path);
+    add_number(text, ", records ", told.records);
+    add_number(text, ", lost ", told.lost);
+    wr_text_add(text, told.is_failed ? "; it ended early, the file could not be written" : "");
+    wr_text_add(text, "\n");
+}
+
 /* The four lines of the seed: "I modified the Alt-SysReq-M key to have a better understanding of
  * what's going on in the system". To the letter, so that what parses them parses these. */
 static void add_seed_lines(struct wr_text *text, const struct weir_stats *s)
@@ -301,6 +326,8 @@ static void add_report(struct wr_text *text, struct weir_runtime *rt)
     add_backends(text, rt);
     add_regions(text, rt);
     add_objects(text, rt, &stats);
+    add_heat(text, rt);
+    add_trace(text, rt);
     add_seed_lines(text, &stats);
     add_times(text, &stats);
     wr_gate_leave(pass);

@@ -150,9 +150,13 @@ static int refuse_budget(const struct weir_runtime *rt)
 
 static int copy_strings(struct weir_runtime *rt)
 {
-    const char **fields[3] = {&rt->settings.backends, &rt->settings.engine, &rt->settings.trap};
+    const char **fields[] = {&rt->settings.backends, &rt->settings.engine, &rt->settings.trap,
+                             &rt->settings.trace, &rt->settings.heat};
 
-    for (int i = 0; i < 3; i++) {
+    _Static_assert(sizeof(fields) / sizeof(fields[0]) ==
+                       sizeof(rt->strings) / sizeof(rt->strings[0]),
+                   "every text of the settings has its copy");
+    for (size_t i = 0; i < sizeof(fields) / sizeof(fields[0]); i++) {
         rt->strings[i] = strdup(*fields[i]);
         if (!rt->strings[i])
             return WEIR_ENOMEM;
@@ -293,6 +297,10 @@ static int build_paging(struct weir_runtime *rt)
         error = wr_reclaim_start(rt->reclaim, rt->kpaged);
     if (error == WEIR_OK)
         error = wr_sweep_open(&rt->space, &rt->sweep);
+    if (error == WEIR_OK)
+        error = wr_kheat_open(&rt->space, s->heat, "", &rt->kheat);
+    if (error == WEIR_OK && *s->trace)
+        error = wr_ktrace_open(&rt->space, s->trace, &rt->ktrace);
     return error;
 }
 
@@ -324,12 +332,14 @@ static int build(struct weir_runtime *rt)
 
 static void demolish(struct weir_runtime *rt)
 {
+    wr_kheat_close(rt->kheat);
     wr_sweep_close(rt->sweep);
     wr_ahead_close(rt->space.ahead);
     wr_reclaim_stop(rt->reclaim);
     wr_kpaged_stop(rt->kpaged);
     wr_kpaged_close(rt->kpaged);
     wr_swap_close(rt->swap);
+    wr_ktrace_close(rt->ktrace); /* after whoever evicts */
     wr_staging_fini(&rt->space.staging);
     wr_cache_fini(&rt->space.cache);
     wr_pages_fini(&rt->space.pages);
@@ -340,7 +350,7 @@ static void demolish(struct weir_runtime *rt)
         rt->host->ops->close(rt->host);
     }
     free(rt->stats);
-    for (int i = 0; i < 3; i++)
+    for (size_t i = 0; i < sizeof(rt->strings) / sizeof(rt->strings[0]); i++)
         free(rt->strings[i]);
     wr_lock_fini(&rt->lock);
     wr_lock_fini(&rt->backends_lock);

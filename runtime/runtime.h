@@ -12,6 +12,8 @@
  */
 
 #include "runtime/memory/object.h"
+#include "runtime/paging/kheat.h"
+#include "runtime/paging/ktrace.h"
 #include "runtime/paging/reclaim.h"
 #include "runtime/paging/sweep.h"
 #include "runtime/swap/swap.h"
@@ -25,9 +27,11 @@ struct weir_runtime {
     struct wr_reclaim *reclaim;
     struct wr_kpaged *kpaged;
     struct wr_sweep *sweep;
+    struct wr_kheat *kheat;   /* NULL: no source of heat was asked for */
+    struct wr_ktrace *ktrace; /* NULL: no trace was asked for */
     struct wr_swap *swap;
     struct weir_options settings; /* strings are copies */
-    char *strings[3];             /* those copies       */
+    char *strings[5];             /* those copies       */
 
     struct wr_lock backends_lock; /* WR_RANK_BACKENDS */
     struct wr_lock lock;          /* WR_RANK_RUNTIME: regions and the budget */

@@ -101,6 +101,8 @@ struct weir_options {
     uint64_t fault_around_bytes; /* most that one touch of a stream maps at once; 0: one page  */
     uint64_t fault_readers;      /* faults that may wait for a back end at the same time       */
     uint64_t report_signal;      /* number of a signal that prints the report to stderr; 0: no */
+    const char *trace;           /* a file for a trace of all faults (weir_trace.h); "": none    */
+    const char *heat; /* "none", "auto", "idle", "damon", "perf": who else tells of use */
 
     weir_event_fn on_event; /* NULL: nobody listens                                       */
     void *event_context;

@@ -71,7 +71,11 @@ static const char *const unit_names[] = {
     NUMBER(fault_readers, "WEIR_FAULT_READERS", "64", UNIT_COUNT, 1, 64,                        \
            "faults that may wait for a back end at the same time")                              \
     NUMBER(report_signal, "WEIR_REPORT_SIGNAL", "0", UNIT_COUNT, 0, 64,                         \
-           "a signal that prints the report on standard error; 0: none")
+           "a signal that prints the report on standard error; 0: none")                        \
+    WORDS(trace, "WEIR_TRACE", "", NULL,                                                        \
+          "a file to which every fault is written, for weir_policy --trace; empty: none")       \
+    WORDS(heat, "WEIR_HEAT", "none", "none\0auto\0idle\0damon\0perf\0",                         \
+          "who else tells which pages are used, where the machine lets him; auto: the best")
 
 struct row {
     struct weir_setting told;

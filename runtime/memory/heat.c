@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #include "runtime/memory/heat.h"
 
+#include "runtime/memory/trace.h"
+
 /* A rise takes 15 % of what is missing, a fall 15 % of what is there. */
 #define HEAT_MOST 255u
 #define HEAT_RISE 39u  /* of 256 */
@@ -54,6 +56,11 @@ void wr_page_evict(struct wr_pages *pages, struct wr_hold *hold, enum wr_page_st
     wr_hold_set(hold, WR_PAGE_MAIN, false);
     wr_hold_set(hold, WR_PAGE_AHEAD, false);
     cool(pages, hold->number);
+    if (pages->trace)
+        wr_trace_put(pages->trace, pages->host->ops->now_ns(pages->host), WEIR_TRACE_EVICTED,
+                     atomic_load_explicit(&pages->chunks[hold->number / WR_CHUNK_PAGES].region,
+                                          memory_order_relaxed),
+                     hold->number);
 }
 
 uint32_t wr_page_distance(const struct wr_pages *pages, const struct wr_hold *hold)

@@ -121,6 +121,7 @@ struct wr_pages {
     /* Page tables may be of no use any more; any thread, signal. NULL: nobody asks. */
     void (*idle_table)(void *context);
     void *idle_table_context;
+    struct wr_trace *trace; /* trace.h; NULL: nobody asks. Constant while pages are touched */
 };
 
 /* A page held by its lock, with the descriptor it is to have. */
@@ -162,7 +163,6 @@ void wr_page_take(const struct wr_pages *pages, uint32_t number, struct wr_hold 
 bool wr_page_take_try(const struct wr_pages *pages, uint32_t number, struct wr_hold *hold);
 /* Publish what the hold says, unlock, wake who waits. Signal. */
 void wr_page_put(const struct wr_pages *pages, struct wr_hold *hold);
-
 /* Sleep until it is no longer READING, or somebody put it. Signal. */
 void wr_page_wait(const struct wr_pages *pages, uint32_t number);
 

@@ -63,6 +63,17 @@ static void find_end(struct wr_space *space)
                  last ? (last->first + whole_chunks(last->reserve_pages)) / WR_CHUNK_PAGES : 0);
 }
 
+/* An object has no addresses of its own. */
+static void set_place(struct wr_space *space, const struct wr_region *region, bool is_there)
+{
+    struct wr_place *place = &space->places[region->number];
+    uint64_t addr = is_there && !region->object ? region->addr : 0;
+
+    atomic_store_explicit(&place->first, region->first, memory_order_relaxed);
+    atomic_store_explicit(&place->pages, region->reserve_pages, memory_order_relaxed);
+    atomic_store_explicit(&place->addr, addr, memory_order_relaxed);
+}
+
 static void insert(struct wr_space *space, struct wr_region *region, uint32_t position)
 {
     memmove(space->by_page + position + 1, space->by_page + position,
@@ -71,6 +82,7 @@ static void insert(struct wr_space *space, struct wr_region *region, uint32_t po
     space->region_count++;
     find_end(space);
     atomic_fetch_add(&space->mapped_bytes, region->bytes);
+    set_place(space, region, true);
     name_chunks(space, region, region->number);
     /* The chunks name it before it can be found by its number. */
     atomic_store(&space->by_number[region->number], region);
@@ -215,6 +227,7 @@ void wr_space_abandon(struct wr_space *space, struct wr_region *region)
     WR_CHECK(atomic_load(&region->is_going));
     /* Sequentially consistent and before the wait for the gate: whoever enters later sees that the
      * pages have no owner and leaves their descriptors alone. */
+    set_place(space, region, false);
     name_chunks(space, region, 0);
     atomic_store(&space->by_number[region->number], NULL);
     wr_gate_wait(space->host);

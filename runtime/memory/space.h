@@ -20,6 +20,13 @@
 struct wr_ahead; /* readahead and aging, of the floor above: only carried here */
 struct wr_aging;
 
+/* Where a region is, for who may not enter the gate: relaxed, and true only while the chunks of its
+ * pages have its number. Address 0: there is none. */
+struct wr_place {
+    _Atomic(uint64_t) addr;
+    _Atomic(uint32_t) first, pages;
+};
+
 struct wr_space {
     /* Constant while the runtime is open. */
     struct wr_host *host;
@@ -42,7 +49,8 @@ struct wr_space {
     _Atomic(uint32_t) chunk_end;                               /* beyond the last chunk in use */
     _Atomic(uint64_t) mapped_bytes;                            /* sum of all regions           */
     _Atomic(struct wr_region *) by_number[WR_REGIONS_MAX + 1]; /* 0 stays NULL */
-    _Atomic(uint32_t) number_end; /* the highest number that was ever used */
+    _Atomic(uint32_t) number_end;               /* the highest number that was ever used */
+    struct wr_place places[WR_REGIONS_MAX + 1]; /* by number, too */
     /* Each entry is read by who has locked one of its pages, or is inside the gate. */
     _Atomic(struct weir_object *) objects[WR_OBJECTS_MAX];
     _Atomic(uint64_t) objects_bytes; /* of the objects' own tables */

@@ -56,6 +56,7 @@ static int join_read(struct fault *f)
         wr_page_wait(&f->space->pages, f->page);
     wr_stats_time(f->space->stats, WR_TIME_join, wr_touch_now(f) - begun);
     f->has_joined = true;
+    wr_touch_was(f, WEIR_TRACE_JOINED);
     wr_touch_count(f, WR_COUNT_swap_faults);
     wr_touch_count(f, WR_COUNT_reads_joined);
     wr_touch_count_here(f, WR_REGION_swap_faults);
@@ -129,6 +130,7 @@ static int store_protected(struct fault *f, struct wr_hold *hold, const struct w
     }
     wr_hold_set(&run.hold[0], WR_PAGE_FREED, false);
     wr_touch_count(f, WR_COUNT_faults_write);
+    wr_touch_was(f, WEIR_TRACE_WRITTEN);
     wr_ahead_mapped(f->space->ahead, plan, f->page, mapped);
     return wr_touch_done(f, &run.hold[0]);
 }
@@ -186,6 +188,7 @@ static int touch_view(struct fault *f, struct wr_hold *hold, const struct wr_pla
     if (store)
         wr_hold_set(hold, WR_PAGE_FREED, false);
     wr_touch_count(f, WR_COUNT_views_mapped);
+    wr_touch_was(f, WEIR_TRACE_VIEW);
     return wr_touch_done(f, hold);
 }
 
@@ -311,6 +314,17 @@ static int serve_once(struct fault *f)
     return error;
 }
 
+/* One load and a branch for who wants no trace. */
+static void record(const struct fault *f)
+{
+    struct wr_trace *trace = f->space->pages.trace;
+
+    if (trace && f->kind)
+        wr_trace_put(trace, wr_touch_now(f),
+                     f->kind | (f->access == WR_ACCESS_WRITE ? WEIR_TRACE_STORE : 0),
+                     f->region->number, f->page);
+}
+
 static int serve(struct fault *f)
 {
     struct wr_waited before = wr_stats_waited(), after;
@@ -329,6 +343,7 @@ static int serve(struct fault *f)
         wr_region_add(f->region, WR_REGION_waits, after.count - before.count);
         wr_region_add(f->region, WR_REGION_wait_ns, after.ns - before.ns);
     }
+    record(f);
     return error == WR_KERNEL_FULL ? WEIR_ENOMEM : error;
 }
 

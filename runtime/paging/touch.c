@@ -169,6 +169,7 @@ int wr_touch_empty(struct fault *f, struct wr_hold *hold, const struct wr_plan *
         return error;
     }
     wr_touch_count(f, WR_COUNT_faults_first_touch);
+    wr_touch_was(f, is_store ? WEIR_TRACE_FIRST : WEIR_TRACE_ZERO);
     wr_ahead_mapped(f->space->ahead, plan, f->page, mapped);
     error = wr_touch_done(f, &run.hold[0]);
     if (is_store)
@@ -193,6 +194,7 @@ int wr_touch_zero(struct fault *f, struct wr_hold *hold)
     f->has_frame = false;
     wr_page_move(hold, WR_PAGE_RESIDENT_ZERO, WR_PAGE_RESIDENT_DIRTY);
     wr_touch_count(f, WR_COUNT_faults_write);
+    wr_touch_was(f, WEIR_TRACE_WRITTEN);
     error = wr_touch_done(f, hold);
     wr_aging_arrived(f->space->aging, f->page, 1, 1, false);
     return error;
@@ -285,8 +287,9 @@ static int restore_clean_run(struct fault *f, struct wr_run *run, bool writable,
     return WEIR_OK;
 }
 
-static void count_found(const struct fault *f, enum wr_page_state state)
+static void count_found(struct fault *f, enum wr_page_state state)
 {
+    wr_touch_was(f, WEIR_TRACE_FOUND);
     wr_touch_count(f, WR_COUNT_swap_faults);
     wr_touch_count(f, WR_COUNT_cache_found);
     wr_touch_count_here(f, WR_REGION_swap_faults);
@@ -416,6 +419,7 @@ int wr_touch_out(struct fault *f, struct wr_hold *hold)
     }
     wr_touch_count(f, WR_COUNT_swap_faults);
     wr_touch_count(f, WR_COUNT_reads_demand);
+    wr_touch_was(f, WEIR_TRACE_READ);
     wr_touch_count_here(f, WR_REGION_swap_faults);
     wr_touch_count_here(f, WR_REGION_reads);
     is_proven = wr_hold_has(hold, WR_PAGE_MAIN);

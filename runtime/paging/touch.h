@@ -7,6 +7,7 @@
  */
 
 #include "runtime/memory/object.h"
+#include "runtime/memory/trace.h"
 #include "runtime/paging/aging.h"
 #include "runtime/paging/fault.h"
 #include "runtime/paging/run.h"
@@ -23,6 +24,7 @@ struct fault {
     bool is_pin;
     bool has_joined; /* waited for a read of somebody else's                  */
     bool has_frame;  /* taken from the budget and not yet given to the page */
+    uint8_t kind;    /* what it was, for the trace (enum weir_trace_kind); 0: nothing yet */
 };
 
 static inline uint64_t wr_touch_now(const struct fault *f)
@@ -53,6 +55,13 @@ static inline enum wr_hosted wr_touch_place(const struct fault *f, uint32_t page
     wr_object_mapped(f->region, page, pages);
     return f->space->host->ops->place(f->space->host, wr_region_addr(f->region, page), bytes, pages,
                                       protect, done_p);
+}
+
+/* What a touch was, for the trace; the first that is said counts. */
+static inline void wr_touch_was(struct fault *f, enum weir_trace_kind kind)
+{
+    if (f->kind == 0)
+        f->kind = (uint8_t)kind;
 }
 
 static inline void wr_touch_put(const struct fault *f, struct wr_hold *hold)

@@ -224,13 +224,13 @@ static void room_bell_wait(struct wr_host *host, struct wr_bell *bell, const int
                            uint32_t fd_count, uint64_t deadline_ns)
 {
     struct pollfd wait = {.fd = bell->fd, .events = POLLIN};
+    uint64_t now = room_now_ns(host);
+    struct timespec left = time_of(deadline_ns > now ? deadline_ns - now : 0);
     eventfd_t rung;
 
-    (void)host;
-    (void)deadline_ns;
     cr_assert_eq(fd_count, 0);
     (void)fds;
-    if (poll(&wait, 1, -1) > 0)
+    if (ppoll(&wait, 1, deadline_ns == WR_FOREVER ? NULL : &left, NULL) > 0)
         eventfd_read(bell->fd, &rung);
 }
 
