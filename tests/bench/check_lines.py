@@ -17,7 +17,7 @@ def wrong(line):
     if "ratio" not in line:
         return None if line.get("baseline_missing") else "has neither ratio nor baseline_missing"
     of, by = (line["weir"], line["baseline"])[:: 1 if line["better"] == "higher" else -1]
-    least = 4096 if line["unit"] == "bytes" else 0
+    least = {"bytes": 4096, "faults": 1}.get(line["unit"], 0)
     if not math.isclose(line["ratio"], max(of, least) / max(by, least), rel_tol=1e-3):
         return f"says ratio {line['ratio']} of {of} and {by}"
     return None
