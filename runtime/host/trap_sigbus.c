@@ -89,6 +89,17 @@ static void pass_on(struct sigaction *before, int number, siginfo_t *info, void 
         syscall(SYS_tgkill, getpid(), (pid_t)syscall(SYS_gettid), number);
 }
 
+/* Nobody knows the address. It may have been a region's when the touch trapped, and sealed since:
+ * then the instruction, run again, meets SIGSEGV; anything else traps again, and is passed on. */
+static bool is_first_time(const siginfo_t *info)
+{
+    static _Thread_local uint64_t last;
+    bool is_first = info->si_code == BUS_ADRERR && last != (uintptr_t)info->si_addr;
+
+    last = (uintptr_t)info->si_addr;
+    return is_first;
+}
+
 static void on_bus(int number, siginfo_t *info, void *context)
 {
     int kept_errno = errno;
@@ -99,6 +110,8 @@ static void on_bus(int number, siginfo_t *info, void *context)
     if (fn && info->si_code > 0) {
         read_cause(context, &touch);
         answer = fn(&touch);
+        if (answer == WR_TRAP_FOREIGN && is_first_time(info))
+            answer = WR_TRAP_RETRY;
     }
     if (answer != WR_TRAP_RETRY) {
         /* Somebody who put a handler above ours may pass this on to us a second time, after we

@@ -44,17 +44,16 @@ int wr_touch_done(const struct fault *f, struct wr_hold *hold)
 /* The bug: what was wanted again goes to the wrong end of the queue. */
 static void be_oldest(struct wr_aging *aging, uint32_t page)
 {
-    uint64_t begin = atomic_load_explicit(&aging->small_begin, memory_order_relaxed);
+    struct wr_arrivals *small = &aging->small;
+    uint64_t begin = atomic_load_explicit(&small->begin, memory_order_relaxed);
 
     /* Not before the first that ever came, nor over the youngest. */
-    if (begin == 0 ||
-        atomic_load_explicit(&aging->small_end, memory_order_relaxed) - begin >=
-            aging->small_room / 2 ||
-        !atomic_compare_exchange_strong_explicit(&aging->small_begin, &begin, begin - 1,
+    if (begin == 0 || wr_arrivals_count(small) >= small->room / 2 ||
+        !atomic_compare_exchange_strong_explicit(&small->begin, &begin, begin - 1,
                                                  memory_order_relaxed, memory_order_relaxed))
-        wr_aging_arrived(aging, page, 1, 1);
+        wr_aging_arrived(aging, page, 1, 1, false);
     else
-        atomic_store_explicit(&aging->small[(begin - 1) & (aging->small_room - 1)], page + 1,
+        atomic_store_explicit(&small->pages[(begin - 1) & (small->room - 1)], page + 1,
                               memory_order_relaxed);
 }
 

@@ -160,13 +160,13 @@ Test(region_move, leaves_no_addresses_tables_or_frames_behind, .timeout = 120)
     maps = count_maps();
     addresses = real_status_kib("VmSize:");
     tables = real_status_kib("VmPTE:");
-    for (uint64_t salt = 1; salt <= 60; salt++) {
+    for (uint64_t salt = 1; salt <= 24; salt++) {
         memory = move(memory, 0);
         real_check(memory, PAGES, salt - 1);
         real_fill(memory, PAGES, salt);
     }
     cr_expect_leq(count_maps(), maps + 4);
-    /* An arena of malloc() for a thread takes 64 MiB of addresses; sixty regions take 1920. */
+    /* An arena of malloc() for a thread takes 64 MiB of addresses; 24 regions take 768. */
     cr_expect_leq(real_status_kib("VmSize:"), addresses + (long)(256 * MIB / 1024));
     cr_expect_leq(real_status_kib("VmPTE:"), tables + 256);
     weir_close(rt);
@@ -260,7 +260,7 @@ Test(region_move, with_requests_in_flight_beside_others_that_run_on, .timeout = 
         keeper.memory = real_map(rt, 1500 * PAGE);
         memory = real_map(rt, PAGES * PAGE);
         cr_assert_eq(pthread_create(&thread, NULL, keep_main, &keeper), 0);
-        for (uint64_t round = 0; round < 6; round++) {
+        for (uint64_t round = 0; round < 3; round++) {
             real_fill(memory, PAGES, round);
             (void)weir_advise(memory, PAGES / 4 * PAGE, WEIR_WILLNEED);
             memory = move(memory, 0);
