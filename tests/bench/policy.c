@@ -6,9 +6,14 @@
  * Nothing but the choice of victims is compared: no readahead on either side, and a back end in
  * memory, beside the kernel's swap on zram. A page's first touch stores its content, all others
  * load and compare; so misses are pages read back, and first touches are none.
+ *
+ * Beside what is measured stands what weir_policy makes of the same touches with the same memory,
+ * the runtime's own share of it left out.
  */
 
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/resource.h>
 
 #include "runs.h"
@@ -81,22 +86,52 @@ void bench_run_policy(void)
     bench_memory_close(&memory);
 }
 
-static void print(const struct bench *bench, const struct bench_side sides[2],
-                  enum workload_kind kind)
+/* The misses of the same touches by the runtime's rules with nothing around them; -1: weir_policy
+ * did not run. */
+static double simulate(enum workload_kind kind, uint64_t pages, uint64_t budget, uint64_t accesses)
 {
+    char command[800], line[200];
+    double misses = -1;
+    FILE *output;
+
+    snprintf(command, sizeof(command),
+             "'%s' --rule=weir --kind=%u --pages=%llu --frames=%llu --touches=%llu", WEIR_POLICY,
+             (unsigned)kind, (unsigned long long)pages, (unsigned long long)(budget / BENCH_PAGE),
+             (unsigned long long)accesses);
+    output = popen(command, "re");
+    if (!output)
+        return -1;
+    if (fgets(line, sizeof(line), output)) {
+        const char *rule = strstr(line, " weir ");
+
+        misses = rule ? strtod(rule + strlen(" weir "), NULL) / 100 : -1;
+    }
+    return pclose(output) == 0 ? misses : -1;
+}
+
+static void print(const struct bench *bench, const struct bench_side sides[2],
+                  enum workload_kind kind, double simulated)
+{
+    const struct bench_series measured = bench_series(&sides[0], "miss_ratio");
+    /* Of a load without misses there is nothing to compare. */
+    const double of_simulated = simulated > 0 ? bench_result(&sides[0], "miss_ratio") / simulated
+                                              : -1;
+
     bench_print(bench, &(struct bench_line){
                            .point = workload_name(kind),
                            .metric = "miss_ratio",
                            .unit = "misses a touch",
                            .better = BENCH_LOWER,
-                           .weir = bench_series(&sides[0], "miss_ratio"),
+                           .weir = measured,
                            .baseline = bench_series(&sides[1], "miss_ratio"),
                            .baseline_name = sides[1].name,
                            .baseline_missing = sides[1].missing,
                            .also = {{"first_ratio", bench_result(&sides[0], "first_ratio")},
                                     {"soft_ratio", bench_result(&sides[0], "soft_ratio")},
                                     {"weir_ns", bench_result(&sides[0], "ns")},
-                                    {"baseline_ns", bench_result(&sides[1], "ns")}},
+                                    {"baseline_ns", bench_result(&sides[1], "ns")},
+                                    {"simulated", simulated},
+                                    {"of_simulated", of_simulated}},
                        });
 }
 
@@ -121,7 +156,7 @@ bool bench_drive_policy(struct bench *bench)
                             (unsigned long long)accesses);
         if (!bench_rounds(bench, sides, 2, bench->is_quick ? 1 : 3))
             return false;
-        print(bench, sides, kind);
+        print(bench, sides, kind, simulate(kind, pages, budget, accesses));
     }
     return true;
 }
