@@ -160,6 +160,7 @@ struct wr_host {
     uint32_t transient_frames; /* frames that revoke() may need beside those of the pages        */
     bool has_objects;          /* this kernel can trap touches of shared memory                  */
     bool protects_views;       /* and stores to a page that is mapped                            */
+    bool has_peers;            /* and do both for another process: see peer.h                    */
     char how[512];             /* for the report: which engine and why                           */
 };
 
