@@ -70,6 +70,25 @@ int weir_attached_map(struct weir_attached *attached, uint64_t offset, uint64_t 
     return error;
 }
 
+int weir_attached_pin(struct weir_attached *attached, void *address, uint64_t bytes,
+                      enum weir_access access)
+{
+    if (!attached || (access != WEIR_READ && access != WEIR_WRITE))
+        return WEIR_EINVAL;
+    if (wr_attached_is_forked(attached))
+        return WEIR_EFORKED;
+    return wr_attached_pin(attached, (uintptr_t)address, bytes, access == WEIR_WRITE);
+}
+
+int weir_attached_unpin(struct weir_attached *attached, void *address, uint64_t bytes)
+{
+    if (!attached)
+        return WEIR_EINVAL;
+    if (wr_attached_is_forked(attached))
+        return WEIR_EFORKED;
+    return wr_attached_unpin(attached, (uintptr_t)address, bytes);
+}
+
 int weir_attached_unmap(struct weir_attached *attached, void *address)
 {
     if (!attached || !address)

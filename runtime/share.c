@@ -11,6 +11,7 @@
 #include "runtime/host/peer.h"
 #include "runtime/memory/gate.h"
 #include "runtime/paging/fault.h"
+#include "runtime/paging/range.h"
 
 #define NS_MILLISECOND 1000000ull
 #define HELLO_NS       (5 * 1000 * NS_MILLISECOND) /* who says nothing for so long is sent away */
@@ -29,14 +30,18 @@ struct place {
     uint64_t addr, bytes; /* away */
 };
 
+struct places {
+    struct place *at;
+    uint32_t count, room;
+};
+
 /* All of it is kshare's alone, but what servers read: trap and link, constant once it is met. */
 struct peer {
     struct weir_object *object;
     int link, life, trap, pid;
     bool is_met;
     uint64_t deadline_ns; /* for its hello */
-    uint32_t view_count, view_room;
-    struct place *views;
+    struct places views, pins;
 };
 
 struct wr_share {
@@ -129,12 +134,43 @@ static void kserve(void *context)
 
 /* --- Peers: kshare --------------------------------------------------------------------------- */
 
+/* All or none of the pages; they are of one view. */
+static int change_pins(const struct place *range, bool pins, enum wr_access access)
+{
+    struct wr_pass pass = wr_gate_enter();
+    struct wr_region *view = wr_region_find(range->addr);
+    int error = WEIR_EINVAL;
+
+    if (view && range->bytes <= view->bytes - (range->addr - view->addr)) {
+        uint32_t page = wr_region_page(view, range->addr);
+        uint32_t count = (uint32_t)(range->bytes / WEIR_PAGE_BYTES);
+
+        error = pins ? wr_range_pin(view, page, count, access) : wr_range_unpin(view, page, count);
+    }
+    wr_gate_leave(pass);
+    return error;
+}
+
+static struct place take_out(struct places *list, uint32_t i)
+{
+    struct place place = list->at[i];
+
+    list->at[i] = list->at[--list->count];
+    return place;
+}
+
+/* With the pins that were made through it: who made them may not be there any more to undo them. */
 static void drop_view(const struct wr_share *share, struct peer *peer, uint32_t i)
 {
-    uint64_t addr = peer->views[i].addr;
+    struct place view = take_out(&peer->views, i);
 
-    peer->views[i] = peer->views[--peer->view_count];
-    WR_CHECK(wr_runtime_unmap_view(share->rt, addr) == WEIR_OK);
+    for (uint32_t k = peer->pins.count; k > 0; k--)
+        if (peer->pins.at[k - 1].addr - view.addr < view.bytes) {
+            struct place pin = take_out(&peer->pins, k - 1);
+
+            (void)change_pins(&pin, false, WR_ACCESS_READ);
+        }
+    WR_CHECK(wr_runtime_unmap_view(share->rt, view.addr) == WEIR_OK);
 }
 
 static void drop_peer(struct wr_share *share, uint32_t number)
@@ -149,8 +185,8 @@ static void drop_peer(struct wr_share *share, uint32_t number)
     }
     if (peer->is_met)
         wr_watch_remove(share->touches, peer->trap);
-    while (peer->view_count > 0)
-        drop_view(share, peer, peer->view_count - 1);
+    while (peer->views.count > 0)
+        drop_view(share, peer, peer->views.count - 1);
     wr_gate_wait(share->rt->host); /* a server may have found it */
     if (peer->is_met) {
         wr_peer_close(share->rt->host, number);
@@ -159,7 +195,8 @@ static void drop_peer(struct wr_share *share, uint32_t number)
     close(peer->link);
     wr_runtime_leave_object(peer->object);
     share->peers[number] = NULL;
-    free(peer->views);
+    free(peer->views.at);
+    free(peer->pins.at);
     free(peer);
 }
 
@@ -285,18 +322,18 @@ static bool greet(struct wr_share *share, uint32_t number)
     return wr_link_send(peer->link, &hello, sizeof(hello), peer->object->memory);
 }
 
-static bool has_room(struct peer *peer)
+static bool has_room(struct places *list)
 {
-    uint32_t room = peer->view_room ? 2 * peer->view_room : 16;
-    struct place *views;
+    uint32_t room = list->room ? 2 * list->room : 16;
+    struct place *at;
 
-    if (peer->view_count < peer->view_room)
+    if (list->count < list->room)
         return true;
-    views = realloc(peer->views, room * sizeof(*views));
-    if (!views)
+    at = realloc(list->at, room * sizeof(*at));
+    if (!at)
         return false;
-    peer->views = views;
-    peer->view_room = room;
+    list->at = at;
+    list->room = room;
     return true;
 }
 
@@ -312,13 +349,13 @@ static int map_view(struct wr_share *share, uint32_t number, const struct wr_ask
         ask->offset >= peer->object->bytes || ask->bytes > peer->object->bytes - ask->offset ||
         ask->addr == 0 || ask->addr >= limit || ask->bytes > limit - ask->addr)
         return WEIR_EINVAL;
-    for (uint32_t i = 0; i < peer->view_count; i++) {
-        const struct place *view = &peer->views[i];
+    for (uint32_t i = 0; i < peer->views.count; i++) {
+        const struct place *view = &peer->views.at[i];
 
         if (addr < view->addr + view->bytes && view->addr < addr + ask->bytes)
             return WEIR_EINVAL;
     }
-    if (!has_room(peer))
+    if (!has_room(&peer->views))
         return WEIR_ENOMEM;
     /* Nothing is mapped there yet, so this changes nothing; but it tells whether all of it traps.
      */
@@ -327,7 +364,7 @@ static int map_view(struct wr_share *share, uint32_t number, const struct wr_ask
         return WEIR_EINVAL;
     error = wr_runtime_adopt_view(peer->object, ask->offset, ask->bytes, addr);
     if (error == WEIR_OK)
-        peer->views[peer->view_count++] = (struct place){addr, ask->bytes};
+        peer->views.at[peer->views.count++] = (struct place){addr, ask->bytes};
     return error;
 }
 
@@ -335,18 +372,56 @@ static int unmap_view(struct wr_share *share, uint32_t number, uint64_t addr)
 {
     struct peer *peer = share->peers[number];
 
-    for (uint32_t i = 0; i < peer->view_count; i++)
-        if (peer->views[i].addr == wr_peer_addr(number, addr)) {
+    for (uint32_t i = 0; i < peer->views.count; i++)
+        if (peer->views.at[i].addr == wr_peer_addr(number, addr)) {
             drop_view(share, peer, i);
             return WEIR_OK;
         }
     return WEIR_ENOENT;
 }
 
+static bool is_range(const struct wr_ask *ask)
+{
+    return ask->addr < 1ull << WR_PEER_SHIFT && ask->bytes > 0 &&
+           ask->bytes <= WR_ASK_PIN_PAGES * WEIR_PAGE_BYTES &&
+           (ask->addr | ask->bytes) % WEIR_PAGE_BYTES == 0;
+}
+
+static int pin(struct places *pins, uint32_t number, const struct wr_ask *ask)
+{
+    const struct place range = {wr_peer_addr(number, ask->addr), ask->bytes};
+    int error;
+
+    if (!is_range(ask))
+        return WEIR_EINVAL;
+    if (pins->count == WR_PEER_PINS)
+        return WEIR_EBUSY;
+    if (!has_room(pins))
+        return WEIR_ENOMEM;
+    error = change_pins(&range, true, ask->offset & 1 ? WR_ACCESS_WRITE : WR_ACCESS_READ);
+    if (error == WEIR_OK)
+        pins->at[pins->count++] = range;
+    return error;
+}
+
+/* Only what it has pinned itself. */
+static int unpin(struct places *pins, uint32_t number, const struct wr_ask *ask)
+{
+    struct place range;
+
+    for (uint32_t i = pins->count; is_range(ask) && i > 0; i--)
+        if (pins->at[i - 1].addr == wr_peer_addr(number, ask->addr) &&
+            pins->at[i - 1].bytes == ask->bytes) {
+            range = take_out(pins, i - 1);
+            return change_pins(&range, false, WR_ACCESS_READ);
+        }
+    return WEIR_EINVAL;
+}
+
 /* False: it has gone, or is to be sent away. */
 static bool answer(struct wr_share *share, uint32_t number)
 {
-    const struct peer *peer = share->peers[number];
+    struct peer *peer = share->peers[number];
     struct wr_ask ask;
 
     switch (wr_link_receive(peer->link, &ask, sizeof(ask), NULL)) {
@@ -360,6 +435,12 @@ static bool answer(struct wr_share *share, uint32_t number)
     } else if (ask.kind == WR_ASK_UNMAP && ask.addr < 1ull << WR_PEER_SHIFT) {
         ask.error = unmap_view(share, number, ask.addr);
         ask.kind = WR_ASK_UNMAPPED;
+    } else if (ask.kind == WR_ASK_PIN) {
+        ask.error = pin(&peer->pins, number, &ask);
+        ask.kind = WR_ASK_PINNED;
+    } else if (ask.kind == WR_ASK_UNPIN) {
+        ask.error = unpin(&peer->pins, number, &ask);
+        ask.kind = WR_ASK_UNPINNED;
     } else {
         return false;
     }

@@ -23,7 +23,7 @@
 
 #define WR_LISTENERS_MAX 64u
 #define WR_SERVERS       8u
-#define WR_PEER_VIEWS    4096u /* an object has no more */
+#define WR_PEER_PINS     65536u /* ranges, of one attached process */
 
 /* Let other processes of the same user attach the object by this name. WEIR_EBUSY: the name is in
  * use, the object has one, or there are too many. The errors of wr_link_listen(). */

@@ -79,15 +79,28 @@ uint64_t weir_attached_bytes(const struct weir_attached *attached);
 /*
  * Map a view of [offset, offset + bytes), as weir_view_map() does in the owner, against whose limit
  * of WEIR_OBJECT_VIEWS_MAX it counts. Unmap it by weir_attached_unmap(). weir_advise() and
- * weir_pin() do not know such views: advise and pin in the owner. WEIR_EINVAL, WEIR_EBUSY,
- * WEIR_ENOMEM: as there. WEIR_ESTOPPED: the owner has ended. WEIR_EAGAIN: it does not answer within
- * ten seconds. WEIR_EFORKED.
+ * weir_pin() do not know such views: advise in the owner, and pin by weir_attached_pin().
+ * WEIR_EINVAL, WEIR_EBUSY, WEIR_ENOMEM: as there. WEIR_ESTOPPED: the owner has ended. WEIR_EAGAIN:
+ * it does not answer within ten seconds. WEIR_EFORKED.
  */
 int weir_attached_map(struct weir_attached *attached, uint64_t offset, uint64_t bytes,
                       void **address_p);
 
 /* Unmap the view that begins there. Waits as weir_detach() does. WEIR_ENOENT: there is none. */
 int weir_attached_unmap(struct weir_attached *attached, void *address);
+
+/*
+ * As weir_pin() and weir_unpin(), for a range of one view: its pages stay in memory, for all
+ * processes, and mapped here, so that system calls find them. The same range is to be unpinned as
+ * often; what is left is undone when the view is unmapped, or the process ends. The owner is asked
+ * for 512 pages at a time.
+ * WEIR_EIO, WEIR_EFULL, WEIR_ENOMEM: as there. WEIR_EINVAL: not inside one view, or not pinned.
+ * WEIR_EBUSY: too many pins of a page, or 65536 such ranges of the process. WEIR_ESTOPPED,
+ * WEIR_EAGAIN, WEIR_EFORKED: as above.
+ */
+int weir_attached_pin(struct weir_attached *attached, void *address, uint64_t bytes,
+                      enum weir_access access);
+int weir_attached_unpin(struct weir_attached *attached, void *address, uint64_t bytes);
 
 #pragma GCC visibility pop
 #ifdef __cplusplus

@@ -49,7 +49,17 @@ struct weir_attached {
     pthread_mutex_t lock; /* keeps the rest */
     pthread_cond_t changed;
     struct view *views;
+    struct pinning *pinnings;
+    uint64_t pin_number;
     bool is_over; /* the owner has ended */
+};
+
+/* One that waits for the owner's answer. */
+struct pinning {
+    struct pinning *next;
+    uint64_t number;
+    bool is_answered;
+    int error;
 };
 
 static void *pointer_of(uint64_t addr)
@@ -123,11 +133,22 @@ static void leave(struct weir_attached *attached, struct view **at)
 
 /* --- What the owner says: kwatch ------------------------------------------------------------- */
 
+static void hear_of_pin(struct weir_attached *attached, const struct wr_ask *ask)
+{
+    for (struct pinning *p = attached->pinnings; p; p = p->next)
+        if (p->number == ask->offset >> 1) {
+            p->error = ask->error;
+            p->is_answered = true;
+        }
+}
+
 static void hear(struct weir_attached *attached, const struct wr_ask *ask)
 {
     struct view **at = find(attached, ask->addr);
     struct view *view = *at;
 
+    if (ask->kind == WR_ASK_PINNED || ask->kind == WR_ASK_UNPINNED)
+        hear_of_pin(attached, ask);
     if (!view)
         return;
     if (ask->kind == WR_ASK_MAPPED && view->state == VIEW_ASKED) {
@@ -468,6 +489,100 @@ int wr_attached_unmap(struct weir_attached *attached, uint64_t addr)
         (void)await(attached, has_left, addr);
         error = WEIR_OK;
     }
+    pthread_mutex_unlock(&attached->lock);
+    return error;
+}
+
+/* --- Pins ------------------------------------------------------------------------------------ */
+
+static bool is_pin_answered(struct weir_attached *attached, uint64_t number)
+{
+    const struct pinning *p = attached->pinnings;
+
+    while (p && p->number != number)
+        p = p->next;
+    return attached->is_over || !p || p->is_answered;
+}
+
+/* Under the lock, which others have while the owner is waited for. */
+static int ask_to_pin(struct weir_attached *attached, struct wr_ask *ask)
+{
+    struct pinning own = {.next = attached->pinnings, .number = ++attached->pin_number};
+    struct pinning **at = &attached->pinnings;
+
+    ask->offset |= own.number << 1;
+    if (attached->is_over)
+        return WEIR_ESTOPPED;
+    if (!wr_link_send(attached->link, ask, sizeof(*ask), -1))
+        return WEIR_EAGAIN;
+    attached->pinnings = &own;
+    (void)await(attached, is_pin_answered, own.number);
+    while (*at != &own)
+        at = &(*at)->next;
+    *at = own.next;
+    if (own.is_answered)
+        return own.error;
+    return attached->is_over ? WEIR_ESTOPPED : WEIR_EAGAIN;
+}
+
+/* Piece by piece; how far it came. */
+static int ask_by_pieces(struct weir_attached *attached, enum wr_ask_kind kind, int access,
+                         uint64_t addr, uint64_t bytes, uint64_t *done_p)
+{
+    uint64_t most = (uint64_t)WR_ASK_PIN_PAGES * WEIR_PAGE_BYTES;
+    int error = WEIR_OK;
+
+    *done_p = 0;
+    while (*done_p < bytes && error == WEIR_OK) {
+        struct wr_ask ask = {.kind = kind, .addr = addr + *done_p, .offset = (uint64_t)access};
+
+        ask.bytes = bytes - *done_p < most ? bytes - *done_p : most;
+        error = ask_to_pin(attached, &ask);
+        /* Who does not answer may yet do it. */
+        if (error == WEIR_OK || (error == WEIR_EAGAIN && kind == WR_ASK_PIN))
+            *done_p += ask.bytes;
+    }
+    return error;
+}
+
+/* The whole pages around the range, if they are of one view. */
+static bool widen(struct weir_attached *attached, uint64_t *addr, uint64_t *bytes)
+{
+    uint64_t page = WEIR_PAGE_BYTES, first = *addr / page * page, end;
+    const struct view *view = *find(attached, *addr);
+
+    if (!view || view->state != VIEW_MAPPED || *bytes == 0 ||
+        *bytes > view->bytes - (*addr - view->addr))
+        return false;
+    end = (*addr + *bytes + page - 1) / page * page;
+    *addr = first;
+    *bytes = end - first;
+    return true;
+}
+
+int wr_attached_pin(struct weir_attached *attached, uint64_t addr, uint64_t bytes, int access)
+{
+    int error = WEIR_EINVAL;
+    uint64_t done, undone;
+
+    pthread_mutex_lock(&attached->lock);
+    if (widen(attached, &addr, &bytes)) {
+        error = ask_by_pieces(attached, WR_ASK_PIN, access, addr, bytes, &done);
+        if (error != WEIR_OK)
+            (void)ask_by_pieces(attached, WR_ASK_UNPIN, 0, addr, done, &undone);
+    }
+    pthread_mutex_unlock(&attached->lock);
+    return error;
+}
+
+int wr_attached_unpin(struct weir_attached *attached, uint64_t addr, uint64_t bytes)
+{
+    int error = WEIR_EINVAL;
+    uint64_t done;
+
+    pthread_mutex_lock(&attached->lock);
+    if (widen(attached, &addr, &bytes))
+        error = ask_by_pieces(attached, WR_ASK_UNPIN, 0, addr, bytes, &done);
     pthread_mutex_unlock(&attached->lock);
     return error;
 }

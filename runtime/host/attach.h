@@ -26,4 +26,7 @@ bool wr_attached_is_forked(const struct weir_attached *attached);
 uint64_t wr_attached_bytes(const struct weir_attached *attached);
 int wr_attached_map(struct weir_attached *attached, uint64_t offset, uint64_t bytes,
                     uint64_t *addr_p);
+/* access: 0 to load, 1 to store. */
+int wr_attached_pin(struct weir_attached *attached, uint64_t addr, uint64_t bytes, int access);
+int wr_attached_unpin(struct weir_attached *attached, uint64_t addr, uint64_t bytes);
 int wr_attached_unmap(struct weir_attached *attached, uint64_t addr);

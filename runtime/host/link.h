@@ -37,8 +37,14 @@ enum wr_ask_kind {
     WR_ASK_UNMAP,   /* and no longer: nothing of it is mapped                    */
     WR_ASK_MAPPED,  /* from the owner: error says whether                        */
     WR_ASK_UNMAPPED,
-    WR_ASK_REFUSED /* from the owner: the page at addr cannot be had, see error */
+    WR_ASK_REFUSED, /* from the owner: the page at addr cannot be had, see error */
+    WR_ASK_PIN, /* to the owner: offset is a number of the asker's own, doubled, and 1 to store */
+    WR_ASK_UNPIN,
+    WR_ASK_PINNED, /* from the owner, to both: the same number */
+    WR_ASK_UNPINNED
 };
+
+#define WR_ASK_PIN_PAGES 512u /* at most by one of them, so that others are served in between */
 
 struct wr_ask {
     uint32_t kind;

@@ -5,6 +5,7 @@
 #include <weir/weir_share.h>
 
 #include <errno.h>
+#include <fcntl.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -258,6 +259,67 @@ Test(share, pages_of_a_stopped_process_leave)
     cr_assert_geq(real_stats(rt).pages_written, PAGES - 2 * BUDGET / PAGE);
     cr_assert_eq(kill(other, SIGCONT), 0);
     cr_assert_eq(share_end(other), 0);
+    weir_close(rt);
+}
+
+/* What is pinned over there stays, and is found by system calls; its pins end with the process. */
+static int pins_and_reads(const char *name)
+{
+    struct weir_attached *attached = share_attach(name);
+    char *memory = share_view(attached, 0, PAGES);
+    size_t bytes = 700 * PAGE;
+    int zeros = open("/dev/zero", O_RDONLY);
+
+    if (weir_attached_pin(attached, memory + 100, bytes - 200, WEIR_WRITE) != WEIR_OK)
+        return 1;
+    for (int i = 0; i < 200; i++) { /* the others press on */
+        if (read(zeros, memory, bytes) != (ssize_t)bytes)
+            return 2;
+        usleep(2000);
+    }
+    if (weir_attached_unpin(attached, memory + PAGE, PAGE) != WEIR_EINVAL ||
+        weir_attached_pin(attached, memory + PAGES * PAGE - 1, 2, WEIR_READ) != WEIR_EINVAL ||
+        weir_attached_pin(attached, memory, PAGE, WEIR_READ) != WEIR_OK)
+        return 3;
+    if (weir_attached_unpin(attached, memory + 100, bytes - 200) != WEIR_OK ||
+        weir_attached_unpin(attached, memory + 100, bytes - 200) != WEIR_EINVAL)
+        return 4;
+    return 0; /* one page is pinned still */
+}
+
+Test(share, what_is_pinned_over_there_stays)
+{
+    pid_t other = share_fork(pins_and_reads, "pins");
+    struct weir_runtime *rt = real_open(BUDGET, "mem:?size=64M");
+    struct weir_object *object = share_object(rt, PAGES, share_name("pins"));
+    void *memory;
+
+    cr_assert_eq(weir_view_map(object, 0, PAGES * PAGE, &memory), WEIR_OK);
+    share_begin();
+    for (uint64_t i = 0; i < 20; i++)
+        real_fill((char *)memory + 700 * PAGE, PAGES - 700, i);
+    cr_assert_eq(share_end(other), 0);
+    SHARE_AWAIT(weir_advise(memory, PAGE, WEIR_DISCARD) == WEIR_OK);
+    weir_close(rt);
+}
+
+/* All pages or none. */
+Test(share, what_is_too_much_to_pin_is_not_pinned)
+{
+    struct weir_runtime *rt = real_open(BUDGET, "mem:?size=64M");
+    struct weir_object *object = share_object(rt, PAGES, share_name("much"));
+    struct weir_attached *attached = share_attach("much");
+    void *memory = share_view(attached, 0, PAGES), *other;
+
+    real_fill(memory, PAGES, 1);
+    cr_expect_eq(weir_attached_pin(attached, memory, PAGES * PAGE, WEIR_WRITE), WEIR_ENOMEM);
+    cr_assert_eq(weir_view_map(object, 0, PAGES * PAGE, &other), WEIR_OK);
+    cr_expect_eq(weir_advise(other, PAGES * PAGE / 2, WEIR_DISCARD), WEIR_OK, "none is pinned");
+    cr_expect_eq(weir_attached_pin(attached, memory, PAGE, WEIR_READ), WEIR_OK);
+    cr_expect_eq(weir_advise(other, PAGE, WEIR_DISCARD), WEIR_EBUSY);
+    cr_expect_eq(weir_attached_unmap(attached, memory), WEIR_OK);
+    cr_expect_eq(weir_advise(other, PAGE, WEIR_DISCARD), WEIR_OK, "its pins went with the view");
+    cr_expect_eq(weir_detach(attached), WEIR_OK);
     weir_close(rt);
 }
 
