@@ -192,7 +192,7 @@ static void drop_peer(struct wr_share *share, uint32_t number)
         wr_peer_close(share->rt->host, number);
         note(share, peer, " is no longer attached to an object");
     }
-    close(peer->link);
+    wr_link_close(peer->link);
     wr_runtime_leave_object(peer->object);
     share->peers[number] = NULL;
     free(peer->views.at);
@@ -263,7 +263,7 @@ static void meet(struct wr_share *share, uint32_t listener)
     refuse(peer, error);
     if (peer->life >= 0)
         close(peer->life);
-    close(peer->link);
+    wr_link_close(peer->link);
     wr_runtime_leave_object(peer->object);
     free(peer);
 }

@@ -311,10 +311,12 @@ static int start_watching(struct weir_attached *attached)
 
 static void let_go(struct weir_attached *attached)
 {
-    const int fds[7] = {attached->link,  attached->life, attached->trap, attached->memory,
+    const int fds[6] = {attached->life,  attached->trap, attached->memory,
                         attached->empty, attached->stop, attached->watch};
 
-    for (int i = 0; i < 7; i++)
+    if (attached->link >= 0)
+        wr_link_close(attached->link);
+    for (int i = 0; i < 6; i++)
         if (fds[i] >= 0)
             close(fds[i]);
     pthread_cond_destroy(&attached->changed);

@@ -121,7 +121,13 @@ void wr_link_unlisten(int listener, const char *name)
 {
     if (is_path(name))
         unlink(name);
-    close(listener);
+    wr_link_close(listener);
+}
+
+void wr_link_close(int link)
+{
+    (void)shutdown(link, SHUT_RDWR);
+    close(link);
 }
 
 int wr_link_accept(int listener, int *link_p)

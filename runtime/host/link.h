@@ -65,6 +65,9 @@ int wr_link_accept(int listener, int *link_p);
 /* WEIR_ENOENT: nobody listens. WEIR_EAGAIN: too many at once. */
 int wr_link_connect(const char *name, int *link_p);
 
+/* The other hears of it at once, though a fork child of ours may have the link, too. */
+void wr_link_close(int link);
+
 /* Who is at the other end? life_p: a descriptor that is readable when that process has ended, or -1
  * where it cannot be seen from here. WEIR_EDENIED: another user. */
 int wr_link_meet(int link, int *life_p, int *pid_p);

@@ -11,6 +11,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <sys/wait.h>
@@ -374,6 +375,11 @@ static int owns_for_a_moment(const char *name)
     share_object(rt, PAGES, share_name(name));
     share_begin();
     usleep(400000);
+    if (fork() == 0) { /* as below */
+        prctl(PR_SET_PDEATHSIG, 0);
+        sleep(3);
+        _exit(0);
+    }
     kill(getpid(), SIGKILL);
     return 9;
 }
@@ -394,14 +400,21 @@ Test(share, a_killed_owner_ends_in_sigbus_and_an_event)
 
 Test(share, an_owner_that_closes_ends_in_sigbus_and_an_event)
 {
-    pid_t walker = share_fork(walks_until_the_end, "closes");
+    pid_t walker = share_fork(walks_until_the_end, "closes"), child;
     struct weir_runtime *rt = real_open(BUDGET, "mem:?size=64M");
 
     share_object(rt, PAGES, share_name("closes"));
     share_begin();
     usleep(300000);
+    child = fork(); /* which has all descriptors of ours, and keeps them */
+    if (child == 0) {
+        pause();
+        _exit(0);
+    }
     cr_assert_eq(weir_close(rt), WEIR_OK);
     cr_assert_eq(share_end(walker), 0);
+    kill(child, SIGKILL);
+    cr_assert_eq(share_end(child), -SIGKILL);
 }
 
 /* A page that cannot be read: SIGBUS there, and everything else goes on. */
