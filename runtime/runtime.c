@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "runtime/runtime.h"
+#include "runtime/share.h"
 
 #include <pthread.h>
 #include <signal.h>
@@ -415,6 +415,7 @@ int wr_runtime_open(const struct weir_options *options, struct wr_host *host,
 void wr_runtime_close(struct weir_runtime *rt)
 {
     strike_off(rt);
+    wr_share_close(rt);
     wr_runtime_end_objects(rt);
     while (rt->space.region_count > 0)
         WR_CHECK(wr_runtime_unmap(rt, rt->space.by_page[0]->addr) == WEIR_OK);

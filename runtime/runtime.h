@@ -29,6 +29,7 @@ struct weir_runtime {
     struct wr_sweep *sweep;
     struct wr_kheat *kheat;   /* NULL: no source of heat was asked for */
     struct wr_ktrace *ktrace; /* NULL: no trace was asked for */
+    struct wr_share *share;   /* NULL: no object was ever shared; set under WR_RANK_RUNTIME */
     struct wr_swap *swap;
     struct weir_options settings; /* strings are copies */
     char *strings[5];             /* those copies       */
@@ -64,6 +65,10 @@ int wr_runtime_create(struct weir_runtime *rt, uint64_t bytes, const char *name,
                       struct weir_object **object_p);
 int wr_runtime_map_view(struct weir_object *object, uint64_t offset, uint64_t bytes,
                         struct wr_region **view_p);
+/* A view that another process has mapped; an attached process has left. */
+int wr_runtime_adopt_view(struct weir_object *object, uint64_t offset, uint64_t bytes,
+                          uint64_t addr);
+void wr_runtime_leave_object(struct weir_object *object);
 /* WEIR_ENOENT: no view of this runtime begins there. */
 int wr_runtime_unmap_view(struct weir_runtime *rt, uint64_t addr);
 void wr_runtime_close_object(struct weir_object *object);

@@ -5,7 +5,7 @@
 #include <stdlib.h>
 
 #include "runtime/memory/gate.h"
-#include "runtime/runtime.h"
+#include "runtime/share.h"
 
 int wr_runtime_create(struct weir_runtime *rt, uint64_t bytes, const char *name,
                       struct weir_object **object_p)
@@ -30,6 +30,25 @@ int wr_runtime_map_view(struct weir_object *object, uint64_t offset, uint64_t by
     return error;
 }
 
+int wr_runtime_adopt_view(struct weir_object *object, uint64_t offset, uint64_t bytes,
+                          uint64_t addr)
+{
+    struct weir_runtime *rt = wr_runtime_of(object->space);
+    struct wr_region *view;
+    int error;
+
+    wr_lock_take(&rt->lock);
+    error = wr_object_adopt_view(object, offset, bytes, addr, &view);
+    wr_lock_drop(&rt->lock);
+    return error;
+}
+
+/* Under WR_RANK_RUNTIME. */
+static bool is_last_use(const struct weir_object *object)
+{
+    return object->is_closed && object->view_count == 0 && object->peer_count == 0;
+}
+
 static void end_object(struct weir_runtime *rt, struct weir_object *object)
 {
     struct wr_region *region = object->region;
@@ -48,9 +67,23 @@ void wr_runtime_close_object(struct weir_object *object)
     struct weir_runtime *rt = wr_runtime_of(object->space);
     bool is_last;
 
+    wr_share_hide(rt, object);
     wr_lock_take(&rt->lock);
     object->is_closed = true;
-    is_last = object->view_count == 0;
+    is_last = is_last_use(object);
+    wr_lock_drop(&rt->lock);
+    if (is_last)
+        end_object(rt, object);
+}
+
+void wr_runtime_leave_object(struct weir_object *object)
+{
+    struct weir_runtime *rt = wr_runtime_of(object->space);
+    bool is_last;
+
+    wr_lock_take(&rt->lock);
+    object->peer_count--;
+    is_last = is_last_use(object);
     wr_lock_drop(&rt->lock);
     if (is_last)
         end_object(rt, object);
@@ -84,7 +117,8 @@ int wr_runtime_unmap_view(struct weir_runtime *rt, uint64_t addr)
     object = view->object;
     wr_object_unmap_view(view);
     wr_lock_take(&rt->lock);
-    is_last = --object->view_count == 0 && object->is_closed;
+    object->view_count--;
+    is_last = is_last_use(object);
     wr_lock_drop(&rt->lock);
     free(view);
     if (is_last)

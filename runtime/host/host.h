@@ -166,6 +166,7 @@ struct wr_host {
     bool relocates_by_copy;    /* relocate() needs as many frames as pages in passing             */
     bool has_objects;          /* this kernel can trap touches of shared memory                  */
     bool protects_views;       /* and stores to a page that is mapped                            */
+    bool has_peers;            /* and do both for another process: see peer.h                    */
     char how[512];             /* for the report: which engine and why                           */
 };
 

@@ -226,6 +226,7 @@ static int choose_engine(struct wr_linux_host *linux, const struct wr_host_wish 
     linux->host.has_objects = linux->probe.has_objects;
     linux->host.protects_views = linux->probe.protects_views;
     linux->host.relocates_by_copy = linux->engine != WR_ENGINE_MOVE;
+    linux->host.has_peers = linux->probe.protects_views;
     linux->host.transient_frames = linux->engine == WR_ENGINE_MOVE && !linux->host.has_objects
                                        ? 0
                                        : WR_TRANSIENT;

@@ -110,6 +110,8 @@ static int linux_region_guard(struct wr_host *host, uint64_t addr, uint64_t byte
 static void linux_region_seal(struct wr_host *host, uint64_t addr, uint64_t bytes)
 {
     (void)host;
+    if (wr_is_away(addr))
+        return;
     /* In one step: at no moment can anybody else be given these addresses. */
     if (mmap(pointer_of(addr), bytes, PROT_NONE,
              MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) == MAP_FAILED)
@@ -119,7 +121,8 @@ static void linux_region_seal(struct wr_host *host, uint64_t addr, uint64_t byte
 static void linux_region_unmap(struct wr_host *host, uint64_t addr, uint64_t bytes)
 {
     (void)host;
-    munmap(pointer_of(addr), bytes);
+    if (!wr_is_away(addr))
+        munmap(pointer_of(addr), bytes);
 }
 
 static enum wr_hosted hosted_of(int error)
@@ -137,6 +140,7 @@ static enum wr_hosted linux_place(struct wr_host *host, uint64_t addr, const voi
     uint64_t length = pages * PAGE;
     uint64_t done = 0;
     enum wr_hosted result = WR_HOST_OK;
+    int trap = wr_linux_trap(linux_host(host), &addr);
 
     for (int again = 0; done < length;) {
         struct uffdio_copy request = {
@@ -146,7 +150,7 @@ static enum wr_hosted linux_place(struct wr_host *host, uint64_t addr, const voi
             .mode = UFFDIO_COPY_MODE_DONTWAKE | (protect ? UFFDIO_COPY_MODE_WP : 0),
         };
 
-        if (ioctl(linux_host(host)->uffd, UFFDIO_COPY, &request) == 0) {
+        if (ioctl(trap, UFFDIO_COPY, &request) == 0) {
             done = length;
             break;
         }
@@ -161,17 +165,45 @@ static enum wr_hosted linux_place(struct wr_host *host, uint64_t addr, const voi
     return result;
 }
 
-static enum wr_hosted linux_protect(struct wr_host *host, uint64_t addr, uint32_t pages, bool on)
+/* 0, or errno. */
+static int change_protection(int trap, uint64_t addr, uint64_t pages, bool on)
 {
     struct uffdio_writeprotect request = {
         .range = {.start = addr, .len = pages * PAGE},
         .mode = on ? UFFDIO_WRITEPROTECT_MODE_WP : UFFDIO_WRITEPROTECT_MODE_DONTWAKE,
     };
 
-    for (int again = 0; ioctl(linux_host(host)->uffd, UFFDIO_WRITEPROTECT, &request) != 0;)
+    for (int again = 0; ioctl(trap, UFFDIO_WRITEPROTECT, &request) != 0;)
         if (errno != EAGAIN || ++again > AGAIN_MAX)
-            return hosted_of(errno);
-    return WR_HOST_OK;
+            return errno;
+    return 0;
+}
+
+/* When this succeeds no store of that process can reach the pages: one that has ended maps nothing,
+ * and nothing is mapped where it has unmapped some of them by itself. */
+static enum wr_hosted protect_away(int trap, uint64_t addr, uint32_t pages)
+{
+    int error = change_protection(trap, addr, pages, true);
+
+    if (error == 0 || error == ESRCH)
+        return WR_HOST_OK;
+    for (uint32_t i = 0; error == ENOENT && i < pages; i++) {
+        error = change_protection(trap, addr + i * PAGE, 1, true);
+        if (error == 0)
+            error = ENOENT; /* the next */
+    }
+    return error == ENOENT || error == ESRCH ? WR_HOST_OK : WR_HOST_NOMEM;
+}
+
+static enum wr_hosted linux_protect(struct wr_host *host, uint64_t addr, uint32_t pages, bool on)
+{
+    bool is_away = wr_is_away(addr);
+    int trap = wr_linux_trap(linux_host(host), &addr), error;
+
+    if (is_away && on)
+        return protect_away(trap, addr, pages);
+    error = change_protection(trap, addr, pages, on);
+    return error ? hosted_of(error) : WR_HOST_OK;
 }
 
 /* Which of these pages are not the system's zero page? All of them, where nobody can tell: a page
@@ -486,6 +518,8 @@ static bool linux_is_mapped(struct wr_host *host, uint64_t addr)
     unsigned char there = 0;
 
     (void)host;
+    if (wr_is_away(addr)) /* the kernel has just said that something is there */
+        return true;
     return mincore(pointer_of(addr), PAGE, &there) == 0 && (there & 1);
 }
 

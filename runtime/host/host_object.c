@@ -51,8 +51,8 @@ static void linux_object_close(struct wr_host *host, int object)
     close(object);
 }
 
-/* Map it where nobody is, first without access: what mlockall() has asked for would be filled. */
-static int map_quiet(int object, uint64_t offset, uint64_t bytes, void **area_p)
+/* First without access: what mlockall() has asked for would be filled. */
+int wr_object_map_quiet(int object, uint64_t offset, uint64_t bytes, void **area_p)
 {
     void *area;
     int error = wr_reserve(bytes, VIEW_ALIGN, &area);
@@ -81,7 +81,7 @@ static int linux_view_map(struct wr_host *host, int object, uint64_t offset, uin
                 (host->protects_views ? UFFDIO_REGISTER_MODE_WP : 0),
     };
     void *area;
-    int error = map_quiet(object, offset, bytes, &area);
+    int error = wr_object_map_quiet(object, offset, bytes, &area);
 
     if (error)
         return error == EPERM || error == EACCES ? WEIR_EDENIED : WEIR_ENOMEM;
@@ -111,6 +111,7 @@ static enum wr_hosted linux_reveal(struct wr_host *host, uint64_t addr, uint32_t
 {
     uint64_t length = pages * PAGE, done = 0;
     enum wr_hosted result = WR_HOST_OK;
+    int trap = wr_linux_trap(linux_host(host), &addr);
 
     for (int again = 0; done < length && result == WR_HOST_OK;) {
         struct uffdio_continue request = {
@@ -118,7 +119,7 @@ static enum wr_hosted linux_reveal(struct wr_host *host, uint64_t addr, uint32_t
             .mode = UFFDIO_CONTINUE_MODE_DONTWAKE | (protect ? UFFDIO_CONTINUE_MODE_WP : 0),
         };
 
-        if (ioctl(linux_host(host)->uffd, UFFDIO_CONTINUE, &request) == 0)
+        if (ioctl(trap, UFFDIO_CONTINUE, &request) == 0)
             done = length;
         else if (request.mapped > 0)
             done += (uint64_t)request.mapped;

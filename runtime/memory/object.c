@@ -109,13 +109,13 @@ static uint32_t free_view(const struct weir_object *object)
     return i;
 }
 
-int wr_object_map_view(struct weir_object *object, uint64_t offset, uint64_t bytes,
-                       struct wr_region **view_p)
+/* addr 0: at an address of the host's choice. */
+static int add_view(struct weir_object *object, uint64_t offset, uint64_t bytes, uint64_t addr,
+                    struct wr_region **view_p)
 {
     struct wr_space *space = object->space;
     uint32_t number = free_view(object);
     struct wr_region *view;
-    uint64_t addr;
     int error;
 
     if (number == WR_VIEWS_MAX)
@@ -126,6 +126,7 @@ int wr_object_map_view(struct weir_object *object, uint64_t offset, uint64_t byt
     /* What knows a region by its serial, as readahead does, is about the object's pages. */
     *view = (struct wr_region){
         .space = space,
+        .addr = addr,
         .bytes = bytes,
         .reserve_bytes = bytes,
         .first = object->region->first + (uint32_t)(offset / PAGE),
@@ -136,7 +137,8 @@ int wr_object_map_view(struct weir_object *object, uint64_t offset, uint64_t byt
         .object = object,
         .view = number,
     };
-    error = space->host->ops->view_map(space->host, object->memory, offset, bytes, &addr);
+    error = addr ? WEIR_OK
+                 : space->host->ops->view_map(space->host, object->memory, offset, bytes, &addr);
     if (error == WEIR_OK) {
         view->addr = addr;
         atomic_store(&object->views[number], view);
@@ -158,6 +160,18 @@ int wr_object_map_view(struct weir_object *object, uint64_t offset, uint64_t byt
     object->view_count++;
     *view_p = view;
     return WEIR_OK;
+}
+
+int wr_object_map_view(struct weir_object *object, uint64_t offset, uint64_t bytes,
+                       struct wr_region **view_p)
+{
+    return add_view(object, offset, bytes, 0, view_p);
+}
+
+int wr_object_adopt_view(struct weir_object *object, uint64_t offset, uint64_t bytes, uint64_t addr,
+                         struct wr_region **view_p)
+{
+    return add_view(object, offset, bytes, addr, view_p);
 }
 
 void wr_object_unmap_view(struct wr_region *view)

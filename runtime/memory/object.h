@@ -18,9 +18,10 @@
  * `mappers`.
  *
  * Why no store is lost when a page is taken: the evictor holds the page's lock; he unmaps the page
- * in every view that is named, and on return of that call no processor has a translation left, so
- * that every later store traps, and its fault waits for the lock. Only then are the bytes copied,
- * and only then is the page given back to the kernel.
+ * in every view that is named (a view of another process he protects), and on return of that call
+ * no processor has a translation left that lets a store through, so that every later one traps, and
+ * its fault waits for the lock. Only then are the bytes copied, and only then is the page given
+ * back to the kernel, which unmaps it in every process.
  */
 
 #include "runtime/memory/mappers.h"
@@ -50,7 +51,8 @@ struct weir_object {
 
     /* Kept by WR_RANK_RUNTIME; the report looks at the count. */
     _Atomic(uint32_t) view_count;
-    bool is_closed; /* it goes with its last view */
+    uint32_t peer_count; /* processes that are attached */
+    bool is_closed;      /* it goes with the last of both */
 };
 
 /* An object of zeros. Under WR_RANK_RUNTIME. */
@@ -63,6 +65,9 @@ void wr_object_close(struct weir_object *object);
 /* A view of the object's pages from offset on. Under WR_RANK_RUNTIME. */
 int wr_object_map_view(struct weir_object *object, uint64_t offset, uint64_t bytes,
                        struct wr_region **view_p);
+/* A view that another process has mapped, at an address that is away (peer.h). */
+int wr_object_adopt_view(struct weir_object *object, uint64_t offset, uint64_t bytes, uint64_t addr,
+                         struct wr_region **view_p);
 /* Nobody is served in the view any more. Waits for faults: under no lock. */
 void wr_object_unmap_view(struct wr_region *view);
 

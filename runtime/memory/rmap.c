@@ -3,6 +3,7 @@
 /* The reverse map: see object.h. */
 
 #include "runtime/base/bug.h"
+#include "runtime/host/peer.h"
 #include "runtime/memory/object.h"
 
 #define PAGE        WEIR_PAGE_BYTES
@@ -104,11 +105,24 @@ static void add_pages(struct gathering *g, const struct weir_object *object, uin
     }
 }
 
-static enum wr_hosted drop_spans(struct wr_space *space, const struct wr_span *spans,
-                                 uint32_t count)
+/* No store gets through any more. What another process maps cannot be unmapped from here alone; it
+ * is protected, and who frees the page unmaps it there too. */
+static enum wr_hosted close_spans(struct wr_space *space, const struct wr_span *spans,
+                                  uint32_t count)
 {
-    space->host->ops->drop(space->host, spans, count);
-    return WR_HOST_OK;
+    enum wr_hosted result = WR_HOST_OK;
+    struct wr_span near[SPANS];
+    uint32_t near_count = 0;
+
+    for (uint32_t i = 0; i < count && result == WR_HOST_OK; i++) {
+        if (wr_is_away(spans[i].addr))
+            result = space->host->ops->protect(space->host, spans[i].addr, spans[i].pages, true);
+        else
+            near[near_count++] = spans[i];
+    }
+    if (near_count > 0 && result == WR_HOST_OK)
+        space->host->ops->drop(space->host, near, near_count);
+    return result;
 }
 
 static enum wr_hosted protect_spans(struct wr_space *space, const struct wr_span *spans,
@@ -266,7 +280,7 @@ static void read_pages(struct weir_object *object, struct wr_revoke *list, uint3
 /* The bug: every page of the object, whether it is a victim or not. */
 static void unmap_all(const struct weir_object *object)
 {
-    struct gathering g = {.space = object->space, .call = drop_spans};
+    struct gathering g = {.space = object->space, .call = close_spans};
     struct wr_pages *pages = &object->space->pages;
 
     for (uint32_t i = 0; i < object->region->pages; i++) {
@@ -285,7 +299,7 @@ static void unmap_all(const struct weir_object *object)
 
 static void revoke_of_object(struct weir_object *object, struct wr_revoke *list, uint32_t count)
 {
-    struct gathering g = {.space = object->space, .call = drop_spans};
+    struct gathering g = {.space = object->space, .call = close_spans};
     struct punch punch = {.object = object};
 
     if (wr_bug(WR_BUG_unmap_all))
@@ -295,10 +309,12 @@ static void revoke_of_object(struct weir_object *object, struct wr_revoke *list,
     flush(&g);
     count_unmapped(object, &g);
     for (uint32_t i = 0; i < count; i++)
-        object->mappers[index_of(list[i].addr)] = 0;
-    /* No view maps them any more, and no fault gets past their locks: the bytes stay as they are. A
-     * page that cannot be read is resident all the same; its next touch reveals it. */
-    read_pages(object, list, count);
+        list[i].result = WR_REVOKE_FAILED;
+    /* No view lets a store through any more, and no fault gets past their locks: the bytes stay as
+     * they are. A page that cannot be read is resident all the same, and its mappers stay named:
+     * its next touch reveals it, or unprotects it where it is away. */
+    if (g.result == WR_HOST_OK)
+        read_pages(object, list, count);
     for (uint32_t i = 0; i < count; i++)
         if (list[i].result == WR_REVOKED)
             punch_add(&punch, index_of(list[i].addr), 1);
@@ -358,7 +374,7 @@ enum wr_hosted wr_rmap_protect(struct wr_space *space, uint64_t addr, uint32_t p
     return g.result;
 }
 
-/* A view that shows the page and is not going. Inside the gate, it stays. */
+/* A view of this process that shows the page and is not going. Inside the gate, it stays. */
 static const struct wr_region *some_view(const struct weir_object *object, uint32_t page)
 {
     uint32_t end = atomic_load(&object->views_end);
@@ -366,7 +382,7 @@ static const struct wr_region *some_view(const struct weir_object *object, uint3
     for (uint32_t i = 0; i < end; i++) {
         const struct wr_region *view = atomic_load(&object->views[i]);
 
-        if (view && page >= view->first && page < wr_region_end(view) &&
+        if (view && !wr_is_away(view->addr) && page >= view->first && page < wr_region_end(view) &&
             !atomic_load(&view->is_going))
             return view;
     }

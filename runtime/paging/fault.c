@@ -352,17 +352,21 @@ static void tell(const struct fault *f, int error)
     char line[200];
     struct wr_text text;
 
+    if (wr_is_away(wr_touch_addr(f)) && error == WEIR_ENOENT)
+        return; /* a process that has just ended */
     wr_text_init(&text, line, sizeof(line));
-    wr_text_add(&text, "a touch of ");
-    wr_text_hex(&text, wr_touch_addr(f));
+    wr_text_add(&text,
+                wr_is_away(wr_touch_addr(f)) ? "an attached process's touch of " : "a touch of ");
+    wr_text_hex(&text, wr_peer_home(wr_touch_addr(f)));
     wr_text_add(&text, " cannot be served: ");
     wr_text_add(&text, weir_error_text(error));
     if (error == WEIR_EFULL)
         wr_text_add(&text, "; add a back end or make it larger (size=)");
     if (error == WEIR_ENOMEM)
         wr_text_add(&text, "; too much is pinned, or a memory cgroup is smaller than the budget");
-    wr_event(&f->space->events, wr_trap_is_last() ? WEIR_FATAL : WEIR_FAILURE, error, 0,
-             wr_touch_addr(f), line);
+    wr_event(&f->space->events,
+             !wr_is_away(wr_touch_addr(f)) && wr_trap_is_last() ? WEIR_FATAL : WEIR_FAILURE, error,
+             0, wr_peer_home(wr_touch_addr(f)), line);
 }
 
 /* Where stores to what is mapped cannot be trapped, every touch of a view may be one. */

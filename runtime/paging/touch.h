@@ -6,6 +6,7 @@
  * mapped are brought.
  */
 
+#include "runtime/host/peer.h"
 #include "runtime/memory/object.h"
 #include "runtime/memory/trace.h"
 #include "runtime/paging/aging.h"

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "runtime/host/peer.h"
 #include "runtime/memory/gate.h"
 #include "runtime/memory/object.h"
 #include "tests/unit/room_kit.h"
@@ -222,8 +223,77 @@ Test(rmap, what_cannot_be_read_stays)
     cr_expect_eq(room_host.punch.pages, 1);
     cr_expect_eq(room_host.punch.addr, 5 * PAGE);
     cr_expect_eq(room_host.release.frame, ROOM_FRAMES + 1, "its frame may have memory");
-    cr_expect_eq(object->mappers[9], 0, "and no view maps it");
+    cr_expect_eq(object->mappers[5], 0);
+    cr_expect(wr_mappers_has(object->mappers[9], view->view), "a view that is away may map it");
     unmap(view);
+}
+
+/* --- Views of other processes ---------------------------------------------------------------- */
+
+static struct wr_region *view_away(uint32_t first, uint32_t pages)
+{
+    struct wr_region *view = NULL;
+
+    cr_assert_eq(wr_object_adopt_view(object, first * PAGE, pages * PAGE,
+                                      wr_peer_addr(3, 0x7f0000200000), &view),
+                 WEIR_OK);
+    return view;
+}
+
+Test(rmap, what_is_away_is_protected_and_not_unmapped)
+{
+    struct wr_region *near, *away;
+    struct wr_revoke list[2];
+
+    open_object();
+    near = view_of(0, PAGES);
+    away = view_away(4, 100);
+    cr_expect_eq(wr_region_find(away->addr + 7 * PAGE), away);
+    map(near, 5);
+    map(near, 9);
+    map(away, 9);
+    revoke((const uint32_t[]){5, 9}, list, 2);
+    cr_expect_eq(room_host.protect.calls, 1);
+    cr_expect_eq(room_host.protect.addr, wr_region_addr(away, object->region->first + 9));
+    cr_expect_eq(room_host.drop.pages, 2);
+    cr_expect_eq(room_host.punch.pages, 5, "and freed, which unmaps them everywhere");
+    cr_expect_eq(list[0].result | list[1].result, WR_REVOKED);
+    cr_expect_eq(object->mappers[9], 0);
+    cr_expect_eq(unmapped(), 3);
+    unmap(away);
+    unmap(near);
+}
+
+/* A page that may still be stored to over there is not read, and stays whose it is. */
+Test(rmap, what_cannot_be_protected_stays)
+{
+    struct wr_region *away;
+    struct wr_revoke list[2];
+
+    open_object();
+    away = view_away(0, PAGES);
+    map(away, 5);
+    map(away, 6);
+    room_host.protect_result = WR_HOST_NOMEM;
+    revoke((const uint32_t[]){5, 6}, list, 2);
+    cr_expect_eq(list[0].result, WR_REVOKE_FAILED);
+    cr_expect_eq(list[1].result, WR_REVOKE_FAILED);
+    cr_expect_eq(room_host.read.calls + room_host.punch.calls + room_host.drop.calls, 0);
+    cr_expect(wr_mappers_has(object->mappers[5], away->view));
+    unmap(away);
+}
+
+/* What nobody waits for is not mapped into another process. */
+Test(rmap, no_page_comes_back_through_a_view_that_is_away)
+{
+    struct wr_region *away;
+
+    open_object();
+    away = view_away(0, PAGES);
+    cr_expect_neq(wr_rmap_place(&room_space, addr_of(8), wr_host_frame(&room_host.host, 3)),
+                  WR_HOST_OK);
+    cr_expect_eq(room_host.place.calls, 0);
+    unmap(away);
 }
 
 Test(rmap, pages_of_regions_and_objects_are_told_apart)

@@ -155,7 +155,7 @@ static enum wr_hosted room_protect(struct wr_host *host, uint64_t addr, uint32_t
     (void)host;
     cr_assert(on);
     note(&room_host.protect, addr, 0, pages);
-    return WR_HOST_OK;
+    return room_host.protect_result;
 }
 
 static int room_object_open(struct wr_host *host, uint64_t bytes, int *object_p)

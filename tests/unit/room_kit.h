@@ -36,7 +36,8 @@ struct room_host {
     uint8_t facts[WR_CHUNK_PAGES];          /* what the kernel would say of any range's pages */
     int facts_error;
     void (*on_unmap)(uint64_t addr); /* addresses are about to be anybody's; NULL: nobody asks */
-    int map_error;                   /* what region_map() returns; WEIR_OK: it succeeds */
+    enum wr_hosted protect_result;
+    int map_error; /* what region_map() returns; WEIR_OK: it succeeds */
 };
 
 struct room_events {
