@@ -22,8 +22,9 @@
 #define SAMPLE_US    5000u
 #define AGGREGATE_US 100000u
 #define UPDATE_US    1000000u
-/* Of an aggregation's samples, how many must have found it used: a tenth. */
-#define WARM_LEAST   (AGGREGATE_US / SAMPLE_US / 10)
+/* Of an aggregation's samples, how many must have found it used: one. The kernel clears accessed
+ * bits without flushing TLBs, so that what is used all the time is seen seldom. */
+#define WARM_LEAST   1u
 
 struct damon {
     struct wr_heat_source source; /* first */

@@ -206,17 +206,20 @@ static int choose_source(struct wr_kheat *k, const char *name, const char *root)
     static const struct wr_heat_source_ops *const all[] = {&wr_heat_perf, &wr_heat_idle,
                                                            &wr_heat_damon};
     bool is_auto = strcmp(name, "auto") == 0;
-    char reasons[600];
-    struct wr_text why, how;
+    char reasons[600], reason[200];
+    struct wr_text why, one, how;
     int error = WEIR_ENOSUPPORT;
 
     wr_text_init(&why, reasons, sizeof(reasons));
     for (size_t i = 0; i < sizeof(all) / sizeof(all[0]) && error == WEIR_ENOSUPPORT; i++) {
         if (!is_auto && strcmp(name, all[i]->name) != 0)
             continue;
-        if (why.length > 0)
-            wr_text_add(&why, "; ");
-        error = all[i]->open(root, &k->source, &why);
+        wr_text_init(&one, reason, sizeof(reason));
+        error = all[i]->open(root, &k->source, &one);
+        if (one.length == 0)
+            continue;
+        wr_text_add(&why, why.length > 0 ? "; " : "");
+        wr_text_add(&why, reason);
     }
     wr_text_init(&how, k->how, sizeof(k->how));
     wr_text_add(&how, k->source ? k->source->ops->name : "none");

@@ -113,6 +113,7 @@ Test(kheat, a_region_that_went_is_nobodys)
     ROOM_AWAIT(wr_kheat_warmed(kheat) >= 1);
     cr_expect_not_null(strstr(wr_kheat_how(kheat), "damon (chosen by itself; perf: "), "%s",
                        wr_kheat_how(kheat));
+    cr_expect_null(strstr(wr_kheat_how(kheat), "; )"), "%s", wr_kheat_how(kheat));
     atomic_store(&region->is_going, true);
     wr_space_abandon(&room_space, region);
     room_sleep_us(300000); /* a step may be under way */
