@@ -290,7 +290,8 @@ static void unmap_all(const struct weir_object *object)
             continue;
         add_pages(&g, object, i, 1);
         flush(&g);
-        object->mappers[i] = 0;
+        if (object->peer_count == 0) /* theirs are only protected */
+            object->mappers[i] = 0;
         wr_page_put(pages, &hold);
         wr_stats_count(object->space->stats, WR_COUNT_reclaim_marked);
     }
