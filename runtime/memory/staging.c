@@ -121,6 +121,23 @@ void wr_staging_queue(struct wr_staging *staging, struct wr_extent *extent, uint
     wr_lock_drop(&staging->lock);
 }
 
+void wr_staging_requeue(struct wr_staging *staging, const struct wr_segment *segment)
+{
+    wr_lock_take(&staging->lock);
+    push_locked(staging, segment, false);
+    wr_lock_drop(&staging->lock);
+}
+
+uint32_t wr_staging_queued(struct wr_staging *staging)
+{
+    uint32_t count;
+
+    wr_lock_take(&staging->lock);
+    count = staging->queue_count;
+    wr_lock_drop(&staging->lock);
+    return count;
+}
+
 bool wr_staging_peek(struct wr_staging *staging, uint32_t *target_p)
 {
     bool found;

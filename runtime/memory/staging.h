@@ -79,6 +79,9 @@ bool wr_staging_peek(struct wr_staging *staging, uint32_t *target_p);
 bool wr_staging_next(struct wr_staging *staging, uint32_t want, struct wr_segment *segment_p);
 /* Put a segment back as the oldest: its write failed. */
 void wr_staging_retry(struct wr_staging *staging, const struct wr_segment *segment);
+/* Put a segment back as the youngest, whatever is live in it. */
+void wr_staging_requeue(struct wr_staging *staging, const struct wr_segment *segment);
+uint32_t wr_staging_queued(struct wr_staging *staging);
 /* No page needs these frames any more: free their memory and give the frames back. */
 void wr_staging_release(struct wr_staging *staging, const struct wr_segment *segment);
 /* The same for the one frame of a CACHED_DIRTY page that is being taken back, by the holder of its

@@ -321,6 +321,44 @@ static void submit(struct wr_swap_lane *lane, struct wr_writeout *w, const struc
     }
 }
 
+/* Frames of a segment that no page needs any more, because a fault took its page back. They are
+ * left to be released with their segment; but a segment that cannot be written would keep them. */
+static uint32_t shed_segment(struct wr_space *space, struct wr_segment *segment)
+{
+    uint32_t shed = 0;
+
+    segment->live = 0;
+    for (uint32_t i = segment->from; i < segment->to; i++) {
+        struct wr_hold hold;
+
+        if (take_staged(space, segment->extent, i, &hold)) {
+            segment->live++;
+            wr_page_put(&space->pages, &hold);
+        } else if (wr_extent_holds(segment->extent, i)) {
+            wr_staging_release_one(&space->staging, wr_segment_frame(segment, i));
+            shed++;
+        }
+    }
+    return shed;
+}
+
+/* No slot is free: what of staging is of no use? How many frames came free. */
+static uint32_t shed_stale(struct wr_space *space)
+{
+    struct wr_staging *staging = &space->staging;
+    uint32_t rest = wr_staging_queued(staging), shed = 0;
+    struct wr_segment segment;
+
+    while (rest-- > 0 && wr_staging_next(staging, WR_EXTENT_FRAMES, &segment)) {
+        shed += shed_segment(space, &segment);
+        if (segment.live > 0)
+            wr_staging_requeue(staging, &segment);
+        else
+            wr_staging_release(staging, &segment);
+    }
+    return shed;
+}
+
 enum wr_laundered wr_launder(struct wr_lane *given)
 {
     struct wr_swap_lane *lane = (struct wr_swap_lane *)(void *)given;
@@ -334,6 +372,8 @@ enum wr_laundered wr_launder(struct wr_lane *given)
         return WR_LAUNDER_BUSY;
     (void)wr_staging_peek(&lane->swap->space->staging, &target);
     chosen = wr_choose(lane, target, &backend, &run);
+    if (chosen == WR_LAUNDER_FULL && shed_stale(lane->swap->space) > 0)
+        return WR_LAUNDER_NOTHING;
     if (chosen != WR_LAUNDERED)
         return chosen;
     w = free_writeout(lane, backend->number);

@@ -193,6 +193,26 @@ Test(swap, without_a_back_end_it_is_full)
     cr_expect_eq(used + total, 0);
 }
 
+Test(swap, while_it_is_full_what_was_taken_back_costs_no_memory)
+{
+    uint32_t held;
+
+    open_swap(NULL);
+    cr_assert_eq(put_in_queue(stage(0, C)), C);
+    for (uint32_t i = 0; i < C / 2; i++)
+        touch(i, WR_PAGE_CACHED_DIRTY);
+    held = atomic_load(&room_space.staging.held_count);
+    cr_expect_eq(launder(), WR_LAUNDER_NOTHING, "frames came free");
+    cr_expect_eq(atomic_load(&room_space.staging.held_count), held - C / 2);
+    cr_expect_eq(launder(), WR_LAUNDER_FULL, "and now nothing does");
+    for (uint32_t i = C / 2; i < C; i++)
+        touch(i, WR_PAGE_CACHED_DIRTY);
+    cr_expect_eq(launder(), WR_LAUNDER_NOTHING);
+    cr_expect_eq(atomic_load(&room_space.staging.held_count), 0u);
+    cr_expect_eq(wr_staging_queued(&room_space.staging), 0u);
+    expect_all_returned();
+}
+
 Test(swap, back_ends_are_filled_in_order)
 {
     uint64_t used, total;
