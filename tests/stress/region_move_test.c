@@ -59,6 +59,7 @@ static void move_full(struct weir_runtime *rt)
     const struct weir_region_options options = {.size = sizeof(options), .name = "mover"};
     struct weir_region_stats before, after;
     void *memory, *moved;
+    size_t resident;
 
     cr_assert_eq(weir_map(rt, PAGES * PAGE, &options, &memory), WEIR_OK);
     for (uint64_t salt = 0; salt < 6; salt++) {
@@ -67,13 +68,15 @@ static void move_full(struct weir_runtime *rt)
             real_check(memory, PAGES, salt); /* what is resident now is clean */
         (void)weir_advise(memory, 100 * PAGE, WEIR_WILLNEED);
         before = region_stats(memory);
+        resident = real_resident(memory, PAGES);
         moved = move(memory, 0);
         after = region_stats(moved);
         cr_expect_eq(after.address, moved);
         cr_expect_eq(after.bytes, PAGES * PAGE);
         cr_expect_str_eq(after.name, "mover");
         cr_expect_geq(after.faults, before.faults);
-        cr_expect_gt(real_resident(moved, PAGES), PAGES / 16, "what was resident stays so");
+        /* kswapd may be at work meanwhile. */
+        cr_expect_geq(real_resident(moved, PAGES), resident / 2, "what was resident stays so");
         cr_expect_eq(real_load_gives(memory), SIGSEGV);
         cr_expect_eq(weir_unmap(memory), WEIR_ENOENT);
         real_check(moved, PAGES, salt);
