@@ -255,8 +255,9 @@ static void *free_runs(void *argument)
 
         for (uint32_t i = 0; run && i < run->count; i++)
             wr_slots_free(&slots, run->place + i);
-        freer->work = NULL;
-        if (!run)
+        if (run)
+            freer->work = NULL;
+        else
             room_sleep_us(20);
     }
     return NULL;
