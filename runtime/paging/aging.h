@@ -4,14 +4,15 @@
 /*
  * Aging: which pages are to leave.
  *
- *   small     the queue of pages that were needed once, oldest first
- *   passing   the same for pages that came with a stream: they are expected to be of no use again,
- * so that they have a twentieth of memory to themselves and leave before all others do main pages
- * with WR_PAGE_MAIN: in no list; four hands go round the addresses, one for each generation of heat
- * (policy.h), and take what they meet list      the victims of one region, oldest first: kpaged
- * puts, kswapd takes (seed C12) write     kswapd's place in a list: whatever comes next, also what
- * must be written clean     another, which runs ahead of it and takes only what costs nothing to
- * drop window    how far ahead: 1 / cache_scan_ratio of the list (seed E19)
+ *   small    the queue of pages that were needed once, oldest first
+ *   passing  the same for pages that came with a stream: they are expected to be of no use again,
+ *            so that they have a twentieth of memory to themselves and leave before all others do
+ *   main     pages with WR_PAGE_MAIN: in no list; four hands go round the addresses, one for each
+ *            generation of heat (policy.h), and take what they meet
+ *   list     the victims of one region, oldest first: kpaged puts, kswapd takes (seed C12)
+ *   write    kswapd's place in a list: whatever comes next, also what must be written
+ *   clean    another, which runs ahead of it and takes only what costs nothing to drop
+ *   window   how far ahead: 1 / cache_scan_ratio of the list (seed E19)
  *
  * Always: kpaged only looks and decides. It takes no page lock, no mutex and not the gate, because
  * it runs when nobody else wants the processor and may be stopped anywhere, for long: what it does

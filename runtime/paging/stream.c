@@ -14,11 +14,12 @@
 #define NEAR         128 /* pages between a walk of stores and the walk that mapped them */
 
 /* Some of the walks a thread is in, and the touches that may begin another, apart: a thread that
- * also touches at random must not make us forget its walks. `next` is replaced next. */
+ * also touches at random must not make us forget its walks. */
 struct table {
     struct wr_stream walk[WALKS];
     struct wr_stream single[SINGLES];
-    uint8_t next_walk, next_single;
+    uint8_t next_single; /* is replaced next          */
+    uint32_t traps;      /* so far; it wraps around   */
 };
 
 static _Thread_local struct table touches, stores;
@@ -55,10 +56,26 @@ static bool is_neighbour(const struct wr_stream *single, uint32_t serial, uint32
     return single->serial == serial && (page == single->last + 1 || page + 1 == single->last);
 }
 
+/* How many traps ago did it move? */
+static uint32_t age(const struct table *table, const struct wr_stream *walk)
+{
+    return walk->serial ? table->traps - walk->moved : UINT32_MAX;
+}
+
+static struct wr_stream *oldest(struct table *table)
+{
+    struct wr_stream *found = &table->walk[0];
+
+    for (int i = 1; i < WALKS; i++)
+        if (age(table, &table->walk[i]) > age(table, found))
+            found = &table->walk[i];
+    return found;
+}
+
 static struct wr_stream *begin_walk(struct table *table, uint32_t serial, uint32_t page,
                                     int8_t direction)
 {
-    struct wr_stream *walk = &table->walk[table->next_walk++ % WALKS];
+    struct wr_stream *walk = oldest(table);
 
     *walk = (struct wr_stream){.serial = serial,
                                .last = page,
@@ -69,12 +86,27 @@ static struct wr_stream *begin_walk(struct table *table, uint32_t serial, uint32
     return walk;
 }
 
+/* Of several that it would continue, the one that moved last: another ended hereabouts, and what
+ * was learned of it, that it stores, say, is not true of this one. */
+static struct wr_stream *find_walk(struct table *table, uint32_t serial, uint32_t page)
+{
+    struct wr_stream *found = NULL;
+
+    for (int i = 0; i < WALKS; i++)
+        if (continues(&table->walk[i], serial, page) &&
+            (!found || age(table, &table->walk[i]) < age(table, found)))
+            found = &table->walk[i];
+    return found;
+}
+
 /* The walk that a trap belongs to; NULL: it is a single touch, and was remembered as one. */
 static struct wr_stream *find(struct table *table, uint32_t serial, uint32_t page)
 {
-    for (int i = 0; i < WALKS; i++)
-        if (continues(&table->walk[i], serial, page))
-            return &table->walk[i];
+    struct wr_stream *walk = find_walk(table, serial, page);
+
+    table->traps++;
+    if (walk)
+        return walk;
     for (int i = 0; i < SINGLES; i++)
         if (is_neighbour(&table->single[i], serial, page)) {
             table->single[i].serial = 0;
@@ -85,8 +117,9 @@ static struct wr_stream *find(struct table *table, uint32_t serial, uint32_t pag
     return NULL;
 }
 
-static void advance(struct wr_stream *walk, uint32_t page)
+static void advance(const struct table *table, struct wr_stream *walk, uint32_t page)
 {
+    walk->moved = table->traps;
     walk->last = page;
     if (beyond(walk, page, walk->edge) >= 0)
         walk->edge = ahead_of(walk, page, 1);
@@ -121,7 +154,7 @@ struct wr_stream *wr_stream_note(uint32_t serial, uint32_t page, bool is_hit, bo
         walk->window = (uint16_t)window_max;
     }
     if (walk)
-        advance(walk, page);
+        advance(&touches, walk, page);
     return walk;
 }
 
@@ -138,7 +171,7 @@ struct wr_stream *wr_stream_note_store(uint32_t serial, uint32_t page)
     struct wr_stream *walk = find(&stores, serial, page);
 
     if (walk)
-        advance(walk, page);
+        advance(&stores, walk, page);
     for (int i = 0; i < WALKS; i++)
         if (mapped_lately(&touches.walk[i], serial, page) &&
             (touches.walk[i].belief > 0 || (walk && walk->direction == touches.walk[i].direction)))

@@ -23,6 +23,7 @@ struct wr_stream {
     uint32_t last;   /* the page of its last trap                 */
     uint32_t edge;
     uint32_t asked;
+    uint32_t moved;   /* when it trapped last, by its thread's count of traps */
     uint16_t window;  /* pages of one request; 0: none made yet   */
     int8_t direction; /* 1, -1; 0: one touch, not yet a walk      */
     uint8_t belief;

@@ -75,6 +75,31 @@ Test(stream, an_eager_touch_is_a_walk_of_its_own)
     cr_expect_eq(touch(501), walk);
 }
 
+/* One that ended here once, and is remembered as one that stores, does not take over the walk that
+ * passes by. */
+Test(stream, the_walk_that_moved_last_goes_on)
+{
+    struct wr_stream *old = walk_up(20), *walk;
+
+    wr_stream_believe(old);
+    walk = walk_up(10);
+    cr_assert_neq(walk, old);
+    for (uint32_t page = 12; page < 40; page++) {
+        cr_expect_eq(touch(page), walk, "page %u", page);
+        cr_expect_eq(walk->belief, 0);
+    }
+}
+
+Test(stream, the_walk_that_rests_longest_is_forgotten)
+{
+    struct wr_stream *walk = walk_up(1000);
+
+    for (uint32_t i = 0; i < 40; i++) {
+        walk_up(10000 + 100 * i);
+        cr_expect_eq(touch(1002 + i), walk);
+    }
+}
+
 Test(stream, a_walk_may_leave_out_a_few)
 {
     struct wr_stream *walk = walk_up(10); /* edge 12 */
