@@ -36,6 +36,9 @@
 /* Pages of which there are two copies while they are taken. */
 #define WR_RMAP_GROUP 32u
 
+/* To free a page costs a look at each view: with so many of them, its neighbours go along. */
+#define WR_VIEWS_MANY 16u
+
 struct weir_object {
     /* Constant while it is open. */
     struct wr_space *space;
@@ -81,7 +84,9 @@ void wr_object_mapped(const struct wr_region *region, uint32_t page, uint32_t pa
 /*
  * What reclaim and hints do to pages, in every view that maps them; pages of ordinary regions go
  * straight to the host's function of the same name (host.h). Under the pages' locks, inside the
- * gate; pages in rising order share system calls.
+ * gate; pages in rising order share system calls. Pages of an object that are to be dropped may be
+ * among those that are revoked, with no frame to keep their bytes: to free neighbours costs no more
+ * than to free one.
  */
 void wr_rmap_drop(struct wr_space *space, const struct wr_span *spans, uint32_t count);
 void wr_rmap_revoke(struct wr_space *space, struct wr_revoke *list, uint32_t count);

@@ -267,9 +267,14 @@ static void read_pages(struct weir_object *object, struct wr_revoke *list, uint3
 
     for (uint32_t i = 0; i < count;) {
         uint32_t n = run_length(list + i, count - i);
-        bool is_read = host->ops->object_read(host, object->memory, list[i].addr & OFFSET_MASK,
-                                              list[i].frame, n);
+        bool is_read;
 
+        if (list[i].frame == WR_FRAME_NONE) {
+            i++;
+            continue;
+        }
+        is_read = host->ops->object_read(host, object->memory, list[i].addr & OFFSET_MASK,
+                                         list[i].frame, n);
         if (!is_read)
             host->ops->release(host, list[i].frame, n);
         for (uint32_t end = i + n; i < end; i++)
@@ -298,28 +303,61 @@ static void unmap_all(const struct weir_object *object)
     count_unmapped(object, &g);
 }
 
-static void revoke_of_object(struct weir_object *object, struct wr_revoke *list, uint32_t count)
+/* Unmap what is to be read. */
+static enum wr_hosted close_kept(struct weir_object *object, const struct wr_revoke *list,
+                                 uint32_t count)
 {
     struct gathering g = {.space = object->space, .call = close_spans};
+
+    for (uint32_t i = 0; i < count; i++)
+        if (list[i].frame != WR_FRAME_NONE)
+            add_pages(&g, object, index_of(list[i].addr), 1);
+    flush(&g);
+    count_unmapped(object, &g);
+    return g.result;
+}
+
+/* The kernel unmaps the others when they are freed. */
+static void count_dropped(struct weir_object *object, const struct wr_revoke *list, uint32_t count)
+{
+    struct gathering g = {.space = object->space};
+
+    for (uint32_t i = 0; i < count; i++)
+        if (list[i].frame == WR_FRAME_NONE)
+            add_pages(&g, object, index_of(list[i].addr), 1);
+    count_unmapped(object, &g);
+}
+
+static void revoke_of_object(struct weir_object *object, struct wr_revoke *list, uint32_t count)
+{
     struct punch punch = {.object = object};
+    bool is_closed;
 
     if (wr_bug(WR_BUG_unmap_all))
         unmap_all(object);
+    is_closed = close_kept(object, list, count) == WR_HOST_OK;
+    count_dropped(object, list, count);
     for (uint32_t i = 0; i < count; i++)
-        add_pages(&g, object, index_of(list[i].addr), 1);
-    flush(&g);
-    count_unmapped(object, &g);
-    for (uint32_t i = 0; i < count; i++)
-        list[i].result = WR_REVOKE_FAILED;
+        list[i].result = list[i].frame == WR_FRAME_NONE ? WR_REVOKED : WR_REVOKE_FAILED;
     /* No view lets a store through any more, and no fault gets past their locks: the bytes stay as
      * they are. A page that cannot be read is resident all the same, and its mappers stay named:
      * its next touch reveals it, or unprotects it where it is away. */
-    if (g.result == WR_HOST_OK)
+    if (is_closed)
         read_pages(object, list, count);
     for (uint32_t i = 0; i < count; i++)
         if (list[i].result == WR_REVOKED)
             punch_add(&punch, index_of(list[i].addr), 1);
     punch_now(&punch);
+}
+
+/* As many as there may be two copies of. */
+static uint32_t lot_of(const struct wr_revoke *list, uint32_t count)
+{
+    uint32_t n = 0, copies = 0;
+
+    while (n < count && (copies += list[n].frame != WR_FRAME_NONE) <= WR_RMAP_GROUP)
+        n++;
+    return n;
 }
 
 void wr_rmap_revoke(struct wr_space *space, struct wr_revoke *list, uint32_t count)
@@ -329,7 +367,7 @@ void wr_rmap_revoke(struct wr_space *space, struct wr_revoke *list, uint32_t cou
         uint32_t n = alike(space, &list->addr, sizeof(*list), count, &object);
 
         if (object) {
-            n = n < WR_RMAP_GROUP ? n : WR_RMAP_GROUP;
+            n = lot_of(list, n);
             revoke_of_object(object, list, n);
         } else {
             space->host->ops->revoke(space->host, list, n);

@@ -225,7 +225,7 @@ static struct wr_plan plan_for(struct fault *f, enum wr_page_state state, bool i
     else if (wr_state_is_cached(state))
         step = !is_ahead ? WR_STEP_CACHED : f->has_joined ? WR_STEP_LATE : WR_STEP_HIT;
     else if (f->region->object && f->presence == WR_PAGE_ABSENT)
-        step = WR_STEP_HIT;
+        step = WR_STEP_VIEW;
     else if (state != WR_PAGE_RESIDENT_CLEAN || f->presence == WR_PAGE_ABSENT)
         return (struct wr_plan){.around = 1, .direction = 1};
     return wr_ahead_note(f->space->ahead, f->region, f->page, step, is_store(f, state));

@@ -11,6 +11,7 @@
 
 #define QUEUE_ROOM 256u
 #define FETCHES    32u
+#define VIEW_SHIFT 18 /* serials of regions count from 1 */
 
 struct request {
     uint32_t page;
@@ -139,6 +140,13 @@ static void ask_ahead(struct wr_ahead *ahead, const struct wr_region *region,
     }
 }
 
+/* What is in memory already is mapped ahead only for a walk within one view: who goes through an
+ * object by many views wants one page in each. */
+static struct wr_stream *note_view(const struct wr_region *view, uint32_t page)
+{
+    return wr_stream_note(view->serial + ((view->view + 1) << VIEW_SHIFT), page, false, false, 0);
+}
+
 struct wr_plan wr_ahead_note(struct wr_ahead *ahead, const struct wr_region *region, uint32_t page,
                              enum wr_step step, bool is_store)
 {
@@ -151,6 +159,8 @@ struct wr_plan wr_ahead_note(struct wr_ahead *ahead, const struct wr_region *reg
         return plan;
     if (step == WR_STEP_STORE)
         stream = wr_stream_note_store(region->serial, page);
+    else if (step == WR_STEP_VIEW)
+        stream = note_view(region, page);
     else
         stream = wr_stream_note(region->serial, page, is_hit, pattern == WR_PATTERN_SEQUENTIAL,
                                 ahead->space->readahead_pages);

@@ -28,6 +28,7 @@ enum wr_step {
     WR_STEP_HIT,    /* it is in the cache because readahead brought it   */
     WR_STEP_LATE,   /* the same, but the thread had to wait for it       */
     WR_STEP_CACHED, /* it is in the cache for another reason             */
+    WR_STEP_VIEW,   /* it is in memory, but this view lacks it           */
     WR_STEP_STORE   /* it is mapped, and written for the first time      */
 };
 

@@ -5,23 +5,14 @@
 
 #include "runtime/base/bug.h"
 #include "runtime/memory/gate.h"
-#include "runtime/memory/object.h"
+#include "runtime/paging/evict.h"
 
-#define BATCH          WR_EXTENT_FRAMES
-#define GROUP_APART    8u   /* dirty pages that are locked together when they are no neighbours  */
-#define GROUP_TOGETHER 128u /* and when they are: one system call takes them */
+#define BATCH          WR_EVICT_LOT
 #define COLD_ROOM      64u
 #define STUCK_TRIES    20 /* fruitless rounds, a millisecond apart, before waiters are refused */
 #define NS_MILLISECOND 1000000ull
 #define GRACE_NS       (100 * NS_MILLISECOND) /* a cluster that does not fill up waits so long */
-#define DEFER_LESSON   4096u /* pages revoked between two looks at what deferring them was worth */
-#define KPAGED_TRIES   2     /* milliseconds that kpaged has to fill empty lists, if nobody waits */
-
-struct victim {
-    struct wr_hold hold;
-    uint64_t addr;
-    uint32_t frame; /* that keeps its bytes, or WR_FRAME_NONE */
-};
+#define KPAGED_TRIES   2 /* milliseconds that kpaged has to fill empty lists, if nobody waits */
 
 struct range {
     uint32_t page, count;
@@ -34,7 +25,6 @@ struct wr_reclaim {
     void *thread;
     _Atomic(bool) stop;
     _Atomic(bool) pressed;
-    uint32_t drop_batch;
     struct wr_kpaged *kpaged; /* NULL: there is none */
 
     /* Kept by `cold_lock` (WR_RANK_SWEEP): a ring. */
@@ -43,22 +33,11 @@ struct wr_reclaim {
     uint32_t cold_first, cold_count;
 
     /* Kept by kswapd. */
-    struct wr_extent *extent; /* being filled, or NULL                             */
-    uint32_t waits_seen;      /* of the threads that waited for frames             */
-    uint64_t staged_ns;       /* when a page was staged last                       */
-    uint64_t defer;           /* staged pages that are held back from writing      */
-    uint64_t revoked;         /* dirty pages staged since the last lesson          */
-    uint64_t found_seen;      /* of the counter of those that were wanted again    */
-    int patience;             /* tries left for kpaged in this activation          */
-    uint32_t chance_frame;    /* first of the chunk that takes victims; or none    */
-    uint32_t chance_used;     /* frames of it that are taken                       */
-    int launder_error;        /* why nothing can be written, or WEIR_OK            */
+    struct wr_evict evict;
+    uint32_t waits_seen; /* of the threads that waited for frames           */
+    int patience;        /* tries left for kpaged in this activation        */
+    int launder_error;   /* why nothing can be written, or WEIR_OK          */
     uint32_t pages[BATCH];
-    uint32_t dirty[BATCH];
-    struct victim victims[GROUP_TOGETHER];
-    struct wr_revoke revokes[GROUP_TOGETHER];
-    struct wr_span spans[GROUP_TOGETHER];
-    struct wr_copy copies[GROUP_TOGETHER];
 };
 
 enum round {
@@ -83,274 +62,6 @@ static enum wr_aging_mode mode_now(const struct wr_reclaim *r)
     return wr_aging_mode_now(&r->space->frames);
 }
 
-/* --- Dropping what costs nothing ------------------------------------------------------------- */
-
-/* Lock a victim if it is one still. */
-static bool seize(struct wr_reclaim *r, uint32_t page, bool dirty, struct victim *victim)
-{
-    struct wr_region *region = wr_space_region(r->space, page);
-    enum wr_page_state state;
-    bool is_freed, is_victim;
-
-    if (!region)
-        return false;
-    if (!wr_page_take_try(&r->space->pages, page, &victim->hold)) {
-        wr_aging_return(r->space->aging, page);
-        return false;
-    }
-    state = wr_hold_state(&victim->hold);
-    is_freed = wr_hold_has(&victim->hold, WR_PAGE_FREED);
-    if (dirty)
-        is_victim = state == WR_PAGE_RESIDENT_DIRTY && !is_freed;
-    else
-        is_victim = state == WR_PAGE_RESIDENT_CLEAN ||
-                    (state == WR_PAGE_RESIDENT_DIRTY && is_freed);
-    if (!is_victim || wr_hold_pins(&victim->hold) > 0) {
-        wr_page_put(&r->space->pages, &victim->hold);
-        wr_aging_return(r->space->aging, page);
-        return false;
-    }
-    victim->addr = wr_region_addr(region, page);
-    victim->frame = WR_FRAME_NONE;
-    return true;
-}
-
-/* A frame of the cache for a victim; the chunk that fills up becomes the youngest of the queue. */
-static uint32_t chance_take(struct wr_reclaim *r)
-{
-    struct wr_cache *cache = &r->space->cache;
-
-    if (r->chance_frame != WR_FRAME_NONE && r->chance_used == WR_CACHE_CHUNK) {
-        wr_cache_put(cache, r->chance_frame, true);
-        r->chance_frame = WR_FRAME_NONE;
-    }
-    if (r->chance_frame == WR_FRAME_NONE) {
-        r->chance_frame = wr_cache_take(cache, WR_CACHE_CHANCE);
-        r->chance_used = 0;
-    }
-    return r->chance_frame == WR_FRAME_NONE ? WR_FRAME_NONE : r->chance_frame + r->chance_used++;
-}
-
-/* A stream's pages do not: it has gone by. */
-static bool deserves_chance(const struct wr_hold *hold)
-{
-    return !wr_hold_has(hold, WR_PAGE_AHEAD) && !wr_hold_has(hold, WR_PAGE_FREED);
-}
-
-/* Copy the bytes of those victims that deserve it into the cache. Chunks are taken before any
- * victim is locked, by reserve_chances(). */
-static void give_chances(struct wr_reclaim *r, uint32_t victims, uint32_t chances)
-{
-    uint32_t wanted = 0, copied;
-
-    for (uint32_t i = 0; i < victims && wanted < chances; i++) {
-        if (deserves_chance(&r->victims[i].hold))
-            r->copies[wanted++] = (struct wr_copy){r->victims[i].addr, i};
-    }
-    for (uint32_t i = 0; i < wanted; i++) {
-        struct victim *victim = &r->victims[r->copies[i].frame];
-
-        victim->frame = r->chance_frame + r->chance_used + i;
-        r->copies[i].frame = victim->frame;
-    }
-    copied = wanted ? wr_rmap_copy(r->space, r->copies, wanted) : 0;
-    r->chance_used += copied;
-    for (uint32_t i = 0, seen = 0; i < victims && seen < wanted; i++)
-        if (r->victims[i].frame != WR_FRAME_NONE && seen++ >= copied)
-            r->victims[i].frame = WR_FRAME_NONE;
-}
-
-static uint32_t spans_of(struct wr_reclaim *r, uint32_t victims)
-{
-    uint32_t n = 0;
-
-    for (uint32_t i = 0; i < victims; i++) {
-        struct wr_span *last = n ? &r->spans[n - 1] : NULL;
-
-        if (last && r->victims[i].addr == last->addr + (uint64_t)last->pages * WEIR_PAGE_BYTES)
-            last->pages++;
-        else
-            r->spans[n++] = (struct wr_span){r->victims[i].addr, 1};
-    }
-    return n;
-}
-
-/* The page is unmapped: say where it is now. */
-static void settle(struct wr_reclaim *r, struct victim *victim)
-{
-    struct wr_hold *hold = &victim->hold;
-    enum wr_page_state state = wr_hold_state(hold);
-
-    if (wr_hold_has(hold, WR_PAGE_FREED)) {
-        wr_hold_set(hold, WR_PAGE_AHEAD, false);
-        wr_hold_set(hold, WR_PAGE_FREED, false);
-        wr_page_move(hold, state, WR_PAGE_EMPTY);
-        if (state == WR_PAGE_RESIDENT_CLEAN)
-            r->space->pager->ops->forget(r->space->pager, wr_hold_slot(hold));
-        wr_hold_set_slot(hold, WR_SLOT_NONE);
-        count(r, WR_COUNT_pages_elided_free, 1);
-    } else if (victim->frame != WR_FRAME_NONE) {
-        wr_hold_set(hold, WR_PAGE_AHEAD, false);
-        wr_cache_own(&r->space->cache, victim->frame, hold->number);
-        wr_hold_set_frame(hold, victim->frame);
-        wr_page_move(hold, WR_PAGE_RESIDENT_CLEAN, WR_PAGE_CACHED_CLEAN);
-        count(r, WR_COUNT_cache_added, 1);
-        count(r, WR_COUNT_cache_added_reclaim, 1);
-    } else {
-        wr_page_evict(&r->space->pages, hold, WR_PAGE_RESIDENT_CLEAN);
-        count(r, WR_COUNT_pages_dropped_clean, 1);
-    }
-    wr_page_put(&r->space->pages, hold);
-}
-
-/* Frames of the cache that victims may have now: of one chunk, so that taking the next never
- * happens with victims locked (it waits for locks). */
-static uint32_t reserve_chances(struct wr_reclaim *r)
-{
-    uint32_t frame;
-
-    if (mode_now(r) == WR_AGING_RED)
-        return 0; /* somebody waits: no second chance */
-    frame = chance_take(r);
-    if (frame == WR_FRAME_NONE)
-        return 0;
-    r->chance_used--;
-    return WR_CACHE_CHUNK - r->chance_used;
-}
-
-/* At most drop_batch candidates, and no more of those that deserve a chance than there are. How
- * many were looked at; how many frames came free. */
-static uint32_t drop_batch(struct wr_reclaim *r, const uint32_t *pages, uint32_t candidates,
-                           uint32_t *freed_p)
-{
-    uint32_t most = candidates < r->drop_batch ? candidates : r->drop_batch;
-    uint32_t chances = reserve_chances(r);
-    uint32_t victims = 0, looked = 0, deserving = 0;
-
-    while (looked < most && (chances == 0 || deserving < chances)) {
-        if (!seize(r, pages[looked++], false, &r->victims[victims]))
-            continue;
-        deserving += deserves_chance(&r->victims[victims++].hold);
-    }
-    *freed_p = victims;
-    if (victims == 0)
-        return looked;
-    give_chances(r, victims, chances);
-    wr_rmap_drop(r->space, r->spans, spans_of(r, victims));
-    for (uint32_t i = 0; i < victims; i++)
-        settle(r, &r->victims[i]);
-    wr_frames_put(&r->space->frames, victims);
-    return looked;
-}
-
-static uint32_t drop_pages(struct wr_reclaim *r, const uint32_t *pages, uint32_t candidates)
-{
-    uint32_t dropped = 0;
-
-    for (uint32_t i = 0; i < candidates;) {
-        uint32_t freed;
-
-        i += drop_batch(r, pages + i, candidates - i, &freed);
-        dropped += freed;
-    }
-    count(r, WR_COUNT_reclaim_marked, dropped);
-    return dropped;
-}
-
-/* --- Staging what must be written ------------------------------------------------------------ */
-
-static void revoked(struct wr_reclaim *r, struct victim *victim, const struct wr_revoke *revoke)
-{
-    struct wr_hold *hold = &victim->hold;
-
-    switch (revoke->result) {
-    case WR_REVOKED:
-        wr_hold_set(hold, WR_PAGE_AHEAD, false);
-        wr_hold_set_frame(hold, revoke->frame);
-        wr_page_move(hold, WR_PAGE_RESIDENT_DIRTY, WR_PAGE_CACHED_DIRTY);
-        wr_staging_hold(&r->space->staging, r->extent, revoke->frame - r->extent->first_frame,
-                        hold->number);
-        count(r, WR_COUNT_cache_added, 1);
-        count(r, WR_COUNT_cache_added_reclaim, 1);
-        count(r, WR_COUNT_reclaim_marked, 1);
-        break;
-    case WR_REVOKE_MISSING: /* dropped by the program's own madvise: it reads as zero */
-        wr_hold_set(hold, WR_PAGE_AHEAD, false);
-        wr_page_move(hold, WR_PAGE_RESIDENT_DIRTY, WR_PAGE_EMPTY);
-        wr_frames_put(&r->space->frames, 1);
-        count(r, WR_COUNT_foreign_discards, 1);
-        break;
-    case WR_REVOKE_PINNED:
-        count(r, WR_COUNT_pages_moved_busy, 1);
-        /* fall through */
-    case WR_REVOKE_FAILED: wr_hold_set(hold, WR_PAGE_MAIN, true); break; /* in use, surely */
-    }
-    wr_page_put(&r->space->pages, hold);
-}
-
-/* To free one page of an object or some that are near costs the same: a look at every view. */
-static uint32_t group_apart(const struct wr_reclaim *r, uint32_t victims)
-{
-    return victims > 0 && (r->victims[0].addr & WR_OBJECT_ADDR) ? WR_RMAP_GROUP : GROUP_APART;
-}
-
-/* Lock a group, from `pages` on: neighbours, or a few that are none. How many were looked at. */
-static uint32_t seize_group(struct wr_reclaim *r, const uint32_t *pages, uint32_t candidates,
-                            uint32_t room, uint32_t *victims_p)
-{
-    uint32_t most = room < GROUP_TOGETHER ? room : GROUP_TOGETHER;
-    uint32_t victims = 0, looked = 0;
-
-    while (looked < candidates && victims < most) {
-        bool is_next = victims > 0 && pages[looked] == r->victims[victims - 1].hold.number + 1;
-
-        if (victims >= group_apart(r, victims) && !is_next)
-            break;
-        victims += seize(r, pages[looked++], true, &r->victims[victims]);
-    }
-    *victims_p = victims;
-    return looked;
-}
-
-/* Revoke dirty pages into the extent that is being filled. How many frames it has now more. */
-static uint32_t stage_pages(struct wr_reclaim *r, const uint32_t *pages, uint32_t candidates)
-{
-    uint32_t looked = 0, staged = 0;
-
-    if (!r->extent)
-        r->extent = wr_staging_take(&r->space->staging);
-    while (r->extent && looked < candidates && r->extent->fill < WR_EXTENT_FRAMES) {
-        uint32_t victims, frame = r->extent->first_frame + r->extent->fill;
-
-        looked += seize_group(r, pages + looked, candidates - looked,
-                              WR_EXTENT_FRAMES - r->extent->fill, &victims);
-        for (uint32_t i = 0; i < victims; i++)
-            r->revokes[i] = (struct wr_revoke){r->victims[i].addr, frame + i, WR_REVOKE_FAILED};
-        if (victims)
-            wr_rmap_revoke(r->space, r->revokes, victims);
-        r->extent->fill += victims;
-        for (uint32_t i = 0; i < victims; i++) {
-            staged += r->revokes[i].result == WR_REVOKED;
-            revoked(r, &r->victims[i], &r->revokes[i]);
-        }
-    }
-    if (staged)
-        r->staged_ns = r->space->host->ops->now_ns(r->space->host);
-    r->revoked += staged;
-    return staged;
-}
-
-static void close_extent(struct wr_reclaim *r)
-{
-    struct wr_extent *extent = r->extent;
-
-    if (!extent)
-        return;
-    r->extent = NULL;
-    wr_staging_queue(&r->space->staging, extent,
-                     r->space->pager->ops->inspect(r->space->pager, extent));
-}
-
 static uint32_t waiting_to_be_written(const struct wr_reclaim *r)
 {
     return atomic_load_explicit(&r->space->staging.live_count, memory_order_relaxed);
@@ -359,16 +70,11 @@ static uint32_t waiting_to_be_written(const struct wr_reclaim *r)
 /* When what is staged should go even though it fills no cluster; never, when nothing is. */
 static uint64_t grace_end(const struct wr_reclaim *r)
 {
-    return r->extent || waiting_to_be_written(r) > 0 ? r->staged_ns + GRACE_NS : WR_FOREVER;
+    return r->evict.extent || waiting_to_be_written(r) > 0 ? r->evict.staged_ns + GRACE_NS
+                                                           : WR_FOREVER;
 }
 
-/* Pages that are not written yet, because they may be wanted again. Nobody waits for that. */
-static uint64_t deferred_now(const struct wr_reclaim *r)
-{
-    if (wr_bug(WR_BUG_late_io))
-        return (uint64_t)mark_of(&r->space->frames.total) / 4;
-    return mode_now(r) == WR_AGING_RED ? 0 : r->defer;
-}
+/* --- Writing ---------------------------------------------------------------------------------- */
 
 /* Submit what is staged, all but so many, in whole clusters; or everything when it must be. False:
  * nothing more can be begun now. */
@@ -397,9 +103,9 @@ static void write_leftovers(struct wr_reclaim *r)
 
     if (grace_end(r) > now)
         return;
-    r->staged_ns = now;
+    r->evict.staged_ns = now;
     pass = wr_gate_enter();
-    close_extent(r);
+    wr_evict_close_extent(&r->evict);
     (void)write_staged(r, 0, true); /* what cannot be written now waits for another grace */
     wr_gate_leave(pass);
 }
@@ -420,25 +126,6 @@ static void sort_pages(uint32_t *pages, uint32_t count)
                 pages[at] = pages[at - gaps[g]];
             pages[at] = page;
         }
-}
-
-/* Drop the clean ones and stage the dirty ones of a mixed lot. How many went either way. */
-static uint32_t evict_mixed(struct wr_reclaim *r, uint32_t candidates)
-{
-    uint32_t clean = 0, dirty = 0, evicted;
-
-    for (uint32_t i = 0; i < candidates; i++) {
-        bool is_dirty;
-
-        if (!wr_page_peek_evictable(&r->space->pages, r->pages[i], &is_dirty))
-            continue;
-        if (is_dirty)
-            r->dirty[dirty++] = r->pages[i];
-        else
-            r->pages[clean++] = r->pages[i];
-    }
-    evicted = drop_pages(r, r->pages, clean);
-    return evicted + stage_pages(r, r->dirty, dirty);
 }
 
 /* The next pages of the cold ranges, at most want. */
@@ -471,13 +158,63 @@ void wr_reclaim_cold(struct wr_reclaim *r, uint32_t page, uint32_t pages)
     wr_lock_drop(&r->cold_lock);
 }
 
+/* A victim's neighbours that go along, in place of the victim: all that are not proven, and those
+ * that are if it is. How many there are now, of at most WR_HEAT_PAGES. */
+static uint32_t widen(const struct wr_reclaim *r, uint32_t *pages)
+{
+    const struct wr_pages *table = &r->space->pages;
+    uint32_t victim = pages[0], first = victim / WR_HEAT_PAGES * WR_HEAT_PAGES, found = 0;
+    bool is_main = wr_page_peek_flag(table, victim, WR_PAGE_MAIN), is_dirty;
+
+    for (uint32_t page = first; page < first + WR_HEAT_PAGES; page++)
+        if (wr_page_peek_evictable(table, page, &is_dirty) &&
+            (is_main || !wr_page_peek_flag(table, page, WR_PAGE_MAIN)))
+            pages[found++] = page;
+    return found;
+}
+
+/* Where there are objects, a few at a time, for each may bring its neighbours. */
+static uint32_t collect_wide(struct wr_reclaim *r, enum wr_victims kind, uint32_t want)
+{
+    uint32_t victims[BATCH / WR_HEAT_PAGES], found = 0, got;
+
+    do {
+        uint32_t part = (BATCH - found) / WR_HEAT_PAGES;
+
+        got = wr_aging_collect(r->space->aging, kind, part < want - found ? part : want - found,
+                               victims);
+        for (uint32_t i = 0; i < got; i++) {
+            r->pages[found] = victims[i];
+            found += wr_evict_is_crowded(r->space, victims[i]) ? widen(r, &r->pages[found]) : 1;
+        }
+    } while (got > 0 && found < want && found + WR_HEAT_PAGES <= BATCH);
+    return found;
+}
+
+static uint32_t without_doubles(uint32_t *sorted, uint32_t count)
+{
+    uint32_t n = 0;
+
+    for (uint32_t i = 0; i < count; i++)
+        if (n == 0 || sorted[i] != sorted[n - 1])
+            sorted[n++] = sorted[i];
+    return n;
+}
+
 /* Victims of the lists, or, when kpaged did not cope, of the largest region. */
 static uint32_t collect(struct wr_reclaim *r, enum wr_victims kind, uint32_t want)
 {
     struct wr_aging *aging = r->space->aging;
-    uint32_t found = wr_aging_collect(aging, kind, want < BATCH ? want : BATCH, r->pages);
+    uint32_t found;
 
+    if (want > BATCH)
+        want = BATCH;
+    if (atomic_load_explicit(&r->space->objects_bytes, memory_order_relaxed) > 0)
+        found = collect_wide(r, kind, want);
+    else
+        found = wr_aging_collect(aging, kind, want, r->pages);
     sort_pages(r->pages, found);
+    found = without_doubles(r->pages, found);
     if (r->kpaged &&
         wr_aging_listed(aging) < atomic_load_explicit(&aging->target, memory_order_relaxed) / 2 + 1)
         wr_kpaged_rouse(r->kpaged);
@@ -486,17 +223,19 @@ static uint32_t collect(struct wr_reclaim *r, enum wr_victims kind, uint32_t wan
 
 static uint32_t drop_clean(struct wr_reclaim *r, enum wr_victims kind, uint32_t want)
 {
-    return drop_pages(r, r->pages, collect(r, kind, want));
+    uint32_t found = collect(r, kind, want);
+
+    return wr_evict_lot(&r->evict, r->pages, found, true);
 }
 
 /* Drop or stage victims of the lists; what is staged fills the open extent. */
 static uint32_t evict_listed(struct wr_reclaim *r, enum wr_victims kind)
 {
-    uint32_t fill = r->extent ? r->extent->fill : 0;
-    uint32_t evicted = evict_mixed(r, collect(r, kind, BATCH - fill));
+    uint32_t found = collect(r, kind, wr_evict_room(&r->evict));
+    uint32_t evicted = wr_evict_lot(&r->evict, r->pages, found, false);
 
-    if (r->extent && r->extent->fill == WR_EXTENT_FRAMES)
-        close_extent(r);
+    if (wr_evict_room(&r->evict) == 0)
+        wr_evict_close_extent(&r->evict);
     return evicted;
 }
 
@@ -527,39 +266,26 @@ static uint32_t stage_dirty(struct wr_reclaim *r)
     return evicted > 0 ? evicted : evict_listed(r, WR_VICTIMS_LARGEST);
 }
 
-/* What has deferring been worth? */
-static void learn_defer(struct wr_reclaim *r)
-{
-    uint64_t found, frames = (uint64_t)mark_of(&r->space->frames.total);
-
-    if (r->revoked < DEFER_LESSON && r->revoked < frames / 16)
-        return;
-    found = wr_stats_sum(r->space->stats, WR_COUNT_cache_found_marked);
-    r->defer = wr_policy_defer(r->defer, found - r->found_seen, r->revoked, frames);
-    r->found_seen = found;
-    r->revoked = 0;
-}
-
 /* Inside the gate. */
 static enum round one_round(struct wr_reclaim *r, uint32_t want)
 {
     uint32_t cold = collect_cold(r, want < BATCH ? want : BATCH);
-    uint32_t freed = cold ? evict_mixed(r, cold) : 0;
+    uint32_t freed = cold ? wr_evict_lot(&r->evict, r->pages, cold, false) : 0;
     enum round written;
 
     count(r, WR_COUNT_reclaim_free_tries, 1);
     if (freed < want && !wr_bug(WR_BUG_no_clean_first))
         freed += drop_clean(r, WR_VICTIMS_CLEAN, want - freed);
-    if (freed >= want)
+    if (freed >= want && wr_evict_may_stage(&r->evict))
         return ROUND_PROGRESS;
     if (freed == 0 && await_kpaged(r))
         return ROUND_WAIT;
 
     count(r, WR_COUNT_reclaim_write_tries, 1);
-    learn_defer(r);
-    if (waiting_to_be_written(r) < deferred_now(r) + BATCH)
+    wr_evict_learn(&r->evict);
+    if (wr_evict_may_stage(&r->evict))
         freed += stage_dirty(r);
-    written = write_staged(r, deferred_now(r), false);
+    written = write_staged(r, wr_evict_deferred(&r->evict), false);
     if (freed > 0 || written == ROUND_PROGRESS ||
         (written == ROUND_WAIT && mode_now(r) != WR_AGING_RED))
         return written == ROUND_STUCK ? ROUND_PROGRESS : written;
@@ -567,7 +293,7 @@ static enum round one_round(struct wr_reclaim *r, uint32_t want)
     /* Nothing went by the ordinary way, or all writes are on their way and somebody waits: write
      * even a partial cluster, look for clean pages in all of memory. */
     if (written == ROUND_STUCK) {
-        close_extent(r);
+        wr_evict_close_extent(&r->evict);
         written = write_staged(r, 0, true);
     }
     return drop_clean(r, WR_VICTIMS_SWEEP, want) > 0 ? ROUND_PROGRESS : written;
@@ -633,8 +359,8 @@ static void balance(struct wr_reclaim *r)
             return;
         /* Not less than a batch: demand takes frames while we work, and to free them one by one
          * would cost a system call each. */
-        if (want < r->drop_batch)
-            want = r->drop_batch;
+        if (want < r->evict.drop_batch)
+            want = r->evict.drop_batch;
         pass = wr_gate_enter();
         round = one_round(r, want < INT32_MAX ? (uint32_t)want : INT32_MAX);
         wr_gate_leave(pass);
@@ -700,8 +426,7 @@ int wr_reclaim_open(struct wr_space *space, uint32_t drop_batch, struct wr_recla
     if (!r)
         return WEIR_ENOMEM;
     r->space = space;
-    r->chance_frame = WR_FRAME_NONE;
-    r->drop_batch = drop_batch < GROUP_TOGETHER ? drop_batch : GROUP_TOGETHER;
+    wr_evict_init(&r->evict, space, drop_batch);
     if (space->host->ops->bell_init(space->host, &r->bell) != WEIR_OK) {
         free(r);
         return WEIR_ENOMEM;

@@ -6,15 +6,11 @@
  *
  *   pressure   free frames fell below low, or somebody waits for one: kswapd is woken
  *   shortage   frames that are missing to high, those that writes in flight will free deducted
- *   drop       take away pages that cost nothing: clean ones, freed ones
- *   stage      revoke dirty pages into staging, where they wait to be written
- *   defer      staged pages that are held back for a while, since some are wanted again; not while
- *              anybody waits (seed C25)
  *   round      drop what can be dropped; only if that was not enough, stage and write
  *
  * Always: kswapd alone frees, so that a fault never does (seed C18). One round drops or stages no
- * more than the shortage and one cluster. It never waits for a page's lock: a page that is busy is
- * not a victim (seed D9). It waits for writes only when nothing else is left to do (C10).
+ * more than the shortage and one cluster; how is in evict.h. It waits for writes only when nothing
+ * else is left to do (C10).
  */
 
 #include "runtime/paging/kpaged.h"

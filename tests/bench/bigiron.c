@@ -12,7 +12,6 @@
  *   random   loads and stores through views at random, by some threads
  */
 
-#include <dirent.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdlib.h>
@@ -32,7 +31,6 @@
 #define SAMPLE_VIEWS 8u
 #define VIEW_BYTES   32768u /* of the kernel's, beside the entries of page tables */
 #define SEED_PAGES   1196672.0
-#define CPU_PER_GB   0.2
 #define DEFER_SHARE  10 /* of memory: the most that is held back from writing (policy.c) */
 
 struct iron {
@@ -127,54 +125,17 @@ static void settle(const struct iron *iron)
     } while (after != before);
 }
 
-/* --- What the library's own threads cost ----------------------------------------------------- */
-
-static double seconds_of(const char *thread)
-{
-    char path[300], name[40] = "", line[600] = "";
-    unsigned long long user = 0, system = 0;
-    FILE *file;
-
-    snprintf(path, sizeof(path), "/proc/self/task/%.200s/comm", thread);
-    file = fopen(path, "re");
-    if (file && fgets(name, sizeof(name), file) && strncmp(name, "weir-", 5) == 0) {
-        fclose(file);
-        snprintf(path, sizeof(path), "/proc/self/task/%.200s/stat", thread);
-        file = fopen(path, "re");
-        if (file && fgets(line, sizeof(line), file) && strrchr(line, ')'))
-            sscanf(strrchr(line, ')'), ") %*c %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %llu %llu",
-                   &user, &system);
-    }
-    if (file)
-        fclose(file);
-    return (double)(user + system) / (double)sysconf(_SC_CLK_TCK);
-}
-
-static double runtime_seconds(void)
-{
-    DIR *dir = opendir("/proc/self/task");
-    struct dirent *entry;
-    double sum = 0;
-
-    while (dir && (entry = readdir(dir)))
-        if (*entry->d_name != '.')
-            sum += seconds_of(entry->d_name);
-    if (dir)
-        closedir(dir);
-    return sum;
-}
-
 /* --- The phases ------------------------------------------------------------------------------ */
 
 static void fill(struct iron *iron)
 {
     uint64_t random = 11, out = pages_out(iron);
-    double seconds = runtime_seconds();
+    double seconds = bench_runtime_seconds();
 
     for (uint64_t page = 0; page < iron->memory.pages; page++)
         bench_page_fill(&iron->views[(bench_draw(&random) >> 16) % iron->view_count], page, 0);
     settle(iron);
-    seconds = runtime_seconds() - seconds;
+    seconds = bench_runtime_seconds() - seconds;
     out = pages_out(iron) - out;
     bench_tell("out_mb", (double)(out * BENCH_PAGE) / 1e6);
     if (iron->memory.rt && out > 0)
@@ -301,11 +262,11 @@ static void load(struct iron *iron, double seconds)
     usleep((useconds_t)(seconds / 3 * 1e6));
     touches = touches_of(workers);
     begun = bench_now_ns();
-    cpu = runtime_seconds();
+    cpu = bench_runtime_seconds();
     usleep((useconds_t)(seconds * 1e6));
     seconds = (double)(bench_now_ns() - begun) / 1e9;
     bench_tell("rate", (double)(touches_of(workers) - touches) / seconds);
-    bench_tell("cpu_share", (runtime_seconds() - cpu) / seconds);
+    bench_tell("cpu_share", (bench_runtime_seconds() - cpu) / seconds);
     atomic_store(&is_over, true);
     for (unsigned i = 0; i < THREADS; i++)
         pthread_join(workers[i].thread, NULL);
@@ -345,7 +306,7 @@ static const struct {
     {"first_free", "pages", BENCH_LOWER, SEED_PAGES, "2.4.23aa1 in the seed's trace",
      "at most 512"},
     {"soft_unchosen", "faults", BENCH_LOWER, 1, "one", "0"},
-    {"cpu_per_gb", "s/GB", BENCH_LOWER, CPU_PER_GB, "a fifth of a processor at 1 GB/s",
+    {"cpu_per_gb", "s/GB", BENCH_LOWER, BENCH_CPU_PER_GB, "a fifth of a processor at 1 GB/s",
      "at most 0.2"},
     {"rate", "touches/s", BENCH_HIGHER, 0, NULL, NULL},
     {"wait_p99", "ms", BENCH_LOWER, 0, NULL, "at most 5"},
@@ -405,7 +366,7 @@ static void print_one_view(const struct bench *bench, const struct bench_side *s
                            .unit = "s/GB",
                            .better = BENCH_LOWER,
                            .weir = bench_series(side, "cpu_per_gb"),
-                           .baseline = bench_constant(CPU_PER_GB),
+                           .baseline = bench_constant(BENCH_CPU_PER_GB),
                            .baseline_name = "a fifth of a processor at 1 GB/s",
                            .goal = "at most 0.2",
                        });

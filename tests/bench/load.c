@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "load.h"
 
+#include <dirent.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -355,4 +356,41 @@ void bench_load_run(struct bench_load *load)
         pthread_join(workers[i].thread, NULL);
         bench_histogram_merge(&load->faults, &workers[i].faults);
     }
+}
+
+/* --- What the library's own threads cost ----------------------------------------------------- */
+
+static double seconds_of(const char *thread)
+{
+    char path[300], name[40] = "", line[600] = "";
+    unsigned long long user = 0, system = 0;
+    FILE *file;
+
+    snprintf(path, sizeof(path), "/proc/self/task/%.200s/comm", thread);
+    file = fopen(path, "re");
+    if (file && fgets(name, sizeof(name), file) && strncmp(name, "weir-", 5) == 0) {
+        fclose(file);
+        snprintf(path, sizeof(path), "/proc/self/task/%.200s/stat", thread);
+        file = fopen(path, "re");
+        if (file && fgets(line, sizeof(line), file) && strrchr(line, ')'))
+            sscanf(strrchr(line, ')'), ") %*c %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %llu %llu",
+                   &user, &system);
+    }
+    if (file)
+        fclose(file);
+    return (double)(user + system) / (double)sysconf(_SC_CLK_TCK);
+}
+
+double bench_runtime_seconds(void)
+{
+    DIR *dir = opendir("/proc/self/task");
+    struct dirent *entry;
+    double sum = 0;
+
+    while (dir && (entry = readdir(dir)))
+        if (*entry->d_name != '.')
+            sum += seconds_of(entry->d_name);
+    if (dir)
+        closedir(dir);
+    return sum;
 }

@@ -47,6 +47,11 @@ void bench_memory_map(struct bench_memory *memory, uint64_t pages, unsigned thre
 struct bench_memory bench_memory_at(const struct bench_memory *first, void *base);
 void bench_memory_close(struct bench_memory *memory);
 
+/* Processor time of the library's own threads so far, in seconds. */
+double bench_runtime_seconds(void);
+/* What is wanted of it for each GB that is swapped out: a fifth of a processor at 1 GB/s. */
+#define BENCH_CPU_PER_GB 0.2
+
 /* Whole pages: 512 stores, or 512 loads whose sum is compared. Generations tell passes apart. */
 void bench_page_fill(struct bench_memory *memory, uint64_t page, uint64_t generation);
 void bench_page_check(struct bench_memory *memory, uint64_t page, uint64_t generation);
