@@ -167,6 +167,7 @@ struct wr_host {
     bool has_objects;          /* this kernel can trap touches of shared memory                  */
     bool protects_views;       /* and stores to a page that is mapped                            */
     bool has_peers;            /* and do both for another process: see peer.h                    */
+    uint32_t views_many;       /* with so many, to free one page costs what its neighbours would */
     char how[512];             /* for the report: which engine and why                           */
 };
 

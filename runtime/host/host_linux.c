@@ -20,6 +20,7 @@
 
 #define WAIT_FDS_MAX  64
 #define THREAD_STACK  (256u << 10)
+#define VIEWS_MANY    16u /* a look at a view costs a quarter of a microsecond or more */
 #define NS_PER_SECOND 1000000000ull
 
 static uint64_t linux_now_ns(struct wr_host *host)
@@ -227,6 +228,7 @@ static int choose_engine(struct wr_linux_host *linux, const struct wr_host_wish 
     linux->host.protects_views = linux->probe.protects_views;
     linux->host.relocates_by_copy = linux->engine != WR_ENGINE_MOVE;
     linux->host.has_peers = linux->probe.protects_views;
+    linux->host.views_many = VIEWS_MANY;
     linux->host.transient_frames = linux->engine == WR_ENGINE_MOVE && !linux->host.has_objects
                                        ? 0
                                        : WR_TRANSIENT;

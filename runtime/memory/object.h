@@ -36,9 +36,6 @@
 /* Pages of which there are two copies while they are taken. */
 #define WR_RMAP_GROUP 32u
 
-/* To free a page costs a look at each view: with so many of them, its neighbours go along. */
-#define WR_VIEWS_MANY 16u
-
 struct weir_object {
     /* Constant while it is open. */
     struct wr_space *space;

@@ -329,7 +329,7 @@ static const struct weir_object *crowd_of(struct wr_space *space, uint32_t page)
 
     return region && region->object &&
                    atomic_load_explicit(&region->object->view_count, memory_order_relaxed) >=
-                       WR_VIEWS_MANY
+                       space->host->views_many
                ? region->object
                : NULL;
 }
@@ -364,7 +364,7 @@ static uint32_t seize_crowd(struct wr_evict *e, const uint32_t *pages, uint32_t 
     return looked ? looked : 1; /* the object has just lost a view */
 }
 
-/* Clean and dirty ones together: see WR_VIEWS_MANY. How many went either way. */
+/* Clean and dirty ones together: see evict.h. How many went either way. */
 static uint32_t evict_group(struct wr_evict *e, uint32_t victims)
 {
     uint32_t dropped = 0, staged = 0;

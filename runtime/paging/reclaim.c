@@ -37,7 +37,7 @@ struct wr_reclaim {
     uint32_t waits_seen; /* of the threads that waited for frames           */
     int patience;        /* tries left for kpaged in this activation        */
     int launder_error;   /* why nothing can be written, or WEIR_OK          */
-    uint32_t pages[BATCH];
+    uint32_t pages[BATCH], victims[BATCH];
 };
 
 enum round {
@@ -173,20 +173,35 @@ static uint32_t widen(const struct wr_reclaim *r, uint32_t *pages)
     return found;
 }
 
-/* Where there are objects, a few at a time, for each may bring its neighbours. */
+/* Victims and what goes along with them, as far as there is room; the rest goes back. */
+static uint32_t add_wide(struct wr_reclaim *r, const uint32_t *victims, uint32_t count,
+                         uint32_t found)
+{
+    for (uint32_t i = 0; i < count; i++) {
+        if (found + WR_HEAT_PAGES > BATCH) {
+            wr_aging_return(r->space->aging, victims[i]);
+            continue;
+        }
+        r->pages[found] = victims[i];
+        found += wr_evict_is_crowded(r->space, victims[i]) ? widen(r, &r->pages[found]) : 1;
+    }
+    return found;
+}
+
+/* Where there are objects. Lists are taken a few at a time, for each may bring its neighbours, and
+ * what is taken from them has lost its turn; to choose has a price for each call. */
 static uint32_t collect_wide(struct wr_reclaim *r, enum wr_victims kind, uint32_t want)
 {
-    uint32_t victims[BATCH / WR_HEAT_PAGES], found = 0, got;
+    struct wr_aging *aging = r->space->aging;
+    uint32_t found = 0, got;
 
+    if (kind != WR_VICTIMS_CLEAN && kind != WR_VICTIMS_LISTED)
+        return add_wide(r, r->victims, wr_aging_collect(aging, kind, want, r->victims), 0);
     do {
         uint32_t part = (BATCH - found) / WR_HEAT_PAGES;
 
-        got = wr_aging_collect(r->space->aging, kind, part < want - found ? part : want - found,
-                               victims);
-        for (uint32_t i = 0; i < got; i++) {
-            r->pages[found] = victims[i];
-            found += wr_evict_is_crowded(r->space, victims[i]) ? widen(r, &r->pages[found]) : 1;
-        }
+        got = wr_aging_collect(aging, kind, part < want - found ? part : want - found, r->victims);
+        found = add_wide(r, r->victims, got, found);
     } while (got > 0 && found < want && found + WR_HEAT_PAGES <= BATCH);
     return found;
 }

@@ -50,10 +50,11 @@ struct sim_profile {
     bool has_foreign; /* and the program's own madvise()                                */
     bool has_drains, has_resizes, has_regions, has_pins, has_devices, has_walks;
     bool protects_views;
-    bool is_hasty;    /* closed as soon as the load has ended, without a look */
-    bool may_refuse;  /* a touch may fail for want of memory, slots or a working device */
-    bool may_lose;    /* a page may be lost                                             */
-    bool is_quiet_fd; /* wait_fd() is -1: finished by the next poll()                   */
+    uint32_t views_many; /* of how many views on neighbours go together */
+    bool is_hasty;       /* closed as soon as the load has ended, without a look */
+    bool may_refuse;     /* a touch may fail for want of memory, slots or a working device */
+    bool may_lose;       /* a page may be lost                                             */
+    bool is_quiet_fd;    /* wait_fd() is -1: finished by the next poll()                   */
     uint32_t fail_write, fail_read, damage, refuse_submit;
     uint32_t no_memory, revoke_fails, copy_stops, wakes_early;
 };

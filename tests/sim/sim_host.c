@@ -739,6 +739,7 @@ struct wr_host *sim_host_open(void)
                             .relocates_by_copy = sim.options.engine != SIM_MOVE,
                             .has_objects = sim.profile.view_count > 0,
                             .protects_views = sim.profile.protects_views,
+                            .views_many = sim.profile.views_many,
                             .how = "simulated"};
     return &host;
 }

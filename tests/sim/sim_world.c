@@ -82,6 +82,7 @@ static void draw_sizes(struct sim_profile *p)
     p->view_count = sim_one_in(3) ? 0 : between(1, SIM_VIEWS_MAX);
     p->object_pages = p->view_count ? p->budget_pages * between(10, 80) / 100 : 0;
     p->protects_views = !sim_one_in(6);
+    p->views_many = between(1, 2 * SIM_VIEWS_MAX);
     all = p->shared_pages + p->hint_pages + p->object_pages;
     p->slots = 4 * all + 4096;
     if (sim_one_in(4)) { /* too few for all, or so few that clusters must be cleaned */

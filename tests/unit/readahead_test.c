@@ -185,6 +185,27 @@ Test(readahead, a_walk_is_read_ahead_of)
     cr_expect_eq(count_of(WR_COUNT_cache_added_ahead), 32);
 }
 
+/* Who goes through an object by many views wants one page in each. */
+Test(readahead, a_walk_is_one_views)
+{
+    struct wr_region views[2];
+    uint32_t first;
+
+    open_ahead();
+    first = region->first;
+    for (uint32_t i = 0; i < 2; i++) {
+        views[i] = *region;
+        views[i].view = i;
+    }
+    for (uint32_t i = 0; i < 40; i++)
+        cr_expect_eq(
+            wr_ahead_note(ahead, &views[i % 2], first + 10 + i, WR_STEP_VIEW, false).around, 1,
+            "page %u", 10 + i);
+    cr_expect_eq(wr_ahead_note(ahead, &views[1], first + 50, WR_STEP_VIEW, false).around, 32,
+                 "two neighbours in one view");
+    await_fetches(0);
+}
+
 /* They are in the cache, in frames of the slab, and not mapped. */
 Test(readahead, what_was_read_costs_no_frame_of_the_budget)
 {

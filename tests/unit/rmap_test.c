@@ -207,6 +207,47 @@ Test(rmap, near_pages_are_freed_together)
     }
 }
 
+/* To free neighbours costs what it costs to free one. */
+Test(rmap, what_is_dropped_goes_along)
+{
+    struct wr_region *view;
+    struct wr_revoke list[5];
+
+    open_object();
+    view = view_of(0, PAGES);
+    for (uint32_t i = 10; i < 15; i++)
+        map(view, i);
+    for (uint32_t i = 0; i < 5; i++)
+        list[i] = (struct wr_revoke){addr_of(10 + i), i % 2 ? WR_FRAME_NONE : ROOM_FRAMES + i,
+                                     WR_REVOKE_FAILED};
+    wr_rmap_revoke(&room_space, list, 5);
+    cr_expect_eq(room_host.read.pages, 3);
+    cr_expect_eq(room_host.punch.calls, 1);
+    cr_expect_eq(room_host.punch.pages, 5);
+    cr_expect_eq(unmapped(), 5);
+    for (uint32_t i = 0; i < 5; i++) {
+        cr_expect_eq(list[i].result, WR_REVOKED, "page %u", 10 + i);
+        cr_expect_eq(object->mappers[10 + i], 0);
+    }
+    unmap(view);
+}
+
+/* One that cannot be read stays; those that are dropped do not need to be. */
+Test(rmap, what_is_dropped_need_not_be_read)
+{
+    struct wr_revoke list[2];
+
+    open_object();
+    list[0] = (struct wr_revoke){addr_of(5), ROOM_FRAMES, WR_REVOKE_FAILED};
+    list[1] = (struct wr_revoke){addr_of(6), WR_FRAME_NONE, WR_REVOKE_FAILED};
+    room_host.reads_fail = 1;
+    wr_rmap_revoke(&room_space, list, 2);
+    cr_expect_eq(list[0].result, WR_REVOKE_FAILED);
+    cr_expect_eq(list[1].result, WR_REVOKED);
+    cr_expect_eq(room_host.punch.pages, 1);
+    cr_expect_eq(room_host.punch.addr, 6 * PAGE);
+}
+
 Test(rmap, what_cannot_be_read_stays)
 {
     struct wr_region *view;

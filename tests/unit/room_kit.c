@@ -320,6 +320,7 @@ void room_host_open(uint32_t slab_pages, uint32_t staging_pages)
     room_host.host.frames = aligned_alloc(WEIR_PAGE_BYTES, bytes);
     room_host.next_addr = (uint64_t)1 << 40;
     room_host.host.has_objects = room_host.host.protects_views = true;
+    room_host.host.views_many = 16;
     cr_assert_not_null(room_host.host.frames);
     memset(room_host.host.frames, 0, bytes);
     atexit(free_frames);
