@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 
-/* The bench program: bench NAME [--quick] [--rounds=N] [--dir=PATH] [--bug=WORD] [--verbose]; bench
- * list. */
+/* The bench program: bench NAME [--quick] [--rounds=N] [--dir=PATH] [--bug=WORD] [--only=TEXT]
+ * [--verbose]; bench list. */
 
 #include <errno.h>
 #include <getopt.h>
@@ -92,14 +92,17 @@ void bench_file_spec(const struct bench *bench, uint64_t pages, char spec[300])
 
 static void usage(FILE *to)
 {
-    fprintf(to, "bench NAME [--quick] [--rounds=N] [--dir=PATH] [--bug=WORD] [--verbose]\n\n"
-                "One JSON object a line; docs/BENCHMARKS.md says what the fields mean.\n"
-                "  --quick      less than a minute; for seeing that it works, not for quoting\n"
-                "  --rounds=N   so many runs of each side; figures are medians (at most 15)\n"
-                "  --dir=PATH   where the files of a bench are made (/var/tmp)\n"
-                "  --bug=WORD   a side more: Weir with a historic bug (below)\n"
-                "  --verbose    what every run said, on standard error\n\n"
-                "  all          every one of these, in turn\n");
+    fprintf(
+        to,
+        "bench NAME [--quick] [--rounds=N] [--dir=PATH] [--bug=WORD] [--only=TEXT] [--verbose]\n\n"
+        "One JSON object a line; docs/BENCHMARKS.md says what the fields mean.\n"
+        "  --quick      less than a minute; for seeing that it works, not for quoting\n"
+        "  --rounds=N   so many runs of each side; figures are medians (at most 15)\n"
+        "  --dir=PATH   where the files of a bench are made (/var/tmp)\n"
+        "  --bug=WORD   a side more: Weir with a historic bug (below)\n"
+        "  --only=TEXT  of trash: only the points with this in their name\n"
+        "  --verbose    what every run said, on standard error\n\n"
+        "  all          every one of these, in turn\n");
     for (size_t i = 0; i < BENCH_COUNT; i++)
         fprintf(to, "  %-12s %s\n", benches[i].name, benches[i].help);
     fprintf(to, "\nbugs:\n");
@@ -170,13 +173,10 @@ static int drive_named(struct bench *bench, const char *name, const char *parent
 static bool parse(struct bench *bench, const char **dir_p, int argc, char **argv)
 {
     static const struct option options[] = {
-        {"quick", no_argument, NULL, 'q'},
-        {"rounds", required_argument, NULL, 'r'},
-        {"dir", required_argument, NULL, 'd'},
-        {"verbose", no_argument, NULL, 'v'},
-        {"bug", required_argument, NULL, 'b'},
-        {"help", no_argument, NULL, 'h'},
-        {NULL, 0, NULL, 0},
+        {"quick", no_argument, NULL, 'q'},     {"rounds", required_argument, NULL, 'r'},
+        {"dir", required_argument, NULL, 'd'}, {"verbose", no_argument, NULL, 'v'},
+        {"bug", required_argument, NULL, 'b'}, {"only", required_argument, NULL, 'o'},
+        {"help", no_argument, NULL, 'h'},      {NULL, 0, NULL, 0},
     };
     int option;
 
@@ -186,6 +186,7 @@ static bool parse(struct bench *bench, const char **dir_p, int argc, char **argv
         case 'r': bench->rounds = (unsigned)strtoul(optarg, NULL, 10); break;
         case 'd': *dir_p = optarg; break;
         case 'b': bench->bug = optarg; break;
+        case 'o': bench->only = optarg; break;
         case 'v': bench->is_verbose = true; break;
         case 'h': usage(stdout); exit(0);
         default: return false;

@@ -35,10 +35,11 @@
 struct bench {
     const char *name;
     bool is_quick;
-    bool is_verbose; /* say on standard error what every run said */
-    unsigned rounds; /* 0: as many as the bench thinks right      */
-    char dir[200];   /* for its files; made and removed           */
-    const char *bug; /* a side more: Weir with this mistake of runtime/base/bug.h; NULL: none */
+    bool is_verbose;  /* say on standard error what every run said */
+    unsigned rounds;  /* 0: as many as the bench thinks right      */
+    char dir[200];    /* for its files; made and removed           */
+    const char *bug;  /* a side more: Weir with this mistake of runtime/base/bug.h; NULL: none */
+    const char *only; /* of a bench with many points, those with this in their name; NULL: all */
 };
 
 /* --- Figures: figure.c ----------------------------------------------------------------------- */

@@ -357,6 +357,8 @@ static bool measure(const struct bench *bench, const struct trash_plan *plan, co
 {
     static struct bench_side sides[TRASH_SIDES];
 
+    if (bench->only && !strstr(point, bench->only))
+        return true;
     trash_sides(sides, plan, spec, missing);
     if (!bench_rounds(bench, sides, TRASH_SIDES, 1))
         return false;
