@@ -14,7 +14,7 @@
 #define PAGES  ((size_t)8192) /* 32 MiB: four times the budget */
 
 /* Pages written when each leaves dirty once; few may leave between two stores of their filling. */
-#define ONCE_EACH (PAGES + 64) /* a walk that stored is believed to store on, for a run or two */
+#define ONCE_EACH (PAGES + 8)
 
 /* No page of PAGES was written twice, but by the cleaner, which moves them at the back end. */
 static void expect_written_once(struct weir_runtime *rt)
