@@ -228,7 +228,9 @@ int weir_backend_add(struct weir_runtime *runtime, const char *spec, uint32_t *n
  * Take every page off a back end and close it, while the program runs on. Costs time for the
  * pages on it, not for the addresses mapped. Blocks until done. WEIR_EFULL: the other back ends
  * and the budget cannot take them; the back end stays in use. WEIR_EIO: some pages could not be
- * read; they stay where they are. (Riel's swapoff without scanning addresses.)
+ * read; they stay where they are. WEIR_EAGAIN: for seconds nothing came off it, though nothing
+ * failed: its device hangs; the back end stays in use, try again. (Riel's swapoff without scanning
+ * addresses.)
  */
 int weir_backend_drain(struct weir_runtime *runtime, uint32_t number);
 

@@ -83,7 +83,8 @@ static uint32_t count_backends(struct weir_runtime *rt)
 
 static void need(const struct world *w, int error, const char *what)
 {
-    if (error != WEIR_OK && !(w->leg->may_fail && (error == WEIR_EIO || error == WEIR_EFULL)))
+    if (error != WEIR_OK &&
+        !(w->leg->may_fail && (error == WEIR_EIO || error == WEIR_EFULL || error == WEIR_EAGAIN)))
         bench_fail("%s gave %s", what, weir_error_name(error));
 }
 
