@@ -264,6 +264,22 @@ Test(discard, neighbours_go_together)
     expect_away(2 * C);
 }
 
+Test(discard, one_that_drains_is_left_alone)
+{
+    open_swap("mem:?size=8m");
+    write_cluster(0);
+    forget_cluster(0);
+    tidy(true);
+    swap->backends[0]->draining = true;
+    for (int i = 0; i < 3; i++)
+        cr_expect_neq(tidy_later(), WR_FOREVER, "it may have to be, later");
+    cr_expect_eq(count_of(WR_COUNT_clusters_discarded), 0);
+    swap->backends[0]->draining = false;
+    tidy_later();
+    tidy_later();
+    cr_expect_eq(count_of(WR_COUNT_clusters_discarded), 1);
+}
+
 /* --- Move ------------------------------------------------------------------------------------ */
 
 Test(move, pages_change_their_back_end_and_nothing_else)
