@@ -37,11 +37,14 @@ static bool are_too_many(const struct wr_space *space)
            atomic_load_explicit(&space->frames.total, memory_order_relaxed) / TABLES_SHARE;
 }
 
-/* What follows the region's last page may be somebody else's memory; and an object has no addresses
- * of its own, but its views have. */
+/* What follows the region's last page may be somebody else's memory: a region that is about to move
+ * has page numbers for more than it has addresses where it is. And an object has no addresses of
+ * its own, but its views have. */
 static bool is_ours(const struct wr_region *region, uint32_t chunk)
 {
-    return !region->object && (chunk + 1) * WR_CHUNK_PAGES <= region->first + region->reserve_pages;
+    uint64_t end = (chunk + 1) * WR_CHUNK_PAGES - region->first;
+
+    return !region->object && end * WEIR_PAGE_BYTES <= atomic_load(&region->reserve_bytes);
 }
 
 bool wr_sweep_chunk(struct wr_region *region, uint32_t chunk, bool forget)

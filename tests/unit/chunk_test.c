@@ -7,6 +7,7 @@
 #include <criterion/criterion.h>
 #include <pthread.h>
 
+#include "runtime/paging/sweep.h"
 #include "tests/unit/room_kit.h"
 
 #define FIRST WR_CHUNK_PAGES /* of chunk 1 */
@@ -167,4 +168,23 @@ Test(chunk, nobody_waits_for_ever_on_a_page_that_is_forgotten)
         cr_assert_eq(pthread_join(threads[i], &done), 0);
         cr_expect_neq((uintptr_t)done, UINT64_MAX);
     }
+}
+
+/* About to move, with a larger reserve: it has the page numbers, but not the addresses. */
+Test(chunk, addresses_beyond_the_reserve_are_not_dropped)
+{
+    struct wr_region *region;
+    uint32_t chunk;
+
+    room_open();
+    region = room_map(WR_CHUNK_PAGES + 10);
+    chunk = region->first / WR_CHUNK_PAGES;
+    region->reserve_pages = 2 * WR_CHUNK_PAGES;
+    cr_expect_not(wr_sweep_chunk(region, chunk + 1, false));
+    cr_expect_eq(room_host.drop.calls, 0);
+    cr_expect(wr_sweep_chunk(region, chunk, false));
+    cr_expect_eq(room_host.drop.calls, 1);
+    region->reserve_bytes = (uint64_t)2 * WR_CHUNK_PAGES * WEIR_PAGE_BYTES;
+    cr_expect(wr_sweep_chunk(region, chunk + 1, false));
+    cr_expect_eq(room_host.drop.pages, 2 * WR_CHUNK_PAGES);
 }
