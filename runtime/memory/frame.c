@@ -193,6 +193,12 @@ uint32_t wr_frames_take_reserve(struct wr_frames *frames, uint32_t count)
     return take_up_to(frames, floor_of(frames, WR_FRAME_FOR_NEW) / 4, count);
 }
 
+void wr_frames_want(struct wr_frames *frames)
+{
+    atomic_fetch_add_explicit(&frames->waits, 1, memory_order_relaxed);
+    frames->pressure(frames->pressure_context);
+}
+
 void wr_frames_overdraw(struct wr_frames *frames, uint32_t count)
 {
     warn(frames, atomic_fetch_sub(&frames->free, count) - count);

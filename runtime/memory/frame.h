@@ -85,6 +85,10 @@ uint32_t wr_frames_take_spare(struct wr_frames *frames, uint32_t count);
 /* The same down to a quarter of min, though others wait: for one whose work makes room for them. */
 uint32_t wr_frames_take_reserve(struct wr_frames *frames, uint32_t count);
 
+/* Say that there were too few to spare, by one who has something else to do meanwhile: reclaim goes
+ * to work, and further the next time, as if he waited. */
+void wr_frames_want(struct wr_frames *frames);
+
 /* Take count whether there are so many or not: for a frame that the kernel has given already. */
 void wr_frames_overdraw(struct wr_frames *frames, uint32_t count);
 

@@ -30,6 +30,7 @@ struct wr_carrier *wr_carrier_new(struct wr_swap_lane *lane, enum wr_counter cou
     c->counter = counter;
     c->target = target;
     c->takes_mapped = target == 0;
+    c->arrived_end = &c->arrived;
     return c;
 }
 
@@ -54,20 +55,47 @@ void wr_carrier_flush(struct wr_carrier *c)
     queue_if_done(c, filling);
 }
 
-/* One with an empty frame, or NULL: all are on their way. */
-static struct wr_carry_extent *extent_to_fill(struct wr_carrier *c)
+/* An empty one, or NULL: all are on their way. */
+static struct wr_carry_extent *open_extent(struct wr_carrier *c)
 {
-    if (c->filling && c->filling->extent->fill == WR_EXTENT_FRAMES)
-        wr_carrier_flush(c);
-    for (uint32_t i = 0; i < WR_CARRIES + 1 && !c->filling; i++)
+    for (uint32_t i = 0; i < WR_CARRY_EXTENTS; i++)
         if (!c->extents[i].extent) {
             c->extents[i].extent = wr_staging_take(&space_of(c)->staging);
             if (!c->extents[i].extent)
                 return NULL;
             c->extents[i].extent->target = c->target;
-            c->filling = &c->extents[i];
+            return &c->extents[i];
         }
+    return NULL;
+}
+
+/* One with an empty frame, or NULL. */
+static struct wr_carry_extent *extent_to_fill(struct wr_carrier *c)
+{
+    if (c->filling && c->filling->extent->fill == WR_EXTENT_FRAMES)
+        wr_carrier_flush(c);
+    if (!c->filling)
+        c->filling = open_extent(c);
     return c->filling;
+}
+
+/* Where the i-th page of a carry goes. */
+static struct wr_carry_extent *place_of(const struct wr_carry *carry, uint32_t i, uint32_t *index_p)
+{
+    if (i < carry->split) {
+        *index_p = carry->index + i;
+        return carry->into[0];
+    }
+    *index_p = i - carry->split;
+    return carry->into[1];
+}
+
+static uint32_t frame_of(const struct wr_carry *carry, uint32_t i)
+{
+    uint32_t index;
+    const struct wr_carry_extent *into = place_of(carry, i, &index);
+
+    return into->extent->first_frame + index;
 }
 
 /* --- Arriving -------------------------------------------------------------------------------- */
@@ -77,7 +105,9 @@ static bool settle(struct wr_carry *carry, uint32_t i, int error)
 {
     struct wr_carrier *c = carry->carrier;
     struct wr_space *space = space_of(c);
-    uint32_t frame = carry->into->extent->first_frame + carry->index + i;
+    uint32_t index;
+    struct wr_carry_extent *into = place_of(carry, i, &index);
+    uint32_t frame = into->extent->first_frame + index;
     bool is_gone, is_staged = false;
     struct wr_hold hold;
 
@@ -93,7 +123,8 @@ static bool settle(struct wr_carry *carry, uint32_t i, int error)
         wr_page_move(&hold, WR_PAGE_READING, WR_PAGE_EMPTY);
     } else if (error == WEIR_OK) {
         is_staged = true;
-        wr_staging_hold(&space->staging, carry->into->extent, carry->index + i, hold.number);
+        into->live++;
+        wr_staging_hold(&space->staging, into->extent, index, hold.number);
         wr_hold_set_frame(&hold, frame);
         wr_hold_set(&hold, WR_PAGE_AHEAD, true); /* nobody used it: it leaves no shadow */
         wr_page_move(&hold, WR_PAGE_READING, WR_PAGE_CACHED_DIRTY);
@@ -112,32 +143,56 @@ static bool settle(struct wr_carry *carry, uint32_t i, int error)
     return is_staged;
 }
 
-static void carry_done(struct weir_io *io)
+static void settle_all(struct wr_carry *carry)
 {
-    struct wr_carry *carry = io->owner;
     struct wr_carrier *c = carry->carrier;
     struct wr_space *space = space_of(c);
     uint32_t empty = 0;
 
-    c->lane->in_flight[carry->from->number]--;
-    if (io->error != WEIR_OK && io->error != WEIR_EAGAIN) {
-        atomic_fetch_add_explicit(&carry->from->errors, 1, memory_order_relaxed);
-        wr_stats_count(space->stats, WR_COUNT_read_errors);
-    }
     for (uint32_t i = 0; i < carry->count; i++) {
-        if (settle(carry, i, io->error)) {
-            carry->into->live++;
+        if (settle(carry, i, carry->io.error))
             continue;
-        }
-        space->host->ops->release(space->host, carry->into->extent->first_frame + carry->index + i,
-                                  1);
+        space->host->ops->release(space->host, frame_of(carry, i), 1);
         empty++;
     }
     wr_frames_put(&space->frames, empty);
-    carry->into->flying--;
+    for (uint32_t k = 0; k < 2 && carry->into[k]; k++) {
+        carry->into[k]->flying--;
+        queue_if_done(c, carry->into[k]);
+    }
     carry->is_busy = false;
+    c->busy--;
+}
+
+bool wr_carrier_settle(struct wr_carrier *c)
+{
+    struct wr_carry *carry = c->arrived;
+
+    if (!carry)
+        return false;
+    c->arrived = carry->next_arrived;
+    if (!c->arrived)
+        c->arrived_end = &c->arrived;
+    settle_all(carry);
+    return true;
+}
+
+static void carry_done(struct weir_io *io)
+{
+    struct wr_carry *carry = io->owner;
+    struct wr_carrier *c = carry->carrier;
+
+    c->lane->in_flight[carry->from->number]--;
     c->flying--;
-    queue_if_done(c, carry->into);
+    if (io->error != WEIR_OK && io->error != WEIR_EAGAIN) {
+        atomic_fetch_add_explicit(&carry->from->errors, 1, memory_order_relaxed);
+        wr_stats_count(space_of(c)->stats, WR_COUNT_read_errors);
+    }
+    carry->next_arrived = NULL;
+    *c->arrived_end = carry;
+    c->arrived_end = &carry->next_arrived;
+    if (!c->settles_later)
+        wr_carrier_settle(c);
 }
 
 /* --- Beginning ------------------------------------------------------------------------------- */
@@ -186,26 +241,44 @@ static enum claimed claim(struct wr_carrier *c, struct wr_swap_backend *from, ui
 static void add_iov(struct wr_carry *carry, struct wr_host *host)
 {
     uint32_t i = carry->count - 1;
-    uint32_t frame = carry->into->extent->first_frame + carry->index + i;
     uint32_t gap = i > 0 ? carry->places[i] - carry->places[i - 1] - 1 : 0;
 
     for (uint32_t k = 0; k < gap; k++)
         carry->iov[carry->iov_count++] = (struct iovec){carry->carrier->nowhere, WEIR_PAGE_BYTES};
-    if (i > 0 && gap == 0)
+    if (i > 0 && gap == 0 && i != carry->split)
         carry->iov[carry->iov_count - 1].iov_len += WEIR_PAGE_BYTES;
     else
-        carry->iov[carry->iov_count++] = (struct iovec){wr_host_frame(host, frame),
+        carry->iov[carry->iov_count++] = (struct iovec){wr_host_frame(host, frame_of(carry, i)),
                                                         WEIR_PAGE_BYTES};
+}
+
+/* Give the frames memory, and fix which they are. */
+static bool fill_extents(struct wr_carry *carry)
+{
+    struct wr_host *host = space_of(carry->carrier)->host;
+    uint32_t pages[2] = {carry->count, 0};
+    bool is_filled = true;
+
+    if (carry->into[1]) {
+        pages[0] = carry->split;
+        pages[1] = carry->count - carry->split;
+    }
+    for (uint32_t k = 0; k < 2 && pages[k] > 0; k++) {
+        struct wr_extent *extent = carry->into[k]->extent;
+        uint32_t frame = extent->first_frame + extent->fill;
+
+        extent->fill += pages[k];
+        is_filled = is_filled && host->ops->populate(host, frame, pages[k]) == WR_HOST_OK;
+    }
+    return is_filled;
 }
 
 static void submit(struct wr_carry *carry)
 {
     struct wr_carrier *c = carry->carrier;
-    struct wr_host *host = space_of(c)->host;
     struct weir_channel *channel = wr_lane_channel(c->lane, carry->from);
-    uint32_t frame = carry->into->extent->first_frame + carry->index;
     struct weir_io *io = &carry->io;
-    bool is_begun = false;
+    bool is_filled = fill_extents(carry);
 
     *io = (struct weir_io){
         .slot = carry->places[0],
@@ -216,13 +289,10 @@ static void submit(struct wr_carry *carry)
         .owner = carry,
     };
     carry->is_busy = true;
-    carry->into->extent->fill += carry->count;
-    carry->into->flying++;
+    c->busy++;
     c->flying++;
     c->lane->in_flight[carry->from->number]++;
-    if (channel && host->ops->populate(host, frame, carry->count) == WR_HOST_OK)
-        is_begun = channel->backend->ops->submit(channel, &io, 1) == 1;
-    if (!is_begun) {
+    if (!channel || !is_filled || channel->backend->ops->submit(channel, &io, 1) != 1) {
         io->error = WEIR_EAGAIN;
         carry_done(io);
     }
@@ -238,42 +308,74 @@ static struct wr_carry *free_carry(struct wr_carrier *c)
 
 bool wr_carrier_is_free(const struct wr_carrier *c)
 {
-    return c->flying < WR_CARRIES;
+    return c->flying < WR_CARRIES_FLYING && c->busy < WR_CARRIES;
+}
+
+bool wr_carrier_is_idle(const struct wr_carrier *c)
+{
+    return c->busy == 0;
+}
+
+/* The first extent is full, but the cluster goes on: so does the read, in another. */
+static bool begin_second(struct wr_carry *carry)
+{
+    struct wr_carrier *c = carry->carrier;
+
+    carry->into[1] = open_extent(c);
+    if (!carry->into[1])
+        return false;
+    carry->into[0]->is_closed = true;
+    c->filling = carry->into[1];
+    return true;
+}
+
+/* Is there a frame for one more page? */
+static bool has_room(struct wr_carry *carry, uint32_t frames)
+{
+    return carry->count < frames && (carry->count != carry->split || begin_second(carry));
+}
+
+/* Claim pages from this place on. The first that was not looked at. */
+static uint32_t claim_run(struct wr_carry *carry, uint32_t place, uint32_t end, uint32_t frames)
+{
+    struct wr_carrier *c = carry->carrier;
+
+    for (; place < end && has_room(carry, frames); place++) {
+        enum claimed claimed;
+
+        if (carry->count > 0 && place - carry->places[carry->count - 1] > GAP_MAX)
+            break;
+        claimed = claim(c, carry->from, place, carry);
+        if (claimed == CLAIM_READ)
+            add_iov(carry, space_of(c)->host);
+        else if (claimed == CLAIM_BLOCKED && carry->count > 0)
+            return place + 1;
+    }
+    return place;
 }
 
 uint32_t wr_carry(struct wr_carrier *c, struct wr_swap_backend *from, uint32_t *place_p,
                   uint32_t end, uint32_t frames)
 {
-    struct wr_carry *carry = free_carry(c);
+    struct wr_carry *carry = wr_carrier_is_free(c) ? free_carry(c) : NULL;
     struct wr_carry_extent *into = carry && frames > 0 ? extent_to_fill(c) : NULL;
-    uint32_t place = *place_p, room;
 
     if (!into)
         return 0;
-    room = WR_EXTENT_FRAMES - into->extent->fill;
-    if (room > frames)
-        room = frames;
     carry->carrier = c;
     carry->from = from;
-    carry->into = into;
+    carry->into[0] = into;
+    carry->into[1] = NULL;
     carry->index = into->extent->fill;
+    carry->split = WR_EXTENT_FRAMES - into->extent->fill;
     carry->count = carry->iov_count = 0;
-    for (; place < end && carry->count < room; place++) {
-        enum claimed claimed;
-
-        if (carry->count > 0 && place - carry->places[carry->count - 1] > GAP_MAX)
-            break;
-        claimed = claim(c, from, place, carry);
-        if (claimed == CLAIM_READ)
-            add_iov(carry, space_of(c)->host);
-        else if (claimed == CLAIM_BLOCKED && carry->count > 0) {
-            place++;
-            break;
-        }
-    }
-    *place_p = place;
-    frames = carry->count;
-    if (frames > 0)
+    *place_p = claim_run(carry, *place_p, end, frames);
+    if (carry->into[1] && carry->count == carry->split)
+        carry->into[1] = NULL; /* begun for the next one */
+    into->flying += carry->count > 0;
+    if (carry->into[1])
+        carry->into[1]->flying++;
+    if (carry->count > 0)
         submit(carry);
-    return frames;
+    return carry->count;
 }

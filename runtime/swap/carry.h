@@ -6,9 +6,10 @@
  *
  *   carrier   what a drain, a move and the cleaner are made of
  *   carry     one read on its way: up to a cluster of neighbouring slots, of which the live ones
- * are read straight into staging frames, and the dead ones in between to nowhere claim     make a
- * page READING; it belongs to the carry until the read is done target    the back end that the
- * pages are to go to next
+ *             are read straight into staging frames, and the dead ones in between to nowhere
+ *   claim     make a page READING; it belongs to the carry until that is settled
+ *   arrive    the read is over; to settle is to check its sums and let its pages go
+ *   target    the back end that the pages are to go to next
  *
  * Always: the reverse table leads from a slot to its page, and neither page tables nor page numbers
  * of the application are touched (seeds B1, B5). A page's slot is freed when its bytes have
@@ -18,7 +19,10 @@
 
 #include "runtime/swap/swap.h"
 
-#define WR_CARRIES 4u
+#define WR_CARRIES        6u /* in flight, and arrived but not settled */
+#define WR_CARRIES_FLYING 4u /* in flight                              */
+/* A carry fills the rest of one extent and the beginning of another. */
+#define WR_CARRY_EXTENTS  (2 * WR_CARRIES + 1)
 
 struct wr_carry_extent {
     struct wr_extent *extent; /* NULL: none               */
@@ -31,9 +35,11 @@ struct wr_carry {
     struct weir_io io;
     struct wr_carrier *carrier;
     struct wr_swap_backend *from;
-    struct wr_carry_extent *into;
-    uint32_t index; /* of the first frame in the extent */
-    uint32_t count; /* pages */
+    struct wr_carry *next_arrived;
+    struct wr_carry_extent *into[2]; /* the second: NULL, or begun by this one */
+    uint32_t index;                  /* of the first frame in the first extent */
+    uint32_t split;                  /* pages that go to the first extent      */
+    uint32_t count;                  /* pages                                  */
     uint32_t iov_count;
     bool is_busy;
     uint32_t pages[WEIR_CLUSTER_SLOTS];
@@ -48,14 +54,17 @@ struct wr_carrier {
     enum wr_counter counter; /* of pages that were carried  */
     uint32_t target;         /* back end + 1, or 0: any     */
     bool takes_mapped;    /* clean pages that are mapped, too: they become dirty; not in a move */
-    uint32_t flying;      /* carries                     */
+    bool settles_later;   /* when it is told to; else as they arrive                            */
+    uint32_t flying;      /* carries                                   */
+    uint32_t busy;        /* those that arrived and wait included      */
     uint64_t moved, lost; /* pages that left; that could not be read */
+    struct wr_carry *arrived, **arrived_end; /* the oldest first */
     struct wr_carry_extent *filling;
-    struct wr_carry_extent extents[WR_CARRIES + 1];
+    struct wr_carry_extent extents[WR_CARRY_EXTENTS];
     struct wr_carry carries[WR_CARRIES];
 };
 
-/* Allocated whole; free() ends it, when nothing flies and it was flushed. NULL: no memory. */
+/* Allocated whole; free() ends it, when it is idle and was flushed. NULL: no memory. */
 struct wr_carrier *wr_carrier_new(struct wr_swap_lane *lane, enum wr_counter counter,
                                   uint32_t target);
 
@@ -69,5 +78,9 @@ uint32_t wr_carry(struct wr_carrier *carrier, struct wr_swap_backend *from, uint
 
 /* Can another be begun? */
 bool wr_carrier_is_free(const struct wr_carrier *carrier);
+/* Does nothing fly, and is everything settled? */
+bool wr_carrier_is_idle(const struct wr_carrier *carrier);
+/* Settle the carry that arrived first of those that wait. False: none does. Inside the gate. */
+bool wr_carrier_settle(struct wr_carrier *carrier);
 /* Let what has arrived be written: queue the extent that is not full. */
 void wr_carrier_flush(struct wr_carrier *carrier);

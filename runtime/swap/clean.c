@@ -92,6 +92,12 @@ static void forget_tries(struct wr_slots *slots)
         slots->marks[i] &= (uint8_t)~WR_CLUSTER_TRIED;
 }
 
+/* The last cluster may be a part of one: a write of a whole one never finds room there. */
+static bool is_whole(const struct wr_slots *slots, uint32_t cluster)
+{
+    return wr_slots_end(slots, cluster) - cluster * C == C;
+}
+
 /* The cluster with fewest live pages, of those in the window. */
 static bool find_victim(const struct wr_slots *slots, uint32_t from, uint32_t count, uint32_t most,
                         uint32_t *cluster_p)
@@ -102,7 +108,8 @@ static bool find_victim(const struct wr_slots *slots, uint32_t from, uint32_t co
         uint32_t cluster = (from + i) % slots->cluster_count;
         uint32_t live = wr_slots_live(slots, cluster);
 
-        if (live == 0 || live > most || (slots->marks[cluster] & WR_CLUSTER_TRIED))
+        if (live == 0 || live > most || (slots->marks[cluster] & WR_CLUSTER_TRIED) ||
+            !is_whole(slots, cluster))
             continue;
         most = live - 1;
         *cluster_p = cluster;

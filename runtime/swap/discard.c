@@ -82,7 +82,13 @@ uint64_t wr_discard(struct wr_swap_lane *lane)
         /* An open channel keeps the back end from being closed, outside the gate, too. */
         struct wr_swap_backend *backend = lane->channels[i] ? lane->channel_of[i] : NULL;
 
-        if (backend && backend->backend->ops->discard && sweep(lane, backend, &again)) {
+        if (!backend || !backend->backend->ops->discard)
+            continue;
+        /* It is being read from end to end, which a discard would hold up; and most are closed
+         * then. */
+        if (atomic_load_explicit(&backend->draining, memory_order_relaxed)) {
+            again = true;
+        } else if (sweep(lane, backend, &again)) {
             atomic_store_explicit(&lane->swap->has_emptied, true, memory_order_relaxed);
             return now; /* more at once, if nobody needs us meanwhile */
         }

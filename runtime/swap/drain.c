@@ -16,19 +16,31 @@
 #include "runtime/swap/carry.h"
 
 #define REST_NS       1000000ull
-#define FRUITLESS_MAX 200 /* passes over the table, a millisecond apart, that moved nothing */
-#define STEP_SHARE    16  /* of all frames, to be waited for at one time                    */
+#define FRUITLESS_MAX 200 /* passes over the table, a millisecond apart, that moved nothing  */
+#define STEP_SHARE    48  /* of all frames, for one read                                     */
+#define STEP_LEAST    64u /* frames: fewer are not worth a read, unless no more are needed   */
+#ifndef HELP_LEAST        /* the simulator's back ends are small */
+#define HELP_LEAST (4 * WEIR_CLUSTER_SLOTS) /* pages: fewer are not worth a second thread */
+#endif
+
+/* One of the threads that empty it: a page that comes back is given memory, read and summed, and on
+ * a fast device one processor does not keep up with that. */
+struct drainer {
+    struct drain *drain;
+    struct wr_lane *lane; /* NULL: there is none                                            */
+    struct wr_bell bell;  /* nobody rings it: to sleep on the lane's descriptors            */
+    uint64_t begun;       /* pages that were claimed                                        */
+    int error;            /* why it cannot go on, or WEIR_OK                                */
+    struct wr_carrier *carrier;
+};
 
 struct drain {
     struct wr_swap *swap;
     struct wr_swap_backend *backend;
-    struct wr_lane *lane; /* NULL before and after */
-    struct wr_bell bell;  /* nobody rings it: to sleep on the lane's descriptors            */
-    uint64_t most;        /* pages that are to leave                                        */
-    uint64_t begun;       /* that were claimed                                              */
-    uint64_t moved;       /* that left                                                      */
-    int error;            /* why it cannot go on, or WEIR_OK                                */
-    struct wr_carrier *carrier;
+    uint64_t most;              /* pages that are to leave                           */
+    uint64_t moved;             /* that left                                         */
+    _Atomic(uint32_t) next;     /* cluster, of this pass                             */
+    struct drainer drainers[2]; /* the caller, and one who helps when it is worth it */
 };
 
 static struct wr_space *space_of(const struct drain *d)
@@ -37,117 +49,190 @@ static struct wr_space *space_of(const struct drain *d)
 }
 
 /* Until something is read, or a little. */
-static void rest(struct drain *d)
+static void rest(struct drainer *w)
 {
-    struct wr_host *host = space_of(d)->host;
+    struct wr_host *host = space_of(w->drain)->host;
     int fds[WR_LANE_FDS];
-    uint32_t fd_count = d->lane ? d->lane->pager->ops->wait_fds(d->lane, fds) : 0;
+    uint32_t fd_count = w->lane ? w->lane->pager->ops->wait_fds(w->lane, fds) : 0;
 
-    host->ops->bell_wait(host, &d->bell, fds, fd_count, host->ops->now_ns(host) + REST_NS);
+    host->ops->bell_wait(host, &w->bell, fds, fd_count, host->ops->now_ns(host) + REST_NS);
 }
 
-static void reap_or_rest(struct drain *d)
+/* Take what has arrived; settle one read, or, when there is none, sleep. */
+static void go_on(struct drainer *w)
 {
-    if (!d->lane->pager->ops->reap(d->lane))
-        rest(d);
+    bool has_reaped = w->lane->pager->ops->reap(w->lane);
+    struct wr_pass pass = wr_gate_enter();
+    bool has_settled = wr_carrier_settle(w->carrier);
+
+    wr_gate_leave(pass);
+    if (!has_reaped && !has_settled)
+        rest(w);
 }
 
-static void finish_carries(struct drain *d)
+static void finish_carries(struct drainer *w)
 {
-    while (!d->lane->pager->ops->is_idle(d->lane))
-        reap_or_rest(d);
+    while (!wr_carrier_is_idle(w->carrier))
+        go_on(w);
 }
 
-/* Frames for as many pages as may be read at once. They are waited for, like any allocation; what
- * was drained so far is not held back meanwhile, or nobody could write it to make room, and those
- * who wait for our reads would wait for frames too. */
-static bool take_frames(struct drain *d, uint32_t count)
+/* Until the next read is to begin: at once when none is in flight, since the device is to have work
+ * while sums are compared; else when what has arrived is settled. */
+static void await_turn(struct drainer *w)
 {
-    const struct wr_frames *frames = &space_of(d)->frames;
+    const struct wr_carrier *c = w->carrier;
 
-    if (wr_frames_free(frames) < atomic_load(&frames->low) + count) {
-        finish_carries(d);
-        wr_carrier_flush(d->carrier);
-    }
+    w->lane->pager->ops->reap(w->lane);
+    while (!wr_carrier_is_free(c) || (c->flying > 0 && c->arrived))
+        go_on(w);
+}
+
+/* Nothing of ours is on its way, and memory is short: wait for it like any allocation. What was
+ * drained so far is not held back, or nobody could write it to make room. */
+static uint32_t wait_for_frames(struct drainer *w, uint32_t count)
+{
+    struct wr_frames *frames = &space_of(w->drain)->frames;
+
+    wr_carrier_flush(w->carrier);
     for (uint32_t i = 0; i < count; i++) {
-        d->error = wr_frames_take(&space_of(d)->frames, WR_FRAME_FOR_NEW);
-        if (d->error != WEIR_OK) {
-            wr_frames_put(&space_of(d)->frames, i);
-            return false;
+        w->error = wr_frames_take(frames, WR_FRAME_FOR_NEW);
+        if (w->error != WEIR_OK) {
+            wr_frames_put(frames, i);
+            return 0;
         }
     }
-    return true;
+    return count;
 }
 
-static bool is_enough(const struct drain *d)
+/* Frames for at most so many pages; 0: there is an error. While reads are on their way they are not
+ * waited for: those who wait for our reads would wait for frames too. But reclaim is told, so that
+ * it writes while we read. */
+static uint32_t take_frames(struct drainer *w, uint32_t count)
 {
-    return d->error != WEIR_OK || d->begun >= d->most;
+    const uint32_t least = count < STEP_LEAST ? count : STEP_LEAST;
+    struct wr_frames *frames = &space_of(w->drain)->frames;
+    uint32_t taken = wr_frames_take_spare(frames, count);
+
+    if (taken < count)
+        wr_frames_want(frames);
+    while (taken < least && !wr_carrier_is_idle(w->carrier)) {
+        wr_frames_put(frames, taken);
+        go_on(w);
+        taken = wr_frames_take_spare(frames, count);
+    }
+    if (taken >= least)
+        return taken;
+    wr_frames_put(frames, taken);
+    return wait_for_frames(w, least);
+}
+
+static bool is_enough(const struct drainer *w)
+{
+    return w->error != WEIR_OK || w->begun >= w->drain->most;
 }
 
 /* Frames for the next read of a cluster with so many live pages. */
-static uint32_t step_of(const struct drain *d, uint32_t live)
+static uint32_t step_of(const struct drainer *w, uint32_t live)
 {
-    uint64_t left = d->most - d->begun;
-    uint64_t step = (uint64_t)atomic_load(&space_of(d)->frames.total) / STEP_SHARE;
+    uint64_t left = w->drain->most - w->begun;
+    uint64_t step = (uint64_t)atomic_load(&space_of(w->drain)->frames.total) / STEP_SHARE;
 
     step = step < left ? step : left;
     return step == 0 ? 1 : live < step ? live : (uint32_t)step;
 }
 
-static void drain_cluster(struct drain *d, uint32_t cluster)
+static void drain_cluster(struct drainer *w, uint32_t cluster)
 {
+    struct wr_swap_backend *backend = w->drain->backend;
     uint32_t place = cluster * WEIR_CLUSTER_SLOTS;
-    uint32_t end = wr_slots_end(&d->backend->slots, cluster), live;
+    uint32_t end = wr_slots_end(&backend->slots, cluster), live;
 
-    while (place < end && !is_enough(d) &&
-           (live = wr_slots_live(&d->backend->slots, cluster)) > 0) {
-        uint32_t step = step_of(d, live), used;
+    while (place < end && !is_enough(w) && (live = wr_slots_live(&backend->slots, cluster)) > 0) {
+        uint32_t step = step_of(w, live), used;
         struct wr_pass pass;
 
-        while (!wr_carrier_is_free(d->carrier))
-            reap_or_rest(d);
-        if (!take_frames(d, step))
+        await_turn(w);
+        step = take_frames(w, step);
+        if (step == 0)
             return;
         pass = wr_gate_enter();
-        used = wr_carry(d->carrier, d->backend, &place, end, step);
+        used = wr_carry(w->carrier, backend, &place, end, step);
         wr_gate_leave(pass);
-        d->begun += used;
-        wr_frames_put(&space_of(d)->frames, step - used);
+        w->begun += used;
+        wr_frames_put(&space_of(w->drain)->frames, step - used);
         if (used == 0 && place < end)
             return; /* no extent to fill: the next pass comes by again */
     }
 }
 
-/* Once over all clusters that are in use. True: something moved. */
+/* All clusters that are in use and nobody else has come to. */
+static void drain_clusters(void *context)
+{
+    struct drainer *w = context;
+    const struct wr_slots *slots = &w->drain->backend->slots;
+
+    w->carrier->lost = 0;
+    while (!is_enough(w)) {
+        uint32_t i = atomic_fetch_add(&w->drain->next, 1);
+
+        if (i >= slots->cluster_count)
+            break;
+        if (wr_slots_live(slots, i) > 0)
+            drain_cluster(w, i);
+    }
+    finish_carries(w);
+    wr_carrier_flush(w->carrier);
+}
+
+/* Once over all clusters. True: something moved. */
 static bool drain_pass(struct drain *d)
 {
-    uint64_t before = d->carrier->moved;
+    struct drainer *helper = &d->drainers[1];
+    struct wr_host *host = space_of(d)->host;
+    uint64_t before = d->moved;
+    void *thread = NULL;
 
-    d->carrier->lost = 0;
-    for (uint32_t i = 0; i < d->backend->slots.cluster_count && !is_enough(d); i++)
-        if (wr_slots_live(&d->backend->slots, i) > 0)
-            drain_cluster(d, i);
-    finish_carries(d);
-    wr_carrier_flush(d->carrier);
-    return d->carrier->moved > before;
+    atomic_store(&d->next, 0);
+    if (helper->lane && wr_slots_used(&d->backend->slots) >= HELP_LEAST &&
+        host->ops->thread_start(host, "weir-drain", drain_clusters, helper, &thread) != WEIR_OK)
+        thread = NULL;
+    drain_clusters(&d->drainers[0]);
+    if (thread)
+        host->ops->thread_stop(host, thread);
+    d->moved = d->drainers[0].carrier->moved;
+    if (helper->lane)
+        d->moved += helper->carrier->moved;
+    return d->moved > before;
+}
+
+static int error_of(const struct drain *d)
+{
+    return d->drainers[0].error != WEIR_OK ? d->drainers[0].error : d->drainers[1].error;
+}
+
+/* Could pages not be read in the last pass? */
+static bool has_lost(const struct drain *d)
+{
+    return d->drainers[0].carrier->lost > 0 ||
+           (d->drainers[1].lane && d->drainers[1].carrier->lost > 0);
 }
 
 static int drain_all(struct drain *d)
 {
     int fruitless = 0;
 
-    while (wr_slots_used(&d->backend->slots) > 0 && !is_enough(d)) {
+    while (wr_slots_used(&d->backend->slots) > 0) {
         bool has_moved = drain_pass(d);
 
-        if (d->error != WEIR_OK)
-            return d->error;
+        if (error_of(d) != WEIR_OK)
+            return error_of(d);
         fruitless = has_moved ? 0 : fruitless + 1;
         /* What moves nothing for long: unreadable pages, poisoned pages. Writes in flight to this
          * back end pass; but a device may hang for longer than we are patient. */
         if (fruitless >= FRUITLESS_MAX)
-            return d->carrier->lost ? WEIR_EIO : WEIR_EAGAIN;
+            return has_lost(d) ? WEIR_EIO : WEIR_EAGAIN;
         if (!has_moved)
-            rest(d);
+            rest(&d->drainers[0]);
     }
     return WEIR_OK;
 }
@@ -157,31 +242,48 @@ static int move_some(struct drain *d)
 {
     bool has_moved = drain_pass(d);
 
-    if (d->error != WEIR_OK)
-        return d->error;
-    return !has_moved && d->carrier->lost ? WEIR_EIO : WEIR_OK;
+    if (error_of(d) != WEIR_OK)
+        return error_of(d);
+    return !has_moved && has_lost(d) ? WEIR_EIO : WEIR_OK;
 }
 
-static int drain_open(struct drain *d, enum wr_counter counter, uint32_t target)
+static int drainer_open(struct drain *d, struct drainer *w, enum wr_counter counter,
+                        uint32_t target)
 {
     struct wr_pager *pager = &d->swap->pager;
-    int error = pager->ops->lane_open(pager, &d->lane);
+    struct wr_host *host = space_of(d)->host;
+    int error = host->ops->bell_init(host, &w->bell);
 
+    w->drain = d;
     if (error != WEIR_OK)
         return error;
-    d->carrier = wr_carrier_new((struct wr_swap_lane *)(void *)d->lane, counter, target);
-    if (d->carrier)
+    error = pager->ops->lane_open(pager, &w->lane);
+    if (error != WEIR_OK)
+        goto err_bell;
+    w->carrier = wr_carrier_new((struct wr_swap_lane *)(void *)w->lane, counter, target);
+    if (w->carrier) {
+        w->carrier->settles_later = true;
         return WEIR_OK;
-    pager->ops->lane_close(d->lane);
-    d->lane = NULL;
-    return WEIR_ENOMEM;
+    }
+    error = WEIR_ENOMEM;
+    pager->ops->lane_close(w->lane);
+    w->lane = NULL;
+err_bell:
+    host->ops->bell_fini(host, &w->bell);
+    return error;
 }
 
-static void drain_close(struct drain *d)
+static void drainer_close(struct drainer *w)
 {
-    d->lane->pager->ops->lane_close(d->lane);
-    d->lane = NULL;
-    free(d->carrier);
+    struct wr_host *host;
+
+    if (!w->lane)
+        return;
+    host = space_of(w->drain)->host;
+    w->lane->pager->ops->lane_close(w->lane);
+    w->lane = NULL;
+    free(w->carrier);
+    host->ops->bell_fini(host, &w->bell);
 }
 
 /* Nothing lies there any more: out of the table, and closed when the lanes have let go. */
@@ -189,12 +291,15 @@ static void retire(struct drain *d)
 {
     struct wr_swap *swap = d->swap;
 
+    struct wr_host *host = swap->space->host;
+    static const uint32_t nothing;
+
     atomic_store(&swap->backends[d->backend->number], NULL);
     atomic_fetch_add(&swap->changes, 1);
-    wr_gate_wait(swap->space->host); /* a fault may still be inside wr_slots_free() */
+    wr_gate_wait(host); /* a fault may still be inside wr_slots_free() */
     while (atomic_load(&d->backend->references) > 1) {
         swap->wish.rouse(swap->wish.rouse_context);
-        rest(d);
+        host->ops->park(host, &nothing, 0, host->ops->now_ns(host) + REST_NS);
     }
     wr_swap_unref(d->backend);
 }
@@ -207,11 +312,13 @@ static int take_off(struct drain *d, enum wr_counter counter, uint32_t target)
 
     atomic_store(&d->backend->draining, true);
     wr_gate_wait(d->swap->space->host); /* now nobody takes another slot there */
-    error = drain_open(d, counter, target);
+    error = drainer_open(d, &d->drainers[0], counter, target);
     if (error == WEIR_OK) {
+        if (!target)
+            (void)drainer_open(d, &d->drainers[1], counter, target); /* else it goes on alone */
         error = target ? move_some(d) : drain_all(d);
-        d->moved = d->carrier->moved;
-        drain_close(d);
+        drainer_close(&d->drainers[1]);
+        drainer_close(&d->drainers[0]);
     }
     if (error != WEIR_OK)
         atomic_store(&d->backend->draining, false);
@@ -226,18 +333,13 @@ static struct wr_swap_backend *backend_at(const struct wr_swap *swap, uint32_t n
 int wr_swap_drain(struct wr_swap *swap, uint32_t number)
 {
     struct drain d = {.swap = swap, .backend = backend_at(swap, number), .most = UINT64_MAX};
-    struct wr_host *host = swap->space->host;
     int error;
 
     if (!d.backend)
         return WEIR_ENOENT;
-    error = host->ops->bell_init(host, &d.bell);
-    if (error != WEIR_OK)
-        return error;
     error = take_off(&d, WR_COUNT_pages_drained, 0);
     if (error == WEIR_OK)
         retire(&d);
-    host->ops->bell_fini(host, &d.bell);
     return error;
 }
 
@@ -245,7 +347,6 @@ int wr_swap_move(struct wr_swap *swap, uint32_t from, uint32_t to, uint64_t page
                  uint64_t *moved_p)
 {
     struct drain d = {.swap = swap, .backend = backend_at(swap, from), .most = pages};
-    struct wr_host *host = swap->space->host;
     int error;
 
     *moved_p = 0;
@@ -253,13 +354,9 @@ int wr_swap_move(struct wr_swap *swap, uint32_t from, uint32_t to, uint64_t page
         return WEIR_ENOENT;
     if (from == to)
         return WEIR_EINVAL;
-    error = host->ops->bell_init(host, &d.bell);
-    if (error != WEIR_OK)
-        return error;
     error = take_off(&d, WR_COUNT_pages_migrated, to + 1);
     *moved_p = d.moved;
     atomic_store(&d.backend->draining, false);
     wr_swap_press(swap); /* there is something to write */
-    host->ops->bell_fini(host, &d.bell);
     return error;
 }

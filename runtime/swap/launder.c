@@ -342,6 +342,14 @@ static uint32_t shed_segment(struct wr_space *space, struct wr_segment *segment)
     return shed;
 }
 
+/* Is it worth a look at every page that is staged? While nothing can be written, a drain's pages
+ * gather there, and memory has room for them. */
+static bool is_short(const struct wr_frames *frames)
+{
+    return wr_frames_is_wanted(frames) ||
+           wr_frames_free(frames) < atomic_load(&frames->high) + 2 * atomic_load(&frames->boost);
+}
+
 /* No slot is free: what of staging is of no use? How many frames came free. */
 static uint32_t shed_stale(struct wr_space *space)
 {
@@ -372,7 +380,8 @@ enum wr_laundered wr_launder(struct wr_lane *given)
         return WR_LAUNDER_BUSY;
     (void)wr_staging_peek(&lane->swap->space->staging, &target);
     chosen = wr_choose(lane, target, &backend, &run);
-    if (chosen == WR_LAUNDER_FULL && shed_stale(lane->swap->space) > 0)
+    if (chosen == WR_LAUNDER_FULL && is_short(&lane->swap->space->frames) &&
+        shed_stale(lane->swap->space) > 0)
         return WR_LAUNDER_NOTHING;
     if (chosen != WR_LAUNDERED)
         return chosen;

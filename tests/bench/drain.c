@@ -4,18 +4,23 @@
  * Drain: taking a back end out of use costs time for the pages on it, not for the addresses mapped.
  *
  * The same number of pages lies in runs of 64, spread over 1 GiB, 64 GiB and 1 TiB of mapped
- * addresses. Weir's drain stands beside a raw read of as many bytes, and beside the kernel's
- * swapoff of the same pages.
+ * addresses. Weir's drain stands beside a raw read of as many bytes, by one reader or by four,
+ * whichever is faster, and beside the kernel's swapoff of the same pages.
+ *
+ * All three leave the file where it is: to remove it is the file system's work, and takes a fifth
+ * of the time of reading it where that discards what it frees.
  */
 
 #include <errno.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/swap.h>
 
 #include "runs.h"
 
 #define RUN_PAGES 64u
 #define SPANS     3u
+#define RAWS      2u
 
 static const struct {
     uint64_t bytes;
@@ -55,6 +60,18 @@ static void tell(uint64_t bytes, uint64_t begun)
     bench_tell("bytes", (double)bytes);
 }
 
+/* Use so much memory, and give it back: what a virtual machine has not used for a while its host
+ * has to find again, page by page, which can take longer than to read them. */
+static void warm(uint64_t bytes)
+{
+    void *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+
+    if (memory == MAP_FAILED)
+        bench_fail("mmap: %s", strerror(errno));
+    munmap(memory, bytes);
+}
+
 static void set_budget(const struct bench_memory *memory, uint64_t bytes)
 {
     int error = weir_budget_set(memory->rt, bytes, 10000);
@@ -84,6 +101,7 @@ void bench_run_drain(void)
         bench_fail("there is no back end to drain to");
     bench_stats(&memory, &before);
     bytes = before.slots_used * BENCH_PAGE;
+    warm(bytes);
     begun = bench_now_ns();
     error = weir_backend_drain(memory.rt, 0);
     if (error != WEIR_OK)
@@ -131,6 +149,7 @@ void bench_run_swapoff(void)
     fill(&memory, live);
     set_limit(bench_argument("limit", 0)); /* as much memory as Weir has then */
     bytes = swap_used_kib(swap) * 1024;
+    warm(bytes);
     begun = bench_now_ns();
     if (swapoff(swap) != 0)
         bench_fail("swapoff: %s", strerror(errno));
@@ -144,7 +163,7 @@ void bench_run_swapoff(void)
 /* --- The bench ------------------------------------------------------------------------------- */
 
 struct sides {
-    struct bench_side weir[SPANS], kernel[SPANS], elsewhere, raw;
+    struct bench_side weir[SPANS], kernel[SPANS], elsewhere, raw[RAWS];
 };
 #define SIDES (sizeof(struct sides) / sizeof(struct bench_side))
 
@@ -203,14 +222,22 @@ static void print_spread(const struct bench *bench, const struct sides *s)
     bench_print(bench, &line);
 }
 
+/* What the device can do: the better of the two. */
+static const struct bench_side *best_raw(const struct sides *s)
+{
+    return bench_result(&s->raw[1], "mb") > bench_result(&s->raw[0], "mb") ? &s->raw[1]
+                                                                           : &s->raw[0];
+}
+
 static void print_all(const struct bench *bench, const struct sides *s)
 {
-    for (unsigned i = 0; i < SPANS; i++) {
-        struct bench_line line = {.point = spans[i].name,
-                                  .baseline_name = "raw O_DIRECT reads of 2 MiB",
-                                  .goal = "ratio >= 0.8"};
+    const struct bench_side *raw = best_raw(s);
 
-        print(bench, &line, &s->weir[i], &s->raw, "mb");
+    for (unsigned i = 0; i < SPANS; i++) {
+        struct bench_line line = {
+            .point = spans[i].name, .baseline_name = raw->name, .goal = "ratio >= 0.8"};
+
+        print(bench, &line, &s->weir[i], raw, "mb");
         line.baseline_name = "kernel swapoff";
         line.goal = NULL;
         print(bench, &line, &s->weir[i], &s->kernel[i], "ms");
@@ -220,9 +247,9 @@ static void print_all(const struct bench *bench, const struct sides *s)
             print(bench, &line, &s->weir[i], &s->weir[0], "ms");
     }
     const struct bench_line line = {.point = "64 GiB mapped, to mem, budget as it was",
-                                    .baseline_name = "raw O_DIRECT reads of 2 MiB",
+                                    .baseline_name = raw->name,
                                     .goal = "ratio >= 0.8"};
-    print(bench, &line, &s->elsewhere, &s->raw, "mb");
+    print(bench, &line, &s->elsewhere, raw, "mb");
     print_spread(bench, s);
 }
 
@@ -231,9 +258,12 @@ bool bench_drive_drain(struct bench *bench)
     static struct sides sides;
     const uint64_t budget = (bench->is_quick ? 32 : 128) * BENCH_MIB;
     const uint64_t live = 4 * budget / BENCH_PAGE, bytes = live * BENCH_PAGE;
-    char spec[300], path[300], swap[300], no_swap[200] = "", no_raw[200] = "";
+    char spec[400], path[300], swap[300], no_swap[200] = "", no_raw[200] = "";
 
-    bench_file_spec(bench, live, spec);
+    snprintf(path, sizeof(path), "%s/drained", bench->dir);
+    bench_undo("unlink", path);
+    snprintf(spec, sizeof(spec), "file:%s?keep=yes&size=%lluM", path,
+             (unsigned long long)(4 * bytes / BENCH_MIB));
     snprintf(path, sizeof(path), "%s/raw", bench->dir);
     bench_written_file(path, bytes, no_raw);
     bench_swap_file(bench, bytes + bytes / 4, swap, no_swap);
@@ -248,7 +278,10 @@ bool bench_drive_drain(struct bench *bench)
     }
     bench_side_more(&sides.elsewhere, " to=mem:?size=%lluM",
                     (unsigned long long)(4 * bytes / BENCH_MIB));
-    bench_raw_side(&sides.raw, "raw", "raw_scan", no_raw, path, bytes);
+    bench_raw_side(&sides.raw[0], "raw O_DIRECT reads of 2 MiB", "raw_scan", no_raw, path, bytes);
+    bench_raw_side(&sides.raw[1], "raw O_DIRECT reads of 2 MiB, four at a time", "raw_scan", no_raw,
+                   path, bytes);
+    bench_side_more(&sides.raw[1], " depth=4");
     if (!bench_rounds(bench, (struct bench_side *)&sides, SIDES, bench->is_quick ? 2 : 5))
         return false;
     print_all(bench, &sides);

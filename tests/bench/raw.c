@@ -96,29 +96,57 @@ void bench_run_raw(void)
     bench_tell("p99", bench_histogram_us(&times, 0.99));
 }
 
-/* One end to the other, once, by one thread. */
-static double scan(int fd, uint64_t bytes, bool is_write)
-{
-    char *memory = aligned(RAW_PIECE);
-    uint64_t begun = bench_now_ns();
+/* One end to the other, once: each reader takes the next piece. */
+struct scanner {
+    int fd;
+    bool is_write;
+    uint64_t bytes;
+    _Atomic(uint64_t) next;
+};
 
-    for (uint64_t at = 0; at + RAW_PIECE <= bytes; at += RAW_PIECE) {
-        ssize_t moved = is_write ? pwrite(fd, memory, RAW_PIECE, (off_t)at)
-                                 : pread(fd, memory, RAW_PIECE, (off_t)at);
+static void *scan_pieces(void *context)
+{
+    struct scanner *s = context;
+    char *memory = aligned(RAW_PIECE);
+    uint64_t at;
+
+    while ((at = atomic_fetch_add(&s->next, RAW_PIECE)) + RAW_PIECE <= s->bytes) {
+        ssize_t moved = s->is_write ? pwrite(s->fd, memory, RAW_PIECE, (off_t)at)
+                                    : pread(s->fd, memory, RAW_PIECE, (off_t)at);
 
         if (moved != (ssize_t)RAW_PIECE)
             bench_fail("raw request: %s", strerror(errno));
     }
-    begun = bench_now_ns() - begun;
     free(memory);
-    return (double)bytes * 1e3 / (double)begun;
+    return NULL;
 }
 
-/* raw_scan: file= bytes= write=0|1 -> mb, in requests of 2 MiB */
+static double scan(struct scanner *s, unsigned depth)
+{
+    pthread_t thread[BENCH_THREADS_MAX];
+    uint64_t begun = bench_now_ns();
+
+    if (depth > BENCH_THREADS_MAX)
+        depth = BENCH_THREADS_MAX;
+    atomic_store(&s->next, 0);
+    for (unsigned i = 1; i < depth; i++)
+        if (pthread_create(&thread[i], NULL, scan_pieces, s) != 0)
+            bench_fail("cannot start a thread");
+    scan_pieces(s);
+    for (unsigned i = 1; i < depth; i++)
+        pthread_join(thread[i], NULL);
+    return (double)s->bytes * 1e3 / (double)(bench_now_ns() - begun);
+}
+
+/* raw_scan: file= bytes= write=0|1 depth= -> mb, in requests of 2 MiB, so many at a time */
 void bench_run_raw_scan(void)
 {
     const bool is_write = bench_argument("write", 0) != 0;
-    int fd = bench_raw_open(bench_argument_text("file", ""), is_write ? O_RDWR : O_RDONLY);
+    struct scanner s = {
+        .fd = bench_raw_open(bench_argument_text("file", ""), is_write ? O_RDWR : O_RDONLY),
+        .is_write = is_write,
+        .bytes = bench_argument("bytes", 0),
+    };
 
-    bench_tell("mb", scan(fd, bench_argument("bytes", 0), is_write));
+    bench_tell("mb", scan(&s, (unsigned)bench_argument("depth", 1)));
 }

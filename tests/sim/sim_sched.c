@@ -40,10 +40,12 @@ struct sim_thread {
     const void *word;            /* blocked on */
     uint64_t wake_at_ns;
     uint32_t weight; /* how often it is chosen, compared with the others */
+    bool is_joined;  /* another may have its place */
 };
 
 static struct sim_thread threads[SIM_THREADS_MAX];
-static uint32_t thread_count;
+static uint32_t thread_count; /* places that were ever taken */
+static uint32_t started;
 static uint64_t now_ns;
 static uint64_t chooser; /* the scheduler's own chance */
 static uint32_t until_switch;
@@ -272,18 +274,22 @@ static void *thread_main(void *context)
 static struct sim_thread *enter_thread(const char *name)
 {
     struct sim_thread *t;
+    uint32_t index = 0;
 
     sim_machine_take();
-    if (thread_count == SIM_THREADS_MAX)
+    while (index < thread_count && !threads[index].is_joined)
+        index++;
+    if (index == SIM_THREADS_MAX)
         sim_fail("too many threads");
-    t = &threads[thread_count];
+    t = &threads[index];
     *t = (struct sim_thread){
-        .index = thread_count,
-        .random = sim.options.seed * 0x2545f4914f6cdd1du + thread_count * 0x9e3779b9u,
-        .weight = 1 + thread_count % 7,
+        .index = index,
+        .random = sim.options.seed * 0x2545f4914f6cdd1du + started * 0x9e3779b9u,
+        .weight = 1 + started % 7,
     };
-    snprintf(sim.result->names[thread_count], sizeof(sim.result->names[0]), "%s", name);
-    thread_count++;
+    snprintf(sim.result->names[index], sizeof(sim.result->names[0]), "%s", name);
+    thread_count += index == thread_count;
+    started++;
     sim_machine_drop();
     return t;
 }
@@ -307,6 +313,9 @@ void sim_thread_join(struct sim_thread *t)
     while (!sim.options.is_free && t->state != THREAD_DONE)
         sim_yield();
     pthread_join(t->thread, NULL);
+    sim_machine_take();
+    t->is_joined = true;
+    sim_machine_drop();
 }
 
 uint32_t sim_threads_alive(void)

@@ -99,6 +99,29 @@ Test(clean, the_emptiest_cluster_comes_free)
             expect_away(page);
 }
 
+/* Emptied and filled again, over and over, it would never be what is missing. */
+Test(clean, a_part_of_a_cluster_is_no_victim)
+{
+    open_swap("mem:?size=20880k");
+    region = room_map((CLUSTERS + 1) * C);
+    for (uint32_t i = 0; i < CLUSTERS; i++)
+        write_cluster(i);
+    put_in_queue(stage(CLUSTERS * C, 100));
+    cr_assert_eq(launder(), WR_LAUNDERED);
+    finish();
+    cr_assert_eq(wr_slots_live(slots_of(0), CLUSTERS), 100);
+    for (uint32_t i = 0; i < CLUSTERS; i++)
+        for (uint32_t k = 0; k < 100; k++)
+            forget_page(i * C + k * 5);
+    for (int i = 0; i < 4; i++) {
+        tidy(false);
+        finish();
+    }
+    cr_expect_eq(wr_slots_live(slots_of(0), CLUSTERS), 100);
+    cr_expect_eq(count_of(WR_COUNT_pages_cleaned), C - 100);
+    cr_expect_eq(wr_slots_free_clusters(slots_of(0)), 1);
+}
+
 Test(clean, what_is_mapped_needs_no_read_and_what_is_lost_stays)
 {
     struct wr_hold hold;
@@ -262,6 +285,22 @@ Test(discard, neighbours_go_together)
     tidy_later();
     cr_expect_eq(count_of(WR_COUNT_clusters_discarded), 3);
     expect_away(2 * C);
+}
+
+Test(discard, one_that_drains_is_left_alone)
+{
+    open_swap("mem:?size=8m");
+    write_cluster(0);
+    forget_cluster(0);
+    tidy(true);
+    swap->backends[0]->draining = true;
+    for (int i = 0; i < 3; i++)
+        cr_expect_neq(tidy_later(), WR_FOREVER, "it may have to be, later");
+    cr_expect_eq(count_of(WR_COUNT_clusters_discarded), 0);
+    swap->backends[0]->draining = false;
+    tidy_later();
+    tidy_later();
+    cr_expect_eq(count_of(WR_COUNT_clusters_discarded), 1);
 }
 
 /* --- Move ------------------------------------------------------------------------------------ */

@@ -290,6 +290,16 @@ Test(frame, nothing_is_spare_while_others_wait)
     cr_expect_eq(wr_frames_take_spare(&frames, 10), 10);
 }
 
+Test(frame, who_wants_some_is_as_one_who_waits)
+{
+    open_frames(100);
+    wr_frames_want(&frames);
+    cr_expect_eq(room_pressure, 1);
+    cr_expect_eq(frames.waits, 1, "so that there are more next time");
+    cr_expect_not(wr_frames_is_wanted(&frames), "nobody sleeps");
+    cr_expect_eq(wr_frames_free(&frames), 100);
+}
+
 Test(frame, an_overdraft_is_counted)
 {
     open_frames(100);

@@ -202,13 +202,18 @@ Test(swap, while_it_is_full_what_was_taken_back_costs_no_memory)
     for (uint32_t i = 0; i < C / 2; i++)
         touch(i, WR_PAGE_CACHED_DIRTY);
     held = atomic_load(&room_space.staging.held_count);
+    cr_expect_eq(launder(), WR_LAUNDER_FULL, "there is memory enough: nobody looks");
+    cr_expect_eq(atomic_load(&room_space.staging.held_count), held);
+    wr_frames_overdraw(&room_space.frames, ROOM_TOTAL - C - ROOM_LOW);
     cr_expect_eq(launder(), WR_LAUNDER_NOTHING, "frames came free");
     cr_expect_eq(atomic_load(&room_space.staging.held_count), held - C / 2);
     cr_expect_eq(launder(), WR_LAUNDER_FULL, "and now nothing does");
     for (uint32_t i = C / 2; i < C; i++)
         touch(i, WR_PAGE_CACHED_DIRTY);
+    wr_frames_overdraw(&room_space.frames, C / 2);
     cr_expect_eq(launder(), WR_LAUNDER_NOTHING);
     cr_expect_eq(atomic_load(&room_space.staging.held_count), 0u);
+    wr_frames_put(&room_space.frames, ROOM_TOTAL - C / 2 - ROOM_LOW);
     cr_expect_eq(wr_staging_queued(&room_space.staging), 0u);
     expect_all_returned();
 }
