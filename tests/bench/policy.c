@@ -143,7 +143,7 @@ bool bench_drive_policy(struct bench *bench)
     const uint64_t budget = pages * BENCH_PAGE / 100 * 40;
     char name[80] = "kernel swap on zram", missing[200] = "";
 
-    if (bench_swap_zram(pages * BENCH_PAGE * 5 / 4, name, missing))
+    if (bench_swap_zram(pages * BENCH_PAGE, name, missing))
         bench_swap_ahead(0, missing);
     for (enum workload_kind kind = 0; kind < WORKLOAD_COUNT; kind++) {
         bench_side_init(&sides[0], "weir", "policy",
