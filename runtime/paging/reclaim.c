@@ -16,6 +16,7 @@
 #define GRACE_NS       (100 * NS_MILLISECOND) /* a cluster that does not fill up waits so long */
 #define DEFER_LESSON   4096u /* pages revoked between two looks at what deferring them was worth */
 #define KPAGED_TRIES   2     /* milliseconds that kpaged has to fill empty lists, if nobody waits */
+#define FADE           8u
 
 struct victim {
     struct wr_hold hold;
@@ -49,6 +50,8 @@ struct wr_reclaim {
     uint64_t defer;           /* staged pages that are held back from writing      */
     uint64_t revoked;         /* dirty pages staged since the last lesson          */
     uint64_t found_seen;      /* of the counter of those that were wanted again    */
+    uint64_t staged_lately;   /* pages; counts that fade: by an eighth each time   */
+    uint64_t dropped_lately;  /* that kswapd is woken                              */
     int patience;             /* tries left for kpaged in this activation          */
     uint32_t chance_frame;    /* first of the chunk that takes victims; or none    */
     uint32_t chance_used;     /* frames of it that are taken                       */
@@ -196,6 +199,7 @@ static void settle(struct wr_reclaim *r, struct victim *victim)
         wr_page_move(hold, WR_PAGE_RESIDENT_CLEAN, WR_PAGE_CACHED_CLEAN);
         count(r, WR_COUNT_cache_added, 1);
         count(r, WR_COUNT_cache_added_reclaim, 1);
+        wr_aging_unmapped(r->space->aging, 1);
     } else {
         wr_page_evict(&r->space->pages, hold, WR_PAGE_RESIDENT_CLEAN);
         count(r, WR_COUNT_pages_dropped_clean, 1);
@@ -254,6 +258,7 @@ static uint32_t drop_pages(struct wr_reclaim *r, const uint32_t *pages, uint32_t
         dropped += freed;
     }
     count(r, WR_COUNT_reclaim_marked, dropped);
+    r->dropped_lately += dropped;
     return dropped;
 }
 
@@ -337,6 +342,8 @@ static uint32_t stage_pages(struct wr_reclaim *r, const uint32_t *pages, uint32_
     if (staged)
         r->staged_ns = r->space->host->ops->now_ns(r->space->host);
     r->revoked += staged;
+    r->staged_lately += staged;
+    wr_aging_unmapped(r->space->aging, staged);
     return staged;
 }
 
@@ -587,12 +594,15 @@ static void adapt_boost(struct wr_reclaim *r)
 {
     struct wr_frames *frames = &r->space->frames;
     uint32_t waits = atomic_load_explicit(&frames->waits, memory_order_relaxed);
+    int64_t most = wr_frames_boost_most(mark_of(&frames->total), r->staged_lately,
+                                        r->dropped_lately);
 
-    atomic_store_explicit(&frames->boost,
-                          wr_frames_next_boost(mark_of(&frames->boost), waits != r->waits_seen,
-                                               mark_of(&frames->total)),
-                          memory_order_relaxed);
+    atomic_store_explicit(
+        &frames->boost, wr_frames_next_boost(mark_of(&frames->boost), waits != r->waits_seen, most),
+        memory_order_relaxed);
     r->waits_seen = waits;
+    r->staged_lately -= r->staged_lately / FADE;
+    r->dropped_lately -= r->dropped_lately / FADE;
 }
 
 static void sleep_until(struct wr_reclaim *r, uint64_t deadline_ns)
