@@ -37,11 +37,14 @@ static bool are_too_many(const struct wr_space *space)
            atomic_load_explicit(&space->frames.total, memory_order_relaxed) / TABLES_SHARE;
 }
 
-/* What follows the region's last page may be somebody else's memory; and an object has no addresses
- * of its own, but its views have. */
+/* What follows the region's addresses may be somebody else's memory; and an object has none of its
+ * own, but its views have. Not by its page numbers: a region that is to move has those for its
+ * larger reserve before it has the addresses. */
 static bool is_ours(const struct wr_region *region, uint32_t chunk)
 {
-    return !region->object && (chunk + 1) * WR_CHUNK_PAGES <= region->first + region->reserve_pages;
+    uint64_t pages = (chunk + 1ull) * WR_CHUNK_PAGES - region->first;
+
+    return !region->object && pages * WEIR_PAGE_BYTES <= atomic_load(&region->reserve_bytes);
 }
 
 bool wr_sweep_chunk(struct wr_region *region, uint32_t chunk, bool forget)
