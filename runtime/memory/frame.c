@@ -8,8 +8,9 @@
 #define PER_MILLE 1000
 
 #define BOOST_FIRST 256 /* pages: half a cluster */
-#define BOOST_SHARE 32
-#define BOOST_DECAY 64
+#define BOOST_LEAST 128 /* of total: the most that it may be where nothing is written, ... */
+#define BOOST_MOST  32  /* and where all is                                                */
+#define BOOST_DECAY 8
 
 enum { STATE_WAITING, STATE_GRANTED, STATE_REFUSED };
 
@@ -231,14 +232,21 @@ void wr_frames_refuse(struct wr_frames *frames, int error)
     door_drop(frames);
 }
 
-int64_t wr_frames_next_boost(int64_t boost, bool has_waited, int64_t total)
+int64_t wr_frames_boost_most(int64_t total, uint64_t staged, uint64_t dropped)
 {
-    int64_t most = total / BOOST_SHARE;
+    int64_t least = total / BOOST_LEAST, more = total / BOOST_MOST - least;
 
+    if (dropped == 0)
+        return least + more;
+    return least + (int64_t)((double)more * (double)staged / (double)(staged + dropped));
+}
+
+int64_t wr_frames_next_boost(int64_t boost, bool has_waited, int64_t most)
+{
     if (has_waited)
         boost = boost > BOOST_FIRST ? 2 * boost : 2 * BOOST_FIRST;
     else
-        boost -= boost / BOOST_DECAY;
+        boost -= (boost + BOOST_DECAY - 1) / BOOST_DECAY;
     return boost < most ? boost : most > 0 ? most : 0;
 }
 

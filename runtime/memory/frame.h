@@ -98,9 +98,14 @@ void wr_frames_put(struct wr_frames *frames, uint32_t count);
 /* Fail everybody who waits now. */
 void wr_frames_refuse(struct wr_frames *frames, int error);
 
-/* The boost after a round of reclaim: grows at once when somebody had to wait in it, up to 1/32 of
- * total, and goes slowly. Arithmetic. (After the boost of Linux's watermarks.) */
-int64_t wr_frames_next_boost(int64_t boost, bool has_waited, int64_t total);
+/* The most that the boost may be: 1/32 of total where all pages that leave must be written first,
+ * 1/128 where all are only dropped, which takes no time: what is kept free is paid for in misses.
+ * staged, dropped: how many left of late, and how. */
+int64_t wr_frames_boost_most(int64_t total, uint64_t staged, uint64_t dropped);
+
+/* The boost after a round of reclaim: grows at once when somebody had to wait in it, and goes
+ * within some rounds. Arithmetic. (After the boost of Linux's watermarks.) */
+int64_t wr_frames_next_boost(int64_t boost, bool has_waited, int64_t most);
 
 /* Is somebody waiting? */
 bool wr_frames_is_wanted(const struct wr_frames *frames);

@@ -60,6 +60,19 @@ void wr_aging_arrived(struct wr_aging *aging, uint32_t page, uint32_t count, int
         wr_aging_lost(aging);
 }
 
+void wr_aging_wanted(struct wr_aging *aging)
+{
+    atomic_fetch_add_explicit(&aging->wanted, 1, memory_order_relaxed);
+}
+
+bool wr_aging_rises(struct wr_aging *aging, uint32_t distance)
+{
+    if (!wr_policy_is_soon(distance, frames_of(aging)))
+        return false;
+    return !atomic_load_explicit(&aging->is_vain, memory_order_relaxed) ||
+           atomic_fetch_add_explicit(&aging->returned, 1, memory_order_relaxed) % WR_VAIN_RISE == 0;
+}
+
 /* The oldest of a queue that can leave. False: there is none now. */
 static bool take_arrived(struct wr_aging *aging, struct wr_arrivals *arrivals, uint32_t *page_p)
 {

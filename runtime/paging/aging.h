@@ -66,6 +66,11 @@ struct wr_aging {
     struct wr_arrivals small, passing;
     _Atomic(uint32_t) lost; /* pages that found no room, and are in no queue therefore */
 
+    /* What asking pages is worth (policy.h); any thread, relaxed: counts and a hint. */
+    _Atomic(uint32_t) wanted;   /* pages that were touched while kswapd had them cached */
+    _Atomic(uint32_t) returned; /* that came back soon, while asking is vain            */
+    _Atomic(bool) is_vain;      /* set by kswapd                                        */
+
     struct wr_list lists[WR_REGIONS_MAX + 1]; /* by number of the region */
     _Atomic(uint32_t) target;                 /* how many victims the lists are to hold together */
 
@@ -75,8 +80,10 @@ struct wr_aging {
 
     /* Kept by kswapd. */
     struct wr_chooser kswapd;
-    uint32_t turn;       /* of the regions: which list is next */
-    uint32_t sweep_hand; /* page number                        */
+    uint32_t turn;        /* of the regions: which list is next                    */
+    uint32_t sweep_hand;  /* page number                                           */
+    uint32_t unmapped;    /* pages that were asked since the last look at `wanted` */
+    uint32_t wanted_seen; /* what it was then                                      */
 };
 
 int wr_aging_open(struct wr_space *space, uint32_t scan_ratio, struct wr_aging **aging_p);
@@ -88,6 +95,13 @@ void wr_aging_arrived(struct wr_aging *aging, uint32_t page, uint32_t count, int
                       bool is_passing);
 /* A page that was mapped is in no queue: have kpaged look for it. Any thread. Signal. */
 void wr_aging_lost(struct wr_aging *aging);
+
+/* A page was wanted that kswapd had unmapped and cached. Any thread. Signal. */
+void wr_aging_wanted(struct wr_aging *aging);
+/* kswapd has unmapped so many pages that stay cached. (victims.c) */
+void wr_aging_unmapped(struct wr_aging *aging, uint32_t count);
+/* Does a page rise that is back after so many evictions? Any thread. Signal. */
+bool wr_aging_rises(struct wr_aging *aging, uint32_t distance);
 
 /* kpaged: put victims in the lists until they hold so many together. How many were put. */
 uint32_t wr_aging_pass(struct wr_aging *aging, uint32_t target);

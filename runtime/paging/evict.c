@@ -138,6 +138,7 @@ static void settle(struct wr_evict *e, struct wr_victim *victim)
         wr_page_move(hold, WR_PAGE_RESIDENT_CLEAN, WR_PAGE_CACHED_CLEAN);
         count(e, WR_COUNT_cache_added, 1);
         count(e, WR_COUNT_cache_added_reclaim, 1);
+        wr_aging_unmapped(e->space->aging, 1);
     } else {
         wr_page_evict(&e->space->pages, hold, WR_PAGE_RESIDENT_CLEAN);
         count(e, WR_COUNT_pages_dropped_clean, 1);
@@ -185,6 +186,12 @@ static uint32_t drop_batch(struct wr_evict *e, const uint32_t *pages, uint32_t c
     return looked;
 }
 
+static void count_dropped(struct wr_evict *e, uint32_t dropped)
+{
+    count(e, WR_COUNT_reclaim_marked, dropped);
+    e->dropped_lately += dropped;
+}
+
 static uint32_t drop_pages(struct wr_evict *e, const uint32_t *pages, uint32_t candidates)
 {
     uint32_t dropped = 0;
@@ -195,7 +202,7 @@ static uint32_t drop_pages(struct wr_evict *e, const uint32_t *pages, uint32_t c
         i += drop_batch(e, pages + i, candidates - i, &freed);
         dropped += freed;
     }
-    count(e, WR_COUNT_reclaim_marked, dropped);
+    count_dropped(e, dropped);
     return dropped;
 }
 
@@ -259,6 +266,8 @@ static void note_staged(struct wr_evict *e, uint32_t staged)
     if (staged)
         e->staged_ns = e->space->host->ops->now_ns(e->space->host);
     e->revoked += staged;
+    e->staged_lately += staged;
+    wr_aging_unmapped(e->space->aging, staged);
 }
 
 /* Revoke dirty pages into the extent that is being filled. How many frames it has now more. */
@@ -385,7 +394,7 @@ static uint32_t evict_group(struct wr_evict *e, uint32_t victims)
         }
     }
     wr_frames_put(&e->space->frames, dropped);
-    count(e, WR_COUNT_reclaim_marked, dropped);
+    count_dropped(e, dropped);
     note_staged(e, staged);
     return dropped + staged;
 }

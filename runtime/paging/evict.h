@@ -41,6 +41,8 @@ struct wr_evict {
     uint64_t defer;           /* staged pages that are held back from writing  */
     uint64_t revoked;         /* dirty pages staged since the last lesson      */
     uint64_t found_seen;      /* of the counter of those that were wanted again */
+    uint64_t staged_lately;   /* pages; counts that fade: by an eighth each time */
+    uint64_t dropped_lately;  /* that kswapd is woken                         */
     uint32_t chance_frame;    /* first of the chunk that takes victims; or none */
     uint32_t chance_used;     /* frames of it that are taken                   */
 

@@ -6,6 +6,9 @@
 
 #define HEAT_MOST 255u
 
+#define VAIN_SHARE     100u /* begins: less than a hundredth was wanted */
+#define VAIN_END_SHARE 20u  /* ends: a twentieth                        */
+
 #define PROBE_FIRST  8u /* every 8th victim is looked for in the second coldest generation, ... */
 #define PROBE_SECOND 16u
 #define PROBE_THIRD  32u
@@ -28,6 +31,11 @@ bool wr_policy_is_small_due(uint64_t small, uint64_t frames)
 bool wr_policy_is_soon(uint32_t distance, uint64_t frames)
 {
     return distance < frames;
+}
+
+bool wr_policy_is_vain(bool is_vain, uint64_t wanted, uint64_t unmapped)
+{
+    return wanted * (is_vain ? VAIN_END_SHARE : VAIN_SHARE) < unmapped;
 }
 
 uint32_t wr_policy_generation(uint8_t heat)

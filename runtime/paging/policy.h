@@ -33,6 +33,15 @@ bool wr_policy_is_small_due(uint64_t small, uint64_t frames);
 /* Has a page that comes back so soon proven itself? */
 bool wr_policy_is_soon(uint32_t distance, uint64_t frames);
 
+/* Is it vain to ask pages, because next to none that was unmapped was wanted while it was cached?
+ * (It ends later than it begins: a hand may run just ahead of a loop for a while, and find many.)
+ * So it is in a loop over more than memory: every page is back soon, and each that rises for that
+ * takes the place of one that would have been wanted before. Then only one of so many may rise, and
+ * the others pass: most of memory stays as it is, and is hit once in every round (the bimodal
+ * insertion of Qureshi et al., 2007). Whoever is wanted while it is cached rises all the same. */
+#define WR_VAIN_RISE 16u
+bool wr_policy_is_vain(bool is_vain, uint64_t wanted, uint64_t unmapped);
+
 uint32_t wr_policy_generation(uint8_t heat);
 
 /* In which generation the n-th victim of the main queue is looked for first. The warmer ones are

@@ -232,13 +232,6 @@ static bool give_up_slot(struct wr_ahead *ahead, struct wr_hold *hold, const voi
     return true;
 }
 
-static uint64_t total_frames(const struct wr_space *space)
-{
-    int64_t total = atomic_load_explicit(&space->frames.total, memory_order_relaxed);
-
-    return total > 0 ? (uint64_t)total : 0;
-}
-
 /* A page has come, or not: into the cache, or back to where it was. */
 static void arrived(struct wr_fetch *fetch, uint32_t index, int error)
 {
@@ -263,7 +256,7 @@ static void arrived(struct wr_fetch *fetch, uint32_t index, int error)
         wr_stats_count(stats_of(slot), WR_COUNT_cache_added_ahead);
     } else {
         wr_cache_own(&space->cache, frame, fetch->page[index]);
-        if (wr_policy_is_soon(wr_page_distance(&space->pages, &hold), total_frames(space)))
+        if (wr_aging_rises(space->aging, wr_page_distance(&space->pages, &hold)))
             wr_hold_set(&hold, WR_PAGE_MAIN, true); /* a walk that comes round again */
         wr_hold_set_frame(&hold, frame);
         wr_page_move(&hold, WR_PAGE_READING, WR_PAGE_CACHED_CLEAN);

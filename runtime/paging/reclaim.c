@@ -12,6 +12,7 @@
 #define STUCK_TRIES    20 /* fruitless rounds, a millisecond apart, before waiters are refused */
 #define NS_MILLISECOND 1000000ull
 #define GRACE_NS       (100 * NS_MILLISECOND) /* a cluster that does not fill up waits so long */
+#define FADE           8u
 #define KPAGED_TRIES   2 /* milliseconds that kpaged has to fill empty lists, if nobody waits */
 
 struct range {
@@ -328,12 +329,15 @@ static void adapt_boost(struct wr_reclaim *r)
 {
     struct wr_frames *frames = &r->space->frames;
     uint32_t waits = atomic_load_explicit(&frames->waits, memory_order_relaxed);
+    int64_t most = wr_frames_boost_most(mark_of(&frames->total), r->evict.staged_lately,
+                                        r->evict.dropped_lately);
 
-    atomic_store_explicit(&frames->boost,
-                          wr_frames_next_boost(mark_of(&frames->boost), waits != r->waits_seen,
-                                               mark_of(&frames->total)),
-                          memory_order_relaxed);
+    atomic_store_explicit(
+        &frames->boost, wr_frames_next_boost(mark_of(&frames->boost), waits != r->waits_seen, most),
+        memory_order_relaxed);
     r->waits_seen = waits;
+    r->evict.staged_lately -= r->evict.staged_lately / FADE;
+    r->evict.dropped_lately -= r->evict.dropped_lately / FADE;
 }
 
 static void sleep_until(struct wr_reclaim *r, uint64_t deadline_ns)

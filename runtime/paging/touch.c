@@ -71,11 +71,11 @@ static void prove(const struct fault *f, struct wr_hold *hold)
     wr_page_warm(&f->space->pages, hold->number);
 }
 
-static uint64_t total_frames(const struct fault *f)
+/* The same, of a page that kswapd had asked. */
+static void prove_wanted(const struct fault *f, struct wr_hold *hold)
 {
-    int64_t total = atomic_load_explicit(&f->space->frames.total, memory_order_relaxed);
-
-    return total > 0 ? (uint64_t)total : 0;
+    wr_aging_wanted(f->space->aging);
+    prove(f, hold);
 }
 
 /* Pages were mapped: count of them, from this one on, for a stream or not. Those that are not
@@ -232,7 +232,7 @@ static int restore_one(struct fault *f, struct wr_hold *hold, bool store)
     }
     wr_hold_set_frame(hold, WR_FRAME_NONE);
     wr_hold_set(hold, WR_PAGE_AHEAD, false);
-    prove(f, hold);
+    prove_wanted(f, hold);
     if (state == WR_PAGE_CACHED_DIRTY && memory_is_low(&f->space->frames))
         wr_staging_release_one(&f->space->staging, frame);
     return WEIR_OK;
@@ -280,7 +280,7 @@ static int restore_clean_run(struct fault *f, struct wr_run *run, bool writable,
     /* Fewer than asked is no error: the rest stays cached. wr_touch_place() goes upward. */
     wr_frames_put(&f->space->frames, others - placed);
     if (!wr_hold_has(&run->hold[0], WR_PAGE_AHEAD))
-        prove(f, &run->hold[0]);
+        prove_wanted(f, &run->hold[0]);
     restored_clean(f, &run->hold[0], writable);
     for (uint32_t i = 0; i < placed; i++)
         restored_clean(f, &run->hold[run->direction > 0 ? 1 + i : others - i], writables);
@@ -382,7 +382,7 @@ static int finish_read(struct fault *f, struct wr_hold *hold, int read_error, co
         return error;
     }
     f->has_frame = false;
-    if (wr_policy_is_soon(wr_page_distance(&f->space->pages, hold), total_frames(f)))
+    if (wr_aging_rises(f->space->aging, wr_page_distance(&f->space->pages, hold)))
         prove(f, hold);
     wr_page_move(hold, WR_PAGE_READING, keep ? WR_PAGE_RESIDENT_CLEAN : WR_PAGE_RESIDENT_DIRTY);
     if (keep) {

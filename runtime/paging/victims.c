@@ -5,7 +5,8 @@
 #include "runtime/base/bug.h"
 #include "runtime/paging/aging.h"
 
-#define QUANTUM 64u /* victims of one region before the next region's turn */
+#define QUANTUM      64u /* victims of one region before the next region's turn */
+#define LESSON_SHARE 2u  /* of memory: unmapped between two looks at what it was worth */
 
 static bool is_evictable(const struct wr_aging *aging, uint32_t page, bool clean_only)
 {
@@ -217,4 +218,22 @@ void wr_aging_return(struct wr_aging *aging, uint32_t page)
         (!is_evictable(aging, page, false) && !wr_page_peek_locked(pages, page)))
         return;
     wr_aging_arrived(aging, page, 1, 1, false);
+}
+
+void wr_aging_unmapped(struct wr_aging *aging, uint32_t count)
+{
+    int64_t total = atomic_load_explicit(&aging->space->frames.total, memory_order_relaxed);
+    uint32_t wanted;
+
+    aging->unmapped += count;
+    if ((int64_t)aging->unmapped * LESSON_SHARE < total)
+        return;
+    wanted = atomic_load_explicit(&aging->wanted, memory_order_relaxed);
+    atomic_store_explicit(
+        &aging->is_vain,
+        wr_policy_is_vain(atomic_load_explicit(&aging->is_vain, memory_order_relaxed),
+                          wanted - aging->wanted_seen, aging->unmapped),
+        memory_order_relaxed);
+    aging->wanted_seen = wanted;
+    aging->unmapped = 0;
 }

@@ -82,7 +82,7 @@ struct bench_line {
     struct {
         const char *name;
         double value;
-    } also[6]; /* further figures that explain the line */
+    } also[8]; /* further figures that explain the line */
 };
 void bench_print(const struct bench *bench, const struct bench_line *line);
 
@@ -151,10 +151,12 @@ extern volatile int bench_interrupted; /* by which signal; 0: it was not */
 /* Each: false, and why in missing[200], if this machine does not let us. */
 bool bench_group_make(const char *name, uint64_t limit_bytes, char group[400], char missing[200]);
 bool bench_group_limit(const char *group, uint64_t limit_bytes, char missing[200]);
-/* Swap of at least so many bytes in a file of the bench's directory, or on zram. The name is for
- * the reader. Where: the path, for swapoff. */
-bool bench_swap_file(const struct bench *bench, uint64_t bytes, char where[300], char missing[200]);
-bool bench_swap_zram(uint64_t bytes, char name[80], char missing[200]);
+/* Swap in a file of the bench's directory, or on zram, for a program with pages of so many bytes:
+ * more than twice that, because the kernel forgets which pages are clean, and looks long for free
+ * slots, when its swap is more than half full. The name is for the reader. Where: the path. */
+bool bench_swap_file(const struct bench *bench, uint64_t set_bytes, char where[300],
+                     char missing[200]);
+bool bench_swap_zram(uint64_t set_bytes, char name[80], char missing[200]);
 /* How much the kernel reads ahead from swap: 2^order pages at a time. Put back at the end. */
 bool bench_swap_ahead(unsigned order, char missing[200]);
 /* A counter of /proc/vmstat, of the whole machine; 0: it has none. For runs. */

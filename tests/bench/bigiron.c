@@ -397,7 +397,7 @@ bool bench_drive_bigiron(struct bench *bench)
     char spec[300], swap[300], missing[200] = "";
 
     bench_file_spec(bench, pages, spec);
-    bench_swap_file(bench, (pages + step_pages) * BENCH_PAGE * 2, swap, missing);
+    bench_swap_file(bench, (pages + step_pages) * BENCH_PAGE, swap, missing);
     for (unsigned i = 0; i < SIDES; i++) {
         const unsigned views = i == WEIR || i == KERNEL ? VIEWS : 1;
 

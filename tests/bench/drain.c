@@ -266,7 +266,7 @@ bool bench_drive_drain(struct bench *bench)
              (unsigned long long)(4 * bytes / BENCH_MIB));
     snprintf(path, sizeof(path), "%s/raw", bench->dir);
     bench_written_file(path, bytes, no_raw);
-    bench_swap_file(bench, bytes + bytes / 4, swap, no_swap);
+    bench_swap_file(bench, bytes, swap, no_swap);
     for (unsigned i = 0; i <= SPANS; i++) {
         bench_side_init(i < SPANS ? &sides.weir[i] : &sides.elsewhere, "weir", "drain",
                         "budget=%llu small=%llu pages=%llu live=%llu spec=%s",

@@ -273,16 +273,25 @@ static bool swap_on(const char *path, uint64_t bytes, char missing[200])
     return true;
 }
 
-bool bench_swap_file(const struct bench *bench, uint64_t bytes, char where[300], char missing[200])
+static uint64_t swap_bytes(uint64_t set_bytes)
 {
+    return set_bytes / 4 * 9 / PIECE * PIECE + PIECE;
+}
+
+bool bench_swap_file(const struct bench *bench, uint64_t set_bytes, char where[300],
+                     char missing[200])
+{
+    const uint64_t bytes = swap_bytes(set_bytes);
+
     if (geteuid() != 0)
         return refuse(missing, "needs root: a memory cgroup and swap", 0);
     snprintf(where, 300, "%s/swap", bench->dir);
     return bench_written_file(where, bytes, missing) && swap_on(where, bytes, missing);
 }
 
-bool bench_swap_zram(uint64_t bytes, char name[80], char missing[200])
+bool bench_swap_zram(uint64_t set_bytes, char name[80], char missing[200])
 {
+    const uint64_t bytes = swap_bytes(set_bytes);
     char number[20], path[100], text[100], *word;
 
     if (geteuid() != 0)

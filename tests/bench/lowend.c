@@ -75,7 +75,7 @@ bool bench_drive_lowend(struct bench *bench)
         find_reason(bench, budgets[i].budget, reason[i]);
         largest = *reason[i] ? largest : budgets[i].budget;
     }
-    bench_swap_file(bench, largest * 9 / 4, swap, no_swap);
+    bench_swap_file(bench, 2 * largest, swap, no_swap);
     for (unsigned i = 0; i < 3; i++) {
         struct trash_plan plan = {.budget = budgets[i].budget, .threads = 2, .sample_s = 0.5};
 

@@ -22,6 +22,8 @@
 
 struct tally {
     uint64_t misses, soft;
+    uint64_t unmapped; /* pages that were asked whether anybody wants them      */
+    uint64_t spared;   /* dirty pages that were wanted again before their write */
 };
 
 /* The kernel: a major fault is a page read back. Nothing else of this process is away. */
@@ -32,10 +34,15 @@ static struct tally tally_of(const struct bench_memory *memory)
 
     if (!memory->rt) {
         getrusage(RUSAGE_SELF, &usage);
-        return (struct tally){(uint64_t)usage.ru_majflt, 0};
+        return (struct tally){.misses = (uint64_t)usage.ru_majflt};
     }
     bench_stats(memory, &stats);
-    return (struct tally){stats.reads_demand + stats.reads_joined, stats.cache_found};
+    return (struct tally){
+        .misses = stats.reads_demand + stats.reads_joined,
+        .soft = stats.cache_found,
+        .unmapped = stats.cache_added_reclaim,
+        .spared = stats.cache_found_marked - stats.pages_rescued_writing,
+    };
 }
 
 /* How many pages were touched for the first time. */
@@ -61,7 +68,8 @@ static uint64_t replay(struct bench_memory *memory, struct workload *w, uint64_t
     return first_touches;
 }
 
-/* policy: memory= budget= pages= spec= kind= accesses= -> miss_ratio soft_ratio first_ratio ns */
+/* policy: memory= budget= pages= spec= kind= accesses= -> miss_ratio soft_ratio first_ratio
+ * reused spared ns */
 void bench_run_policy(void)
 {
     const enum workload_kind kind = (enum workload_kind)bench_argument("kind", 0);
@@ -83,6 +91,10 @@ void bench_run_policy(void)
     bench_tell("miss_ratio", (double)(after.misses - before.misses) / (double)accesses);
     bench_tell("soft_ratio", (double)(after.soft - before.soft) / (double)accesses);
     bench_tell("first_ratio", (double)first_touches / (double)accesses);
+    if (after.unmapped > before.unmapped)
+        bench_tell("reused",
+                   (double)(after.soft - before.soft) / (double)(after.unmapped - before.unmapped));
+    bench_tell("spared", (double)(after.spared - before.spared));
     bench_memory_close(&memory);
 }
 
@@ -128,6 +140,8 @@ static void print(const struct bench *bench, const struct bench_side sides[2],
                            .baseline_missing = sides[1].missing,
                            .also = {{"first_ratio", bench_result(&sides[0], "first_ratio")},
                                     {"soft_ratio", bench_result(&sides[0], "soft_ratio")},
+                                    {"reused", bench_result(&sides[0], "reused")},
+                                    {"spared", bench_result(&sides[0], "spared")},
                                     {"weir_ns", bench_result(&sides[0], "ns")},
                                     {"baseline_ns", bench_result(&sides[1], "ns")},
                                     {"simulated", simulated},
@@ -143,7 +157,7 @@ bool bench_drive_policy(struct bench *bench)
     const uint64_t budget = pages * BENCH_PAGE / 100 * 40;
     char name[80] = "kernel swap on zram", missing[200] = "";
 
-    if (bench_swap_zram(pages * BENCH_PAGE * 5 / 4, name, missing))
+    if (bench_swap_zram(pages * BENCH_PAGE, name, missing))
         bench_swap_ahead(0, missing);
     for (enum workload_kind kind = 0; kind < WORKLOAD_COUNT; kind++) {
         bench_side_init(&sides[0], "weir", "policy",

@@ -142,8 +142,7 @@ bool bench_drive_rastride(struct bench *bench)
     char spec[300], swap[300], missing[200] = "";
 
     bench_file_spec(bench, pages, spec);
-    /* A swap area that is more than half full forgets which pages are clean. */
-    bench_swap_file(bench, 9 * budget, swap, missing);
+    bench_swap_file(bench, 4 * budget, swap, missing);
     for (enum order order = 0; order < ORDER_COUNT; order++) {
         bench_side_init(&sides[AHEAD], "weir", "rastride", "budget=%llu pages=%llu spec=%s",
                         (unsigned long long)budget, (unsigned long long)pages, spec);

@@ -109,7 +109,7 @@ bool bench_drive_scan(struct bench *bench)
     bench_file_spec(bench, pages, spec);
     snprintf(path, sizeof(path), "%s/raw", bench->dir);
     bench_written_file(path, bytes, no_raw);
-    bench_swap_file(bench, bytes + bytes / 4, swap, no_swap);
+    bench_swap_file(bench, bytes, swap, no_swap);
     bench_side_init(&sides[0], "weir", "scan", "budget=%llu pages=%llu spec=%s",
                     (unsigned long long)budget, (unsigned long long)pages, spec);
     bench_kernel_side(&sides[1], "kernel swap file", "scan", no_swap, budget, pages);

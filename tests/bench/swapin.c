@@ -154,7 +154,7 @@ bool bench_drive_swapin(struct bench *bench)
                     "budget=%llu pages=%llu file=%s spec=file:%s?size=%lluM",
                     (unsigned long long)budget, (unsigned long long)pages, path, path,
                     (unsigned long long)(pages * BENCH_PAGE * 4 / BENCH_MIB));
-    bench_swap_file(bench, pages * BENCH_PAGE * 5 / 4, swap, no_swap);
+    bench_swap_file(bench, pages * BENCH_PAGE, swap, no_swap);
     bench_kernel_side(&sides[1], "kernel swap file", "swapin", no_swap, budget, pages);
     for (int i = 0; i < 2; i++)
         bench_side_more(&sides[i], " samples=%u", samples);

@@ -180,7 +180,7 @@ bool bench_drive_thrash(struct bench *bench)
     bench_file_spec(bench, plan.pages, spec);
     snprintf(path, sizeof(path), "%s/raw", bench->dir);
     bench_written_file(path, bytes, no_raw);
-    bench_swap_file(bench, bytes + bytes / 4, swap, kernel.missing);
+    bench_swap_file(bench, bytes, swap, kernel.missing);
     for (size_t i = 0; i < POINTS; i++) {
         set_sides(&plan, spec, i, &kernel, sides);
         bench_raw_side(&sides[RAW], "raw", "raw", no_raw, path, bytes);
@@ -203,7 +203,7 @@ bool bench_drive_software(struct bench *bench)
     char spec[100], name[80] = "kernel swap on zram";
 
     snprintf(spec, sizeof(spec), "mem:?size=%lluM", (unsigned long long)(bytes * 4 / BENCH_MIB));
-    bench_swap_zram(bytes + bytes / 4, name, kernel.missing);
+    bench_swap_zram(bytes, name, kernel.missing);
     kernel.name = name;
     for (size_t i = 0; i < POINTS; i++) {
         set_sides(&plan, spec, i, &kernel, sides);

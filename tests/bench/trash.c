@@ -407,8 +407,7 @@ bool bench_drive_trash(struct bench *bench)
         plan.sample_s = 0.2;
     }
     bench_file_spec(bench, 4 * budget / BENCH_PAGE, spec);
-    /* A swap area that is more than half full forgets which pages are clean. */
-    bench_swap_file(bench, 9 * budget, swap, missing);
+    bench_swap_file(bench, 4 * budget, swap, missing);
     for (enum trasher_kind kind = 0; kind < TRASHER_COUNT; kind++)
         for (unsigned i = 0; i < 3; i++) {
             if (!is_point(bench, kind, overcommit[i]))

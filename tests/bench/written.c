@@ -116,7 +116,7 @@ bool bench_drive_zero(struct bench *bench)
     static const unsigned percents[] = {100, 20, 0};
     char swap[300], point[40], no_swap[200] = "";
 
-    bench_swap_file(bench, pages * BENCH_PAGE * 5 / 4, swap, no_swap);
+    bench_swap_file(bench, pages * BENCH_PAGE, swap, no_swap);
     for (int i = 0; i < 3; i++) {
         set_sides(bench, sides, "zero", budget, pages);
         sides[1].name = "weir without zero elision";
@@ -182,7 +182,7 @@ bool bench_drive_cycle(struct bench *bench)
     const uint64_t pages = 2 * budget / BENCH_PAGE;
     char swap[300], no_swap[200] = "";
 
-    bench_swap_file(bench, pages * BENCH_PAGE * 5 / 4, swap, no_swap);
+    bench_swap_file(bench, pages * BENCH_PAGE, swap, no_swap);
     for (unsigned is_random = 0; is_random < 2; is_random++) {
         set_sides(bench, sides, "cycle", budget, pages);
         sides[1].name = "weir that does not keep slots";

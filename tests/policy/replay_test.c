@@ -68,6 +68,14 @@ Test(replay, loops_scans_and_clusters_are_served_better_than_by_exact_lru)
     }
 }
 
+/* Nobody who is asked answers in a loop, and whoever was replaced for it comes back too late. */
+Test(replay, a_loop_is_served_within_a_tenth_of_random_choice)
+{
+    double ours = misses(REPLAY_WEIR, WORKLOAD_loop), random = misses(REPLAY_RANDOM, WORKLOAD_loop);
+
+    cr_expect_leq(ours, 1.1 * random, "%.4f, random %.4f", ours, random);
+}
+
 Test(replay, a_loop_that_fits_never_misses)
 {
     for (enum replay_rule rule = 0; rule < REPLAY_RULES; rule++) {

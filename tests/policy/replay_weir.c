@@ -119,6 +119,7 @@ static void unmap(struct state *s, uint32_t page)
                  state == WR_PAGE_RESIDENT_CLEAN ? WR_PAGE_CACHED_CLEAN : WR_PAGE_CACHED_DIRTY);
     wr_page_put(&s->space.pages, &hold);
     wr_frames_put(&s->space.frames, 1);
+    wr_aging_unmapped(s->aging, 1);
     s->cached[s->cached_end & (s->room - 1)] = page;
     s->unmapped_at[page] = s->cached_end++;
     if (++s->cached_count > s->cached_most)
@@ -164,21 +165,21 @@ static void prove(struct state *s, struct wr_hold *hold)
 /* As fault.c does it. */
 static int serve(struct state *s, struct wr_hold *hold)
 {
-    uint64_t frames = (uint64_t)atomic_load(&s->space.frames.total);
-
     switch (wr_hold_state(hold)) {
     case WR_PAGE_EMPTY: wr_page_move(hold, WR_PAGE_EMPTY, WR_PAGE_RESIDENT_DIRTY); return 2;
     case WR_PAGE_CACHED_DIRTY:
+        wr_aging_wanted(s->aging);
         prove(s, hold);
         wr_page_move(hold, WR_PAGE_CACHED_DIRTY, WR_PAGE_RESIDENT_DIRTY);
         return 1;
     case WR_PAGE_CACHED_CLEAN:
+        wr_aging_wanted(s->aging);
         prove(s, hold);
         wr_page_move(hold, WR_PAGE_CACHED_CLEAN, WR_PAGE_RESIDENT_CLEAN);
         return 1;
     case WR_PAGE_OUT:
         wr_page_move(hold, WR_PAGE_OUT, WR_PAGE_READING);
-        if (wr_policy_is_soon(wr_page_distance(&s->space.pages, hold), frames))
+        if (wr_aging_rises(s->aging, wr_page_distance(&s->space.pages, hold)))
             prove(s, hold);
         wr_page_move(hold, WR_PAGE_READING, WR_PAGE_RESIDENT_CLEAN);
         return 2;

@@ -358,3 +358,44 @@ Test(aging, the_lists_hold_more_when_memory_is_short)
     cr_expect_leq(wr_kpaged_target(WR_AGING_RED, 1024), 128u, "small memory");
     cr_expect_leq(wr_kpaged_target(WR_AGING_RED, 1u << 24), 2 * WR_LIST_ROOM);
 }
+
+/* --- What asking is worth -------------------------------------------------------------------- */
+
+/* So many unmapped that kswapd looks at what it was worth. */
+static void ask_pages(uint32_t wanted)
+{
+    while (wanted-- > 0)
+        wr_aging_wanted(aging);
+    for (uint32_t i = 0; i < ROOM_TOTAL / 2; i++)
+        wr_aging_unmapped(aging, 1);
+}
+
+static uint32_t rising(uint32_t count, uint32_t distance)
+{
+    uint32_t rise = 0;
+
+    for (uint32_t i = 0; i < count; i++)
+        rise += wr_aging_rises(aging, distance);
+    return rise;
+}
+
+Test(aging, who_is_back_soon_rises_while_asking_is_worth_it)
+{
+    open_aging();
+    cr_expect_eq(rising(160, ROOM_TOTAL - 1), 160u);
+    cr_expect_eq(rising(160, ROOM_TOTAL), 0u, "not soon");
+    ask_pages(ROOM_TOTAL / 20);
+    cr_expect_eq(rising(160, 0), 160u);
+}
+
+Test(aging, in_a_loop_one_of_sixteen_rises)
+{
+    open_aging();
+    ask_pages(0);
+    cr_expect_eq(rising(160, 0), 160u / WR_VAIN_RISE);
+    cr_expect_eq(rising(160, ROOM_TOTAL), 0u);
+    ask_pages(ROOM_TOTAL / 60);
+    cr_expect_eq(rising(160, 0), 160u / WR_VAIN_RISE, "a thirtieth: not yet");
+    ask_pages(ROOM_TOTAL / 20);
+    cr_expect_eq(rising(160, 0), 160u, "a tenth");
+}

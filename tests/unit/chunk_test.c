@@ -148,6 +148,26 @@ static void *want_pages(void *argument)
     return (void *)(uintptr_t)done;
 }
 
+/* A region that is to move to a larger reserve has the page numbers for it first. What follows its
+ * old addresses is somebody else's memory all the while (the simulator's seed 340). */
+Test(chunk, what_follows_the_addresses_of_a_region_is_not_dropped)
+{
+    struct wr_region *region;
+
+    room_open();
+    room_host.host.returns_tables = true;
+    region = room_map(WR_CHUNK_PAGES - 50);
+    cr_expect_not(wr_sweep_chunk(region, 0, false), "its own end");
+    cr_assert_eq(wr_space_set_reserve(&room_space, region, 2 * WR_CHUNK_PAGES), WEIR_OK);
+    cr_expect_not(wr_sweep_chunk(region, 0, false), "it has not moved");
+    cr_expect_eq(room_host.drop.pages, 0u);
+    wr_region_readdress(region, region->addr + (1ull << 30),
+                        2ull * WR_CHUNK_PAGES * WEIR_PAGE_BYTES);
+    cr_expect(wr_sweep_chunk(region, 0, false));
+    cr_expect_eq(room_host.drop.pages, WR_CHUNK_PAGES);
+    cr_expect_eq(room_host.drop.addr, region->addr);
+}
+
 Test(chunk, nobody_waits_for_ever_on_a_page_that_is_forgotten)
 {
     pthread_t threads[3];

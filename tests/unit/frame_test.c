@@ -408,22 +408,47 @@ Test(frame, nothing_is_lost_and_nothing_made)
 /* What a writer that is faster than a write meets: it waits once or twice, and then no more. */
 Test(frame, the_boost_grows_with_waits_is_bounded_and_goes)
 {
-    const int64_t total = 1 << 16;
+    const int64_t most = 1 << 11;
     int64_t boost = 0;
 
-    cr_assert_eq(wr_frames_next_boost(0, false, total), 0);
+    cr_assert_eq(wr_frames_next_boost(0, false, most), 0);
     for (int round = 0; round < 20; round++) {
-        int64_t next = wr_frames_next_boost(boost, true, total);
+        int64_t next = wr_frames_next_boost(boost, true, most);
 
-        cr_assert(next > boost || next == total / 32);
-        cr_assert_leq(next, total / 32);
+        cr_assert(next > boost || next == most);
+        cr_assert_leq(next, most);
         boost = next;
     }
-    cr_assert_eq(boost, total / 32);
-    cr_assert_lt(wr_frames_next_boost(boost, false, total), boost);
-    cr_assert_gt(wr_frames_next_boost(boost, false, total), boost / 2);
-    for (int round = 0; round < 1000; round++)
-        boost = wr_frames_next_boost(boost, false, total);
-    cr_assert_lt(boost, 64);
-    cr_assert_eq(wr_frames_next_boost(total, false, 0), 0);
+    cr_assert_eq(boost, most);
+    cr_assert_lt(wr_frames_next_boost(boost, false, most), boost);
+    cr_assert_gt(wr_frames_next_boost(boost, false, most), boost / 2);
+    cr_assert_eq(wr_frames_next_boost(boost, false, 100), 100,
+                 "what leaves is not written any more");
+    cr_assert_eq(wr_frames_next_boost(most, false, 0), 0);
+}
+
+/* A single wait must not keep memory free for thousands of misses. */
+Test(frame, the_boost_of_one_wait_is_gone_after_some_rounds)
+{
+    int64_t boost = wr_frames_next_boost(0, true, 1 << 11);
+
+    cr_assert_gt(boost, 0);
+    for (int round = 0; round < 50; round++)
+        boost = wr_frames_next_boost(boost, false, 1 << 11);
+    cr_assert_eq(boost, 0);
+}
+
+Test(frame, the_boost_is_for_what_must_be_written)
+{
+    const int64_t total = 1 << 16;
+
+    cr_assert_eq(wr_frames_boost_most(total, 0, 0), total / 32, "nothing has left yet");
+    cr_assert_eq(wr_frames_boost_most(total, 1000, 0), total / 32);
+    cr_assert_eq(wr_frames_boost_most(total, 0, 1000), total / 128);
+    for (uint64_t staged = 100; staged <= 1000; staged += 100) {
+        int64_t most = wr_frames_boost_most(total, staged, 1000 - staged);
+
+        cr_assert_gt(most, wr_frames_boost_most(total, staged - 100, 1100 - staged));
+        cr_assert_leq(most, total / 32);
+    }
 }
