@@ -250,6 +250,21 @@ Test(aging, pages_that_found_no_room_are_looked_for)
     cr_expect_eq(wr_aging_pass(aging, 50), 50);
 }
 
+/* A tenth of a budget that was made much larger is more than the queue has room for. */
+Test(aging, nobody_looks_for_pages_while_there_is_no_room_for_them)
+{
+    const struct wr_frame_marks marks = {ROOM_MIN, ROOM_LOW, ROOM_HIGH};
+    uint32_t lost;
+
+    open_aging();
+    wr_frames_resize(&room_space.frames, 100 * ROOM_TOTAL, &marks);
+    bring_many(0, ROOM_PAGES, WR_PAGE_RESIDENT_DIRTY, false);
+    lost = atomic_load(&aging->lost);
+    cr_assert_gt(lost, 0);
+    cr_expect_eq(wr_aging_pass(aging, 1), 1);
+    cr_expect_eq(atomic_load(&aging->lost), lost);
+}
+
 Test(aging, a_full_small_queue_takes_no_more_and_says_so)
 {
     uint32_t room;
