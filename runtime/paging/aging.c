@@ -190,7 +190,7 @@ static void find_lost(struct wr_aging *aging)
     uint64_t end = page_end(aging);
 
     /* Not before there is room for them; of a budget that grew, a tenth may be more than that. */
-    if (lost == aging->lost_seen || small > aging->small.room / 2 ||
+    if (lost == aging->lost_seen || small > aging->small.room / 4 ||
         wr_policy_is_small_due(small, frames_of(aging)))
         return;
     aging->lost_seen = lost;
