@@ -20,6 +20,7 @@
 #define BUDGET_MIN_PAGES 1024u /* 4 MiB: below it the fixed parts would leave no room */
 #endif
 #define CHUNKS_MIN      4u
+#define FRAMES_MOST     ((1u << 28) - 1) /* of slab and staging: a page names one in 28 bits */
 #define NS_MILLISECOND  1000000ull
 #define PERCENT_OF_FREE 80
 
@@ -203,9 +204,13 @@ static int build_memory(struct weir_runtime *rt)
         return refuse_budget(rt);
     if (chunks < CHUNKS_MIN)
         chunks = CHUNKS_MIN;
+    if (chunks > FRAMES_MOST / 2 / WR_CACHE_CHUNK)
+        chunks = FRAMES_MOST / 2 / WR_CACHE_CHUNK;
     if (readers > total / 128)
         readers = (uint32_t)(total / 128);
     slab = wr_cache_frames(readers, (uint32_t)chunks);
+    if (extents > (FRAMES_MOST - slab) / WR_EXTENT_FRAMES)
+        extents = (FRAMES_MOST - slab) / WR_EXTENT_FRAMES;
     rt->reserved_pages = slab + rt->host->transient_frames;
     if (marks.high * 4 > total)
         return refuse_budget(rt);

@@ -153,6 +153,7 @@ bool wr_staging_peek(struct wr_staging *staging, uint32_t *target_p)
 bool wr_staging_next(struct wr_staging *staging, uint32_t want, struct wr_segment *segment_p)
 {
     struct wr_segment *first;
+    uint32_t rest;
     bool found;
 
     WR_CHECK(want > 0);
@@ -163,8 +164,11 @@ bool wr_staging_next(struct wr_staging *staging, uint32_t want, struct wr_segmen
         *segment_p = *first;
         if (first->to - first->from > want) {
             segment_p->to = first->from + want;
-            segment_p->live = first->live < want ? first->live : want;
             first->from += want;
+            /* Where the live ones are is not known. Those that stay must not be taken for fewer
+             * than they are: nobody writes a queue in which nothing is live. */
+            rest = first->to - first->from;
+            segment_p->live = first->live > rest ? first->live - rest : 0;
             first->live -= segment_p->live;
         } else {
             staging->queue_first = (staging->queue_first + 1) % staging->segment_room;

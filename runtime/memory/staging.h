@@ -34,7 +34,7 @@ struct wr_extent {
 struct wr_segment {
     struct wr_extent *extent;
     uint32_t from, to; /* frames of the extent */
-    uint32_t live;     /* pages of it that were still to be written when it was last looked at */
+    uint32_t live;     /* pages of it that may still have to be written: no fewer than there are */
 };
 
 struct wr_staging {

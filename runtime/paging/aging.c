@@ -199,11 +199,12 @@ static void find_lost(struct wr_aging *aging)
 {
     const struct wr_pages *pages = &aging->space->pages;
     uint32_t lost = atomic_load_explicit(&aging->lost, memory_order_relaxed);
+    uint64_t small = wr_arrivals_count(&aging->small);
     uint64_t end = page_end(aging);
 
-    /* Not before there is room for them. */
-    if (lost == aging->lost_seen ||
-        wr_policy_is_small_due(wr_arrivals_count(&aging->small), frames_of(aging)))
+    /* Not before there is room for them; of a budget that grew, a tenth may be more than that. */
+    if (lost == aging->lost_seen || small > aging->small.room / 4 ||
+        wr_policy_is_small_due(small, frames_of(aging)))
         return;
     aging->lost_seen = lost;
     for (uint64_t page = 0; page < end;) {

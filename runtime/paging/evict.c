@@ -208,6 +208,24 @@ static uint32_t drop_pages(struct wr_evict *e, const uint32_t *pages, uint32_t c
 
 /* --- Staging what must be written ------------------------------------------------------------ */
 
+static uint32_t waiting_to_be_written(const struct wr_evict *e)
+{
+    return atomic_load_explicit(&e->space->staging.live_count, memory_order_relaxed);
+}
+
+/* Pages that are not written yet, because they may be wanted again. Nobody waits for that. */
+uint64_t wr_evict_deferred(const struct wr_evict *e)
+{
+    if (wr_bug(WR_BUG_late_io))
+        return (uint64_t)mark_of(&e->space->frames.total) / 4;
+    return mode_now(e) == WR_AGING_RED ? 0 : e->defer;
+}
+
+bool wr_evict_may_stage(const struct wr_evict *e)
+{
+    return waiting_to_be_written(e) < wr_evict_deferred(e) + WR_EVICT_LOT;
+}
+
 static void revoked(struct wr_evict *e, struct wr_victim *victim, const struct wr_revoke *revoke)
 {
     struct wr_hold *hold = &victim->hold;
@@ -270,14 +288,20 @@ static void note_staged(struct wr_evict *e, uint32_t staged)
     wr_aging_unmapped(e->space->aging, staged);
 }
 
+/* An extent to fill, if there is one and its pages may wait. */
+static struct wr_extent *open_extent(struct wr_evict *e)
+{
+    if (!e->extent && wr_evict_may_stage(e))
+        e->extent = wr_staging_take(&e->space->staging);
+    return e->extent;
+}
+
 /* Revoke dirty pages into the extent that is being filled. How many frames it has now more. */
 static uint32_t stage_pages(struct wr_evict *e, const uint32_t *pages, uint32_t candidates)
 {
     uint32_t looked = 0, staged = 0;
 
-    if (!e->extent)
-        e->extent = wr_staging_take(&e->space->staging);
-    while (e->extent && looked < candidates && e->extent->fill < WR_EXTENT_FRAMES) {
+    while (looked < candidates && open_extent(e) && e->extent->fill < WR_EXTENT_FRAMES) {
         uint32_t victims, frame = e->extent->first_frame + e->extent->fill;
 
         looked += seize_group(e, pages + looked, candidates - looked,
@@ -292,6 +316,8 @@ static uint32_t stage_pages(struct wr_evict *e, const uint32_t *pages, uint32_t 
             revoked(e, &e->victims[i], &e->revokes[i]);
         }
     }
+    while (looked < candidates)
+        wr_aging_return(e->space->aging, pages[looked++]);
     note_staged(e, staged);
     return staged;
 }
@@ -305,24 +331,6 @@ void wr_evict_close_extent(struct wr_evict *e)
     e->extent = NULL;
     wr_staging_queue(&e->space->staging, extent,
                      e->space->pager->ops->inspect(e->space->pager, extent));
-}
-
-static uint32_t waiting_to_be_written(const struct wr_evict *e)
-{
-    return atomic_load_explicit(&e->space->staging.live_count, memory_order_relaxed);
-}
-
-/* Pages that are not written yet, because they may be wanted again. Nobody waits for that. */
-uint64_t wr_evict_deferred(const struct wr_evict *e)
-{
-    if (wr_bug(WR_BUG_late_io))
-        return (uint64_t)mark_of(&e->space->frames.total) / 4;
-    return mode_now(e) == WR_AGING_RED ? 0 : e->defer;
-}
-
-bool wr_evict_may_stage(const struct wr_evict *e)
-{
-    return waiting_to_be_written(e) < wr_evict_deferred(e) + WR_EVICT_LOT;
 }
 
 uint32_t wr_evict_room(const struct wr_evict *e)
@@ -370,7 +378,9 @@ static uint32_t seize_crowd(struct wr_evict *e, const uint32_t *pages, uint32_t 
     if (victims > 0)
         give_chances(e, victims, chances);
     *victims_p = victims;
-    return looked ? looked : 1; /* the object has just lost a view */
+    if (looked == 0) /* the object has just lost a view */
+        wr_aging_return(e->space->aging, pages[looked++]);
+    return looked;
 }
 
 /* Clean and dirty ones together: see evict.h. How many went either way. */
@@ -404,15 +414,11 @@ static uint32_t evict_crowd(struct wr_evict *e, const uint32_t *pages, uint32_t 
     uint32_t evicted = 0;
 
     for (uint32_t i = 0; i < candidates;) {
-        uint32_t victims, room = 0;
+        uint32_t victims, room;
 
-        if (wr_evict_may_stage(e)) {
-            if (wr_evict_room(e) == 0)
-                wr_evict_close_extent(e);
-            if (!e->extent)
-                e->extent = wr_staging_take(&e->space->staging);
-            room = e->extent ? WR_EXTENT_FRAMES - e->extent->fill : 0;
-        }
+        if (wr_evict_room(e) == 0)
+            wr_evict_close_extent(e);
+        room = open_extent(e) ? wr_evict_room(e) : 0;
         i += seize_crowd(e, pages + i, candidates - i, room, &victims);
         if (victims > 0)
             evicted += evict_group(e, victims);

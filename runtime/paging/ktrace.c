@@ -82,6 +82,7 @@ static void introduce(struct wr_ktrace *k, const struct weir_trace_record *recor
     const struct wr_region *region = atomic_load(&k->space->by_number[record->region]);
     struct weir_trace_record head = {.ns = record->ns, .kind = WEIR_TRACE_REGION};
     struct weir_trace_region body = {0};
+    bool is_new = false;
 
     if (region && region->serial != k->told[record->region]) {
         k->told[record->region] = region->serial;
@@ -91,10 +92,13 @@ static void introduce(struct wr_ktrace *k, const struct weir_trace_record *recor
         body.pages = region->reserve_pages;
         body.serial = region->serial;
         memcpy(body.name, region->name, sizeof(body.name));
+        is_new = true;
+    }
+    wr_gate_leave(pass);
+    if (is_new) { /* outside the gate: a device may keep us waiting, and so may who hears of it */
         add(k, &head, sizeof(head));
         add(k, &body, sizeof(body));
     }
-    wr_gate_leave(pass);
 }
 
 static void tell_lost(struct wr_ktrace *k, uint64_t ns)

@@ -129,11 +129,17 @@ static void sort_pages(uint32_t *pages, uint32_t count)
         }
 }
 
-/* The next pages of the cold ranges, at most want. */
+/* The next pages of the cold ranges, at most want; and no more than may be staged: nobody names
+ * them a second time. */
 static uint32_t collect_cold(struct wr_reclaim *r, uint32_t want)
 {
-    uint32_t found = 0;
+    uint32_t found = 0, room;
 
+    if (wr_evict_room(&r->evict) == 0)
+        wr_evict_close_extent(&r->evict);
+    room = wr_evict_may_stage(&r->evict) ? wr_evict_room(&r->evict) : 0;
+    if (want > room)
+        want = room;
     wr_lock_take(&r->cold_lock);
     while (found < want && r->cold_count > 0) {
         struct range *first = &r->cold[r->cold_first];
@@ -167,6 +173,8 @@ static uint32_t widen(const struct wr_reclaim *r, uint32_t *pages)
     uint32_t victim = pages[0], first = victim / WR_HEAT_PAGES * WR_HEAT_PAGES, found = 0;
     bool is_main = wr_page_peek_flag(table, victim, WR_PAGE_MAIN), is_dirty;
 
+    if (!wr_page_peek_evictable(table, victim, &is_dirty))
+        wr_aging_return(r->space->aging, victim); /* locked just now, perhaps */
     for (uint32_t page = first; page < first + WR_HEAT_PAGES; page++)
         if (wr_page_peek_evictable(table, page, &is_dirty) &&
             (is_main || !wr_page_peek_flag(table, page, WR_PAGE_MAIN)))
@@ -174,13 +182,17 @@ static uint32_t widen(const struct wr_reclaim *r, uint32_t *pages)
     return found;
 }
 
-/* Victims and what goes along with them, as far as there is room; the rest goes back. */
-static uint32_t add_wide(struct wr_reclaim *r, const uint32_t *victims, uint32_t count,
-                         uint32_t found)
+/* Victims and what goes along with them, as far as there is room; the rest goes back, if it was
+ * taken from anywhere. */
+static uint32_t add_wide(struct wr_reclaim *r, enum wr_victims kind, uint32_t count, uint32_t found)
 {
+    bool is_taken = kind != WR_VICTIMS_LARGEST && kind != WR_VICTIMS_SWEEP;
+    const uint32_t *victims = r->victims;
+
     for (uint32_t i = 0; i < count; i++) {
         if (found + WR_HEAT_PAGES > BATCH) {
-            wr_aging_return(r->space->aging, victims[i]);
+            if (is_taken)
+                wr_aging_return(r->space->aging, victims[i]);
             continue;
         }
         r->pages[found] = victims[i];
@@ -197,12 +209,12 @@ static uint32_t collect_wide(struct wr_reclaim *r, enum wr_victims kind, uint32_
     uint32_t found = 0, got;
 
     if (kind != WR_VICTIMS_CLEAN && kind != WR_VICTIMS_LISTED)
-        return add_wide(r, r->victims, wr_aging_collect(aging, kind, want, r->victims), 0);
+        return add_wide(r, kind, wr_aging_collect(aging, kind, want, r->victims), 0);
     do {
         uint32_t part = (BATCH - found) / WR_HEAT_PAGES;
 
         got = wr_aging_collect(aging, kind, part < want - found ? part : want - found, r->victims);
-        found = add_wide(r, r->victims, got, found);
+        found = add_wide(r, kind, got, found);
     } while (got > 0 && found < want && found + WR_HEAT_PAGES <= BATCH);
     return found;
 }
@@ -285,7 +297,7 @@ static uint32_t stage_dirty(struct wr_reclaim *r)
 /* Inside the gate. */
 static enum round one_round(struct wr_reclaim *r, uint32_t want)
 {
-    uint32_t cold = collect_cold(r, want < BATCH ? want : BATCH);
+    uint32_t cold = collect_cold(r, want);
     uint32_t freed = cold ? wr_evict_lot(&r->evict, r->pages, cold, false) : 0;
     enum round written;
 

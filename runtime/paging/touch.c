@@ -148,6 +148,8 @@ static int first_store(struct fault *f, struct wr_run *run)
     for (uint32_t i = 0; i < placed; i++)
         wr_page_move(run_page(run, i), WR_PAGE_EMPTY, WR_PAGE_RESIDENT_DIRTY);
     f->has_frame = !is_first_placed(run, placed);
+    if (f->has_frame && placed > 0)
+        wr_aging_lost(f->space->aging); /* they stay, and nobody says that they have arrived */
     wr_frames_put(&f->space->frames, run->count - placed - f->has_frame);
     return trim_run(run, placed, error);
 }

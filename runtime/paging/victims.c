@@ -38,8 +38,11 @@ static uint32_t collect_clean(struct wr_aging *aging, struct wr_list *list, uint
 
         if (is_clean)
             pages[found++] = page;
-        if (list->clean == taken && !stays)
+        if (list->clean == taken && !stays) {
             taken++;
+            if (!is_clean)
+                wr_aging_return(aging, page); /* locked, perhaps: it is in no other list */
+        }
         list->clean++;
     }
     atomic_store_explicit(&list->taken, taken, memory_order_release);

@@ -39,6 +39,7 @@ struct wr_cleaner {
     struct wr_carrier *carrier;
     struct wr_swap_backend *backend; /* whose cluster is being cleaned; NULL: none is */
     uint32_t number, cluster, place;
+    int32_t serial; /* of the back end, which may be gone when it is looked at again */
     struct {
         bool is_short;
         uint32_t hand, fruitless_most;
@@ -141,6 +142,7 @@ static bool choose_victim(struct wr_swap_lane *lane, struct wr_swap_backend *bac
     }
     slots->marks[cleaner->cluster] |= WR_CLUSTER_CLEANED;
     cleaner->backend = backend;
+    cleaner->serial = backend->serial;
     cleaner->number = i;
     cleaner->place = cleaner->cluster * C;
     return true;
@@ -187,7 +189,7 @@ static void go_on(struct wr_swap_lane *lane)
     struct wr_swap_backend *backend = wr_swap_backend(lane->swap, cleaner->number);
     uint32_t end;
 
-    if (backend != cleaner->backend) { /* drained meanwhile, and gone */
+    if (!backend || backend->serial != cleaner->serial) { /* drained meanwhile, and gone */
         cleaner->backend = NULL;
         return;
     }

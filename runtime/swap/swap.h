@@ -45,6 +45,7 @@ struct wr_swap_backend {
     struct weir_backend_env env;
     const struct wr_events *events;
     uint32_t number;
+    int32_t serial;   /* unlike the number and the address, no other's later */
     int32_t priority; /* below 0: none was given */
     char spec[WR_SPEC_ROOM];
 

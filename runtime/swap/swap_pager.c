@@ -475,6 +475,7 @@ int wr_swap_add(struct wr_swap *swap, const char *spec, uint32_t *number_p)
     if (!backend)
         return WEIR_ENOMEM;
     backend->number = number;
+    backend->serial = swap->added;
     backend->priority = -1 - swap->added;
     error = open_backend(swap, spec, backend);
     if (error != WEIR_OK) {

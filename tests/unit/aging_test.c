@@ -64,6 +64,62 @@ static void warm(uint32_t page, int times)
         wr_page_warm(&room_space.pages, page);
 }
 
+/* --- Arrivals -------------------------------------------------------------------------------- */
+
+static uint32_t take_all(struct wr_arrivals *arrivals)
+{
+    uint32_t count = 0, page;
+
+    while (wr_arrivals_take(arrivals, &page))
+        count++;
+    return count;
+}
+
+/* Both sides may be stopped at any instruction, for as long as others need to go round the ring. */
+Test(aging, who_takes_and_is_stopped_does_not_end_the_queue)
+{
+    struct wr_arrivals arrivals;
+    uint32_t page;
+
+    cr_assert_eq(wr_arrivals_open(&arrivals, 1), WEIR_OK);
+    for (uint32_t i = 0; i < 100; i++)
+        cr_assert(wr_arrivals_put(&arrivals, i, 1, 1));
+    atomic_fetch_add(&arrivals.begin, 1); /* it has page 0, and is stopped before it reads it */
+    cr_assert_eq(take_all(&arrivals), 99);
+    for (uint32_t i = 100; i <= arrivals.room; i++) {
+        cr_assert(wr_arrivals_put(&arrivals, i, 1, 1));
+        cr_assert(i == arrivals.room || wr_arrivals_take(&arrivals, &page));
+    }
+    atomic_store(&arrivals.pages[0], 0); /* it goes on, and takes what is there by now */
+    cr_expect_not(wr_arrivals_take(&arrivals, &page), "it may come yet");
+    for (uint32_t i = 0; i < 2 * arrivals.room; i++) {
+        cr_assert(wr_arrivals_put(&arrivals, i, 1, 1), "%u", i);
+        (void)wr_arrivals_take(&arrivals, &page);
+    }
+    cr_expect_lt(wr_arrivals_count(&arrivals), arrivals.room / 4);
+    wr_arrivals_close(&arrivals);
+}
+
+Test(aging, who_puts_late_is_not_waited_for)
+{
+    struct wr_arrivals arrivals;
+    uint32_t page;
+
+    cr_assert_eq(wr_arrivals_open(&arrivals, 1), WEIR_OK);
+    atomic_fetch_add(&arrivals.end, 1); /* it has a place, and is stopped before it puts page 7 */
+    cr_assert(wr_arrivals_put(&arrivals, 8, 1, 1));
+    cr_expect_not(wr_arrivals_take(&arrivals, &page), "it may come yet");
+    for (uint32_t i = 0; i < arrivals.room / 4; i++)
+        cr_assert(wr_arrivals_put(&arrivals, 8, 1, 1));
+    cr_expect_eq(take_all(&arrivals), arrivals.room / 4 + 1);
+    atomic_store(&arrivals.pages[0], 8);
+    for (uint32_t i = 0; i < 2 * arrivals.room; i++) {
+        cr_assert(wr_arrivals_put(&arrivals, 9, 1, 1));
+        cr_assert(wr_arrivals_take(&arrivals, &page));
+    }
+    wr_arrivals_close(&arrivals);
+}
+
 /* --- Choosing -------------------------------------------------------------------------------- */
 
 Test(aging, nothing_is_found_where_nothing_is)
@@ -194,6 +250,21 @@ Test(aging, pages_that_found_no_room_are_looked_for)
     cr_expect_eq(wr_aging_pass(aging, 50), 50);
 }
 
+/* A tenth of a budget that was made much larger is more than the queue has room for. */
+Test(aging, nobody_looks_for_pages_while_there_is_no_room_for_them)
+{
+    const struct wr_frame_marks marks = {ROOM_MIN, ROOM_LOW, ROOM_HIGH};
+    uint32_t lost;
+
+    open_aging();
+    wr_frames_resize(&room_space.frames, 100 * ROOM_TOTAL, &marks);
+    bring_many(0, ROOM_PAGES, WR_PAGE_RESIDENT_DIRTY, false);
+    lost = atomic_load(&aging->lost);
+    cr_assert_gt(lost, 0);
+    cr_expect_eq(wr_aging_pass(aging, 1), 1);
+    cr_expect_eq(atomic_load(&aging->lost), lost);
+}
+
 Test(aging, a_full_small_queue_takes_no_more_and_says_so)
 {
     uint32_t room;
@@ -257,6 +328,21 @@ Test(aging, the_clean_place_does_not_change_what_is_written)
         cr_expect_eq(plain[i], page);
     }
     cr_expect_eq(dirty, 267);
+}
+
+/* A page that is locked just now is in somebody's hands, not gone. */
+Test(aging, a_locked_page_at_the_write_place_comes_later)
+{
+    struct wr_hold hold;
+
+    open_aging();
+    bring_many(0, 40, WR_PAGE_RESIDENT_CLEAN, false);
+    cr_assert_eq(wr_aging_pass(aging, 40), 40);
+    cr_assert_eq(wr_arrivals_count(&aging->small), 0);
+    wr_page_take(&room_space.pages, 0, &hold);
+    expect_victims(collect(WR_VICTIMS_CLEAN, 5), 1, 5);
+    cr_expect_eq(wr_arrivals_count(&aging->small), 1);
+    wr_page_put(&room_space.pages, &hold);
 }
 
 Test(aging, a_load_that_only_reads_never_comes_to_the_write_place)

@@ -3,6 +3,7 @@
 /* Clean, discard, move: what happens to clusters and slots while nobody touches their pages. */
 
 #include <criterion/criterion.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "runtime/swap/carry.h"
@@ -209,6 +210,36 @@ Test(clean, a_read_that_fails_changes_nothing)
     cr_expect_gt(count_of(WR_COUNT_read_errors), 0);
     cr_expect_eq(wr_slots_live(slots_of(0), 3), 112);
     expect_all_returned();
+}
+
+static void reap_lane(void *context)
+{
+    (void)context;
+    swap->pager.ops->reap(lane);
+}
+
+/* The next one has its number and, with this C library at least, its memory. */
+Test(clean, a_back_end_that_went_is_not_taken_for_the_next)
+{
+    void *spare[7]; /* so many the library would keep for other kinds of allocation */
+    uint32_t number;
+
+    open_churned("mem:?size=20m");
+    tidy(false);
+    finish();
+    for (uint32_t page = 0; page < CLUSTERS * C; page++)
+        if (state_of(page) == WR_PAGE_OUT)
+            forget_page(page);
+    swap->wish.rouse = reap_lane;
+    for (uint32_t i = 0; i < 7; i++)
+        spare[i] = malloc(sizeof(struct wr_swap_backend));
+    for (uint32_t i = 0; i < 7; i++)
+        free(spare[i]);
+    cr_assert_eq(wr_swap_drain(swap, 0), WEIR_OK);
+    cr_assert_eq(wr_swap_add(swap, "mem:?size=2m", &number), WEIR_OK);
+    cr_assert_eq(number, 0);
+    tidy(false);
+    cr_expect_eq(count_of(WR_COUNT_clusters_cleaned), 0);
 }
 
 /* --- Discard --------------------------------------------------------------------------------- */

@@ -158,25 +158,26 @@ Test(staging, a_part_is_taken_from_the_front)
     extent = fill(100, 0);
     wr_staging_queue(staging, extent, 60);
     first = next(30);
-    expect_segment(&first, extent, 0, 30, 30);
-    second = next(70); /* exactly what is left */
-    expect_segment(&second, extent, 30, 100, 30);
+    expect_segment(&first, extent, 0, 30, 0); /* they may all be in the rest */
+    second = next(70);                        /* exactly what is left */
+    expect_segment(&second, extent, 30, 100, 60);
     cr_expect_not(wr_staging_next(staging, 1, &third));
 }
 
-Test(staging, no_more_pages_are_live_than_there_are)
+Test(staging, no_fewer_pages_are_live_than_there_may_be)
 {
     struct wr_extent *extent;
     struct wr_segment part;
 
     room_open();
     extent = fill(100, 0);
-    wr_staging_queue(staging, extent, 10);
+    wr_staging_queue(staging, extent, 80);
     part = next(30);
     expect_segment(&part, extent, 0, 30, 10);
-    cr_expect_eq(staging->live_count, 0);
+    cr_expect_eq(staging->live_count, 70);
     part = next(WR_EXTENT_FRAMES);
-    expect_segment(&part, extent, 30, 100, 0);
+    expect_segment(&part, extent, 30, 100, 70);
+    cr_expect_eq(staging->live_count, 0);
 }
 
 static void want_nothing(void *context)

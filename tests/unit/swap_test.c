@@ -558,3 +558,41 @@ Test(swap, a_failed_fetch_is_told_to_each)
         cr_expect_eq(arrived[i], WEIR_EIO);
     cr_expect_eq(count_of(WR_COUNT_read_errors), 1);
 }
+
+/* --- Pages that lie at the end of an extent -------------------------------------------------- */
+
+static void forget_out(uint32_t page)
+{
+    struct wr_hold hold;
+
+    wr_page_take(&room_space.pages, region->first + page, &hold);
+    wr_page_move(&hold, WR_PAGE_OUT, WR_PAGE_EMPTY);
+    swap->pager.ops->forget(&swap->pager, wr_hold_slot(&hold));
+    wr_hold_set_slot(&hold, WR_SLOT_NONE);
+    wr_page_put(&room_space.pages, &hold);
+}
+
+/* The first half of an extent was taken back, and what is free is in runs of a hundred. */
+Test(swap, what_lies_behind_what_was_taken_back_is_written)
+{
+    struct wr_extent *extent;
+
+    open_swap("mem:?size=2m");
+    put_in_queue(stage(0, C));
+    cr_assert_eq(launder(), WR_LAUNDERED);
+    finish();
+    for (uint32_t page = 0; page < C; page++)
+        if (page % 101 != 100)
+            forget_out(page);
+    extent = stage(C, C);
+    for (uint32_t page = C; page < C + C / 2; page++)
+        touch(page, WR_PAGE_CACHED_DIRTY);
+    cr_assert_eq(put_in_queue(extent), C / 2);
+    while (room_space.staging.live_count > 0) {
+        launder();
+        finish();
+    }
+    for (uint32_t page = C + C / 2; page < 2 * C; page++)
+        cr_expect_eq(state_of(page), WR_PAGE_OUT, "page %u", page);
+    expect_all_returned();
+}
