@@ -5,6 +5,7 @@
 #include <signal.h>
 #include <string.h>
 
+#include "runtime/host/peer.h"
 #include "runtime/memory/gate.h"
 #include "runtime/paging/range.h"
 #include "runtime/runtime.h"
@@ -100,11 +101,17 @@ int weir_map(struct weir_runtime *rt, uint64_t bytes, const struct weir_region_o
     return error;
 }
 
+/* No address of a program's: one of another process's, as we know it (peer.h), is not found. */
+static struct wr_region *find_own(uint64_t addr)
+{
+    return wr_is_away(addr) ? NULL : wr_region_find(addr);
+}
+
 /* The runtime of the region or view that begins there, or NULL. */
 static struct weir_runtime *runtime_at(uint64_t addr, bool *is_view_p)
 {
     struct wr_pass pass = wr_gate_enter();
-    struct wr_region *region = wr_region_find(addr);
+    struct wr_region *region = find_own(addr);
     struct weir_runtime *rt = NULL;
 
     if (region && region->addr == addr) {
@@ -184,7 +191,7 @@ static int find_range(const void *address, uint64_t bytes, bool inside, struct w
                       uint32_t *page_p, uint32_t *count_p)
 {
     uint64_t addr = (uintptr_t)address;
-    struct wr_region *region = wr_region_find(addr);
+    struct wr_region *region = find_own(addr);
     uint64_t end = region ? atomic_load(&region->bytes) : 0;
     uint64_t from, to;
 
@@ -442,7 +449,7 @@ int weir_region_stats(const void *address, struct weir_region_stats *stats)
     if (wr_runtime_is_forked())
         return WEIR_EFORKED;
     pass = wr_gate_enter();
-    region = wr_region_find((uintptr_t)address);
+    region = find_own((uintptr_t)address);
     if (region && (atomic_load(&region->is_going) ||
                    (uintptr_t)address - region->addr >= atomic_load(&region->bytes)))
         region = NULL;

@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "runtime/host/link.h"
+#include "runtime/host/peer.h"
 #include "tests/stress/share_kit.h"
 
 #define BUDGET (8 * MIB)
@@ -209,6 +210,31 @@ Test(hostile, without_descriptors_nobody_is_let_in_and_nothing_spins)
     cr_assert_eq(setrlimit(RLIMIT_NOFILE, &limit), 0);
     close(link);
     cr_expect_eq(weir_detach(share_attach("few")), WEIR_OK);
+    weir_close(rt);
+}
+
+/* How the owner calls an address of another process is nothing that a program can have. */
+Test(hostile, an_address_of_another_process_is_none_here)
+{
+    struct weir_attached *attached;
+    struct weir_region_stats stats = {.size = sizeof(stats)};
+    void *memory, *moved = NULL;
+    char *away;
+
+    rt = real_open(BUDGET, "mem:?size=64M");
+    share_object(rt, PAGES, share_name("away"));
+    attached = share_attach("away");
+    memory = share_view(attached, 0, PAGES);
+    away = (char *)(wr_peer_addr(0, (uintptr_t)memory));
+    cr_expect_eq(weir_advise(away, PAGES * PAGE, WEIR_DISCARD), WEIR_EINVAL);
+    cr_expect_eq(weir_pin(away, PAGE, WEIR_WRITE), WEIR_EINVAL);
+    cr_expect_eq(weir_resize(away, PAGE), WEIR_ENOENT);
+    cr_expect_eq(weir_move(away, 0, &moved), WEIR_ENOENT);
+    cr_expect_eq(weir_region_stats(away, &stats), WEIR_ENOENT);
+    cr_expect_eq(weir_unmap(away), WEIR_ENOENT);
+    real_fill(memory, PAGES, 1);
+    real_check(memory, PAGES, 1);
+    cr_expect_eq(weir_detach(attached), WEIR_OK);
     weir_close(rt);
 }
 
