@@ -10,6 +10,8 @@
 #include "runtime/paging/range.h"
 #include "runtime/runtime.h"
 
+#define PIN_PAGES 64u /* that weir_pin() pins between two looks at the gate */
+
 /* Hold signals off while pages may be locked here: a handler of the application that ran in between
  * could touch one of them and would wait for itself. */
 static void hold_signals(sigset_t *before)
@@ -283,23 +285,67 @@ int weir_advise(void *address, uint64_t bytes, enum weir_hint hint)
     return error;
 }
 
+/* It was pinned up to there a moment ago: either somebody is about to shrink or move it, and will
+ * see that he cannot, or it is gone. */
+static int await_range(const void *address, uint32_t serial)
+{
+    static const uint32_t nothing;
+    struct wr_region *region = find_own((uintptr_t)address);
+    struct wr_host *host;
+
+    if (!region || region->serial != serial || atomic_load(&region->is_going))
+        return WEIR_EINVAL;
+    host = region->space->host;
+    host->ops->park(host, &nothing, 0, host->ops->now_ns(host) + 1000000);
+    return WEIR_OK;
+}
+
+struct pinning {
+    uint32_t done, count; /* pages, from the first on */
+    uint32_t serial;      /* of the region            */
+    enum wr_access access;
+};
+
+/* Some more; or, with an error, none of it any more. Each page may have to be read: signals and
+ * those who wait for the gate have their turn in between. */
+static int pin_step(const void *address, uint64_t bytes, struct pinning *p)
+{
+    struct wr_region *region;
+    uint32_t page, part;
+    int error = find_range(address, bytes, false, &region, &page, &p->count);
+
+    if (error != WEIR_OK)
+        return p->done > 0 ? await_range(address, p->serial) : error;
+    if (p->done == 0)
+        p->serial = region->serial;
+    if (p->serial != region->serial)
+        return WEIR_EINVAL;
+    part = p->count - p->done < PIN_PAGES ? p->count - p->done : PIN_PAGES;
+    error = wr_range_pin(region, page + p->done, part, p->access);
+    if (error == WEIR_OK)
+        p->done += part;
+    else
+        (void)wr_range_unpin(region, page, p->done);
+    return error;
+}
+
 int weir_pin(void *address, uint64_t bytes, enum weir_access access)
 {
-    struct shelter shelter;
-    struct wr_region *region;
-    uint32_t page, count;
-    int error;
+    struct pinning p = {.count = 1};
+    int error = WEIR_OK;
 
     if (access != WEIR_READ && access != WEIR_WRITE)
         return WEIR_EINVAL;
     if (wr_runtime_is_forked())
         return WEIR_EFORKED;
-    shelter_enter(&shelter);
-    error = find_range(address, bytes, false, &region, &page, &count);
-    if (error == WEIR_OK)
-        error = wr_range_pin(region, page, count,
-                             access == WEIR_WRITE ? WR_ACCESS_WRITE : WR_ACCESS_READ);
-    shelter_leave(&shelter);
+    p.access = access == WEIR_WRITE ? WR_ACCESS_WRITE : WR_ACCESS_READ;
+    while (error == WEIR_OK && p.done < p.count) {
+        struct shelter shelter;
+
+        shelter_enter(&shelter);
+        error = pin_step(address, bytes, &p);
+        shelter_leave(&shelter);
+    }
     return error;
 }
 
