@@ -5,9 +5,12 @@
 #include <signal.h>
 #include <string.h>
 
+#include "runtime/host/peer.h"
 #include "runtime/memory/gate.h"
 #include "runtime/paging/range.h"
 #include "runtime/runtime.h"
+
+#define PIN_PAGES 64u /* that weir_pin() pins between two looks at the gate */
 
 /* Hold signals off while pages may be locked here: a handler of the application that ran in between
  * could touch one of them and would wait for itself. */
@@ -100,11 +103,17 @@ int weir_map(struct weir_runtime *rt, uint64_t bytes, const struct weir_region_o
     return error;
 }
 
+/* No address of a program's: one of another process's, as we know it (peer.h), is not found. */
+static struct wr_region *find_own(uint64_t addr)
+{
+    return wr_is_away(addr) ? NULL : wr_region_find(addr);
+}
+
 /* The runtime of the region or view that begins there, or NULL. */
 static struct weir_runtime *runtime_at(uint64_t addr, bool *is_view_p)
 {
     struct wr_pass pass = wr_gate_enter();
-    struct wr_region *region = wr_region_find(addr);
+    struct wr_region *region = find_own(addr);
     struct weir_runtime *rt = NULL;
 
     if (region && region->addr == addr) {
@@ -184,7 +193,7 @@ static int find_range(const void *address, uint64_t bytes, bool inside, struct w
                       uint32_t *page_p, uint32_t *count_p)
 {
     uint64_t addr = (uintptr_t)address;
-    struct wr_region *region = wr_region_find(addr);
+    struct wr_region *region = find_own(addr);
     uint64_t end = region ? atomic_load(&region->bytes) : 0;
     uint64_t from, to;
 
@@ -276,23 +285,67 @@ int weir_advise(void *address, uint64_t bytes, enum weir_hint hint)
     return error;
 }
 
+/* It was pinned up to there a moment ago: either somebody is about to shrink or move it, and will
+ * see that he cannot, or it is gone. */
+static int await_range(const void *address, uint32_t serial)
+{
+    static const uint32_t nothing;
+    struct wr_region *region = find_own((uintptr_t)address);
+    struct wr_host *host;
+
+    if (!region || region->serial != serial || atomic_load(&region->is_going))
+        return WEIR_EINVAL;
+    host = region->space->host;
+    host->ops->park(host, &nothing, 0, host->ops->now_ns(host) + 1000000);
+    return WEIR_OK;
+}
+
+struct pinning {
+    uint32_t done, count; /* pages, from the first on */
+    uint32_t serial;      /* of the region            */
+    enum wr_access access;
+};
+
+/* Some more; or, with an error, none of it any more. Each page may have to be read: signals and
+ * those who wait for the gate have their turn in between. */
+static int pin_step(const void *address, uint64_t bytes, struct pinning *p)
+{
+    struct wr_region *region;
+    uint32_t page, part;
+    int error = find_range(address, bytes, false, &region, &page, &p->count);
+
+    if (error != WEIR_OK)
+        return p->done > 0 ? await_range(address, p->serial) : error;
+    if (p->done == 0)
+        p->serial = region->serial;
+    if (p->serial != region->serial)
+        return WEIR_EINVAL;
+    part = p->count - p->done < PIN_PAGES ? p->count - p->done : PIN_PAGES;
+    error = wr_range_pin(region, page + p->done, part, p->access);
+    if (error == WEIR_OK)
+        p->done += part;
+    else
+        (void)wr_range_unpin(region, page, p->done);
+    return error;
+}
+
 int weir_pin(void *address, uint64_t bytes, enum weir_access access)
 {
-    struct shelter shelter;
-    struct wr_region *region;
-    uint32_t page, count;
-    int error;
+    struct pinning p = {.count = 1};
+    int error = WEIR_OK;
 
     if (access != WEIR_READ && access != WEIR_WRITE)
         return WEIR_EINVAL;
     if (wr_runtime_is_forked())
         return WEIR_EFORKED;
-    shelter_enter(&shelter);
-    error = find_range(address, bytes, false, &region, &page, &count);
-    if (error == WEIR_OK)
-        error = wr_range_pin(region, page, count,
-                             access == WEIR_WRITE ? WR_ACCESS_WRITE : WR_ACCESS_READ);
-    shelter_leave(&shelter);
+    p.access = access == WEIR_WRITE ? WR_ACCESS_WRITE : WR_ACCESS_READ;
+    while (error == WEIR_OK && p.done < p.count) {
+        struct shelter shelter;
+
+        shelter_enter(&shelter);
+        error = pin_step(address, bytes, &p);
+        shelter_leave(&shelter);
+    }
     return error;
 }
 
@@ -442,7 +495,7 @@ int weir_region_stats(const void *address, struct weir_region_stats *stats)
     if (wr_runtime_is_forked())
         return WEIR_EFORKED;
     pass = wr_gate_enter();
-    region = wr_region_find((uintptr_t)address);
+    region = find_own((uintptr_t)address);
     if (region && (atomic_load(&region->is_going) ||
                    (uintptr_t)address - region->addr >= atomic_load(&region->bytes)))
         region = NULL;

@@ -26,6 +26,17 @@ static void discard(struct wr_region *region, uint32_t page, uint32_t count)
     WR_CHECK(error == WEIR_OK); /* no pin is left, and none can have come */
 }
 
+/* To deny touches splits a mapping of the kernel's. */
+static int guard(struct wr_space *space, uint64_t addr, uint64_t bytes, bool on)
+{
+    int error = space->host->ops->region_guard(space->host, addr, bytes, on);
+
+    if (error != WEIR_OK)
+        wr_event(&space->events, WEIR_FAILURE, error, 0, addr,
+                 "the region cannot change its size: look at vm.max_map_count");
+    return error;
+}
+
 static int shrink(struct wr_region *region, uint64_t bytes)
 {
     struct wr_space *space = region->space;
@@ -42,7 +53,7 @@ static int shrink(struct wr_region *region, uint64_t bytes)
     if (wr_range_is_pinned(region, page, count))
         error = WEIR_EBUSY;
     if (error == WEIR_OK)
-        error = space->host->ops->region_guard(space->host, addr, before - bytes, true);
+        error = guard(space, addr, before - bytes, true);
     if (error != WEIR_OK) {
         wr_space_set_end(space, region, before);
         return error;
@@ -65,8 +76,7 @@ static int grow(struct wr_region *region, uint64_t bytes)
                  "weir_move() gives it more");
         return WEIR_ENOMEM;
     }
-    error = space->host->ops->region_guard(space->host, region->addr + before, bytes - before,
-                                           false);
+    error = guard(space, region->addr + before, bytes - before, false);
     if (error == WEIR_OK)
         wr_space_set_end(space, region, bytes);
     return error;

@@ -16,6 +16,7 @@
 #define NS_MILLISECOND 1000000ull
 #define HELLO_NS       (5 * 1000 * NS_MILLISECOND) /* who says nothing for so long is sent away */
 #define LOOK_MS        1000
+#define REST_MS        50
 
 /* What a descriptor that became ready is: in the upper half of its tag, a number in the lower. */
 enum kind { KIND_STOP, KIND_LISTENER, KIND_LINK, KIND_LIFE, KIND_TRAP };
@@ -53,6 +54,10 @@ struct wr_share {
     _Atomic(struct peer *) met[WR_PEERS_MAX];    /* those whose touches are served; in the gate */
     void *threads[1 + WR_SERVERS];
     uint32_t thread_count;
+
+    /* kshare's. */
+    uint64_t looked_ns; /* when it last looked for those who say nothing */
+    bool rests;         /* nobody can be let in at this moment           */
 };
 
 static uint64_t tag_of(enum kind kind, uint32_t number)
@@ -79,12 +84,12 @@ static void note(const struct wr_share *share, const struct peer *peer, const ch
 
 /* --- Touches: kserve ------------------------------------------------------------------------- */
 
-static void wait_a_little(const struct wr_share *share)
+static void wait_a_little(const struct wr_share *share, uint64_t ns)
 {
     static const uint32_t nothing;
     struct wr_host *host = share->rt->host;
 
-    host->ops->park(host, &nothing, 0, host->ops->now_ns(host) + NS_MILLISECOND);
+    host->ops->park(host, &nothing, 0, host->ops->now_ns(host) + ns);
 }
 
 /* Whatever comes of it, the thread over there is woken, by us or by its own library; and if it was
@@ -96,11 +101,11 @@ static void serve(struct wr_share *share, const struct peer *peer, const struct 
 
     switch (wr_fault_on_touch(touch)) {
     case WR_TRAP_RETRY: break;
-    case WR_TRAP_FOREIGN: wait_a_little(share); break; /* its view is going */
+    case WR_TRAP_FOREIGN: wait_a_little(share, NS_MILLISECOND); break; /* its view is going */
     case WR_TRAP_REFUSED:
         if (wr_link_send(peer->link, &refusal, sizeof(refusal), -1))
             return;
-        wait_a_little(share);
+        wait_a_little(share, NS_MILLISECOND);
         break;
     }
     wr_peer_wake(share->rt->host, touch->addr);
@@ -112,12 +117,13 @@ static void serve_next(struct wr_share *share, uint32_t number)
     struct wr_pass pass = wr_gate_enter();
     const struct peer *peer = atomic_load(&share->met[number]);
     struct wr_touch touch;
-    bool is_one;
 
     if (peer) {
-        is_one = wr_peer_next(share->rt->host, number, &touch);
-        wr_watch_again(share->touches, peer->trap, tag_of(KIND_TRAP, number));
-        if (is_one)
+        enum wr_next next = wr_peer_next(share->rt->host, number, &touch);
+
+        if (next != WR_NEXT_END)
+            wr_watch_again(share->touches, peer->trap, tag_of(KIND_TRAP, number));
+        if (next == WR_NEXT_TOUCH)
             serve(share, peer, &touch);
     }
     wr_gate_leave(pass);
@@ -214,9 +220,14 @@ static struct peer *admit(struct wr_share *share, uint32_t number)
 {
     struct listener *listener = &share->listeners[number];
     struct peer *peer;
-    int link;
+    int link, error;
 
-    if (!listener->object || wr_link_accept(listener->fd, &link) != WEIR_OK)
+    if (!listener->object)
+        return NULL;
+    error = wr_link_accept(listener->fd, &link);
+    if (error != WEIR_OK && error != WEIR_EAGAIN)
+        share->rests = true;
+    if (error != WEIR_OK)
         return NULL;
     peer = calloc(1, sizeof(*peer));
     if (!peer) {
@@ -248,6 +259,11 @@ static void meet(struct wr_share *share, uint32_t listener)
     wr_lock_take(&share->rt->lock);
     peer = admit(share, listener);
     wr_lock_drop(&share->rt->lock);
+    if (!peer && share->rests) {
+        /* He still knocks, and there is no descriptor for him: not at once again. */
+        share->rests = false;
+        wait_a_little(share, NS_MILLISECOND * REST_MS);
+    }
     if (!peer)
         return;
     error = number < WR_PEERS_MAX ? wr_link_meet(peer->link, &peer->life, &peer->pid) : WEIR_EBUSY;
@@ -261,6 +277,7 @@ static void meet(struct wr_share *share, uint32_t listener)
         return;
     }
     refuse(peer, error);
+    wr_watch_remove(share->control, peer->link); /* a fork child may keep it open */
     if (peer->life >= 0)
         close(peer->life);
     wr_link_close(peer->link);
@@ -454,8 +471,12 @@ static void hear(struct wr_share *share, uint32_t number)
         drop_peer(share, number);
 }
 
+/* Others may talk all the time. */
 static void drop_silent(struct wr_share *share)
 {
+    if (now(share) - share->looked_ns < LOOK_MS * NS_MILLISECOND)
+        return;
+    share->looked_ns = now(share);
     for (uint32_t i = 0; i < WR_PEERS_MAX; i++)
         if (share->peers[i] && !share->peers[i]->is_met &&
             now(share) > share->peers[i]->deadline_ns)
@@ -468,10 +489,9 @@ static void kshare(void *context)
     uint64_t tag;
 
     for (;;) {
-        if (!wr_watch_next(share->control, &tag, LOOK_MS)) {
-            drop_silent(share);
+        drop_silent(share);
+        if (!wr_watch_next(share->control, &tag, LOOK_MS))
             continue;
-        }
         switch ((enum kind)(tag >> 32)) {
         case KIND_STOP: return;
         case KIND_LISTENER: meet(share, (uint32_t)tag); break;

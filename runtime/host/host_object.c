@@ -11,7 +11,6 @@
 #include <fcntl.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -30,15 +29,11 @@ static struct wr_linux_host *linux_host(struct wr_host *host)
 
 static int linux_object_open(struct wr_host *host, uint64_t bytes, int *object_p)
 {
-    struct rlimit limit;
-    int fd;
+    int fd = wr_object_memory("weir", bytes);
 
     (void)host;
-    /* Beyond it the kernel would send SIGXFSZ. */
-    if (getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY &&
-        limit.rlim_cur < bytes)
+    if (fd < 0 && errno == EFBIG)
         return WEIR_EINVAL;
-    fd = wr_object_memory("weir", bytes);
     if (fd < 0)
         return errno == EPERM || errno == EACCES ? WEIR_EDENIED : WEIR_ENOMEM;
     *object_p = fd;

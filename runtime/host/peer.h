@@ -48,7 +48,10 @@ bool wr_peer_is_possible(const struct wr_host *host);
 int wr_peer_open(struct wr_host *host, uint32_t peer, int trap);
 /* Nobody uses an address of his any more, and nobody will. */
 void wr_peer_close(struct wr_host *host, uint32_t peer);
-/* The next touch of his, with an address that is away, if there is one. */
-bool wr_peer_next(struct wr_host *host, uint32_t peer, struct wr_touch *touch);
+enum wr_next { WR_NEXT_TOUCH, WR_NEXT_NOTHING, WR_NEXT_END };
+
+/* The next touch of his, with an address that is away, if there is one. Never waits. END: what he
+ * gave is no trap of ours; there will be none. */
+enum wr_next wr_peer_next(struct wr_host *host, uint32_t peer, struct wr_touch *touch);
 /* Let who has touched that page run on. */
 void wr_peer_wake(struct wr_host *host, uint64_t addr);

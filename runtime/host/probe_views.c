@@ -8,10 +8,11 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "runtime/host/probe.h"
+#include "runtime/host/linux.h"
 #include "runtime/host/uapi.h"
 
 #define PAGE  ((size_t)WEIR_PAGE_BYTES)
@@ -24,13 +25,24 @@ struct trial {
     char *view[2];
 };
 
+/* Who is given the descriptor may neither change the size nor forbid us anything: such a seal would
+ * keep us from freeing pages. */
 int wr_object_memory(const char *name, uint64_t bytes)
 {
-    int fd = memfd_create(name, MFD_CLOEXEC | MFD_NOEXEC_SEAL);
+    struct rlimit limit;
+    int fd;
 
+    /* Beyond it the kernel would send SIGXFSZ. */
+    if (getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY &&
+        limit.rlim_cur < bytes) {
+        errno = EFBIG;
+        return -1;
+    }
+    fd = memfd_create(name, MFD_CLOEXEC | MFD_NOEXEC_SEAL);
     if (fd < 0 && errno == EINVAL) /* before Linux 6.3 */
-        fd = memfd_create(name, MFD_CLOEXEC);
-    if (fd >= 0 && ftruncate(fd, (off_t)bytes) != 0) {
+        fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    if (fd >= 0 && (ftruncate(fd, (off_t)bytes) != 0 ||
+                    fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0)) {
         int error = errno;
 
         close(fd);
@@ -107,11 +119,15 @@ static bool trial_open(struct trial *t, const struct wr_probe *probe, uint64_t m
     t->object = wr_object_memory("weir-trial", BYTES);
     works = t->uffd >= 0 && t->object >= 0 && pipe2(t->pipe, O_CLOEXEC | O_NONBLOCK) == 0;
     for (int i = 0; i < 2; i++) {
-        void *area = mmap(NULL, BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, t->object, 0);
-        struct uffdio_register request = {.range = {(uintptr_t)area, BYTES}, .mode = mode};
+        struct uffdio_register request = {.range.len = BYTES, .mode = mode};
+        void *area;
 
-        t->view[i] = area == MAP_FAILED ? NULL : area;
-        works = works && t->view[i] && ioctl(t->uffd, UFFDIO_REGISTER, &request) == 0;
+        if (!works || wr_object_map_quiet(t->object, 0, BYTES, &area) != 0)
+            return false;
+        t->view[i] = area;
+        request.range.start = (uintptr_t)area;
+        works = ioctl(t->uffd, UFFDIO_REGISTER, &request) == 0 &&
+                mprotect(area, BYTES, PROT_READ | PROT_WRITE) == 0;
     }
     return works;
 }

@@ -74,7 +74,9 @@ static void call_before(struct sigaction *before, int number, siginfo_t *info, v
 
 static void pass_on(struct sigaction *before, int number, siginfo_t *info, void *context)
 {
-    bool is_fault = info->si_code > 0; /* raised by an instruction, not sent by somebody */
+    /* Raised by an instruction, not sent by somebody, nor told of memory that nobody has touched.
+     */
+    bool is_fault = info->si_code > 0 && !(number == SIGBUS && info->si_code == BUS_MCEERR_AO);
 
     if ((before->sa_flags & SA_SIGINFO) ||
         (before->sa_handler != SIG_DFL && before->sa_handler != SIG_IGN)) {
@@ -100,6 +102,26 @@ static bool is_first_time(const siginfo_t *info)
     return is_first;
 }
 
+/* Somebody who put a handler above ours may pass this on to us a second time, after we were armed
+ * again above him: the ring is left at its oldest member. A handler that jumps out never comes
+ * back here, and the next signal may find the same context; but then not deeper in the stack. */
+static void pass_on_bus(siginfo_t *info, void *context, uintptr_t frame)
+{
+    static _Thread_local struct {
+        const void *context;
+        uintptr_t frame;
+    } passing;
+    const void *kept_context = passing.context;
+    uintptr_t kept_frame = passing.frame;
+    bool is_ring = context == kept_context && frame < kept_frame;
+
+    passing.context = context;
+    passing.frame = frame;
+    pass_on(is_ring ? &oldest_bus : &before_bus, SIGBUS, info, context);
+    passing.context = kept_context;
+    passing.frame = kept_frame;
+}
+
 static void on_bus(int number, siginfo_t *info, void *context)
 {
     int kept_errno = errno;
@@ -107,22 +129,17 @@ static void on_bus(int number, siginfo_t *info, void *context)
     enum wr_trap_answer answer = WR_TRAP_FOREIGN;
     wr_trap_fn fn = atomic_load_explicit(&trap_fn, memory_order_acquire);
 
-    if (fn && info->si_code > 0) {
+    (void)number;
+    /* Memory that failed (BUS_MCEERR_AR) is mapped, and nothing that we do would bring its bytes.
+     */
+    if (fn && info->si_code == BUS_ADRERR) {
         read_cause(context, &touch);
         answer = fn(&touch);
         if (answer == WR_TRAP_FOREIGN && is_first_time(info))
             answer = WR_TRAP_RETRY;
     }
-    if (answer != WR_TRAP_RETRY) {
-        /* Somebody who put a handler above ours may pass this on to us a second time, after we
-         * were armed again above him: the ring is left at its oldest member. */
-        static _Thread_local unsigned passing;
-        struct sigaction *next = passing ? &oldest_bus : &before_bus;
-
-        passing++;
-        pass_on(next, number, info, context);
-        passing--;
-    }
+    if (answer != WR_TRAP_RETRY)
+        pass_on_bus(info, context, (uintptr_t)__builtin_frame_address(0));
     errno = kept_errno;
 }
 

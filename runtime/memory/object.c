@@ -63,7 +63,7 @@ int wr_object_open(struct wr_space *space, uint64_t bytes, const char *name,
     if (!space->host->has_objects)
         return refuse(space, WEIR_ENOSUPPORT,
                       "this kernel cannot trap touches of shared memory: objects need Linux 5.14 "
-                      "or later; regions work");
+                      "or later, and an ulimit -f that allows them; regions work");
     if (place == WR_OBJECTS_MAX)
         return refuse(space, WEIR_EBUSY, "a runtime has at most 1024 objects; close one first");
     if (bytes >= WR_OBJECT_BYTES - PAGE)

@@ -222,6 +222,14 @@ int wr_space_map_object(struct wr_space *space, uint64_t bytes, const char *name
     return map(space, bytes, bytes, name, object, addr, region_p);
 }
 
+void wr_space_readdress(struct wr_space *space, struct wr_region *region, uint64_t addr,
+                        uint64_t reserve_bytes)
+{
+    set_place(space, region, false); /* nowhere meanwhile: the old addresses may be another's */
+    wr_region_readdress(region, addr, reserve_bytes);
+    set_place(space, region, true);
+}
+
 void wr_space_abandon(struct wr_space *space, struct wr_region *region)
 {
     WR_CHECK(atomic_load(&region->is_going));

@@ -22,6 +22,13 @@ int wr_touch_judge(const struct fault *f, enum wr_hosted hosted)
                  "mremap; use weir_unmap() and weir_advise()");
         return WEIR_ENOENT;
     case WR_HOST_EXISTS:
+        if (!f->region->object)
+            break;
+        /* Who has attached the object has its memory, too; our own pages are not touched by it. */
+        wr_event(&f->space->events, WEIR_FAILURE, WEIR_EIO, 0, wr_touch_addr(f),
+                 "a process has put bytes of its own into an object, past the views: through its "
+                 "descriptor, or a trap of its own");
+        return WEIR_EIO;
     case WR_HOST_HOLE: break;
     }
     wr_check_failed("a page is mapped that should not be");

@@ -270,6 +270,41 @@ Test(api, a_read_pin_does_not_dirty)
     weir_close(rt);
 }
 
+static struct {
+    char *memory;
+    _Atomic(bool) has_begun, is_over;
+} slow_pin;
+
+static void *pin_slowly(void *context)
+{
+    slow_pin.has_begun = true;
+    cr_assert_eq(weir_pin(slow_pin.memory, 1024 * PAGE, WEIR_READ), WEIR_OK);
+    slow_pin.is_over = true;
+    return context;
+}
+
+/* Pages that have to be read, one after the other, and others who map and unmap meanwhile. */
+Test(api, a_long_pin_holds_up_nobody, .timeout = 120)
+{
+    struct weir_runtime *rt = real_open(BUDGET, "chaos(mem:?size=64M)?delay_us=5000");
+    pthread_t thread;
+
+    slow_pin.memory = real_map(rt, PAGES * PAGE);
+    real_fill(slow_pin.memory, PAGES, 1);
+    for (int i = 0; i < 3000 && real_resident(slow_pin.memory, 1024) > 0; i++)
+        usleep(1000);
+    cr_assert_eq(pthread_create(&thread, NULL, pin_slowly, NULL), 0);
+    while (!slow_pin.has_begun)
+        usleep(1000);
+    usleep(20000);
+    cr_assert_eq(weir_unmap(real_map(rt, PAGE)), WEIR_OK);
+    cr_expect_not(slow_pin.is_over);
+    pthread_join(thread, NULL);
+    cr_assert_eq(weir_unpin(slow_pin.memory, 1024 * PAGE), WEIR_OK);
+    real_check(slow_pin.memory, PAGES, 1);
+    weir_close(rt);
+}
+
 Test(api, pinning_too_much_fails_and_leaves_no_pin)
 {
     struct weir_runtime *rt = real_open(BUDGET, "mem:?size=64M");

@@ -13,8 +13,11 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
+
+#include <weir/weir_object.h>
 
 #include "tests/stress/real.h"
 
@@ -295,6 +298,82 @@ Test(process, a_chained_handler_may_touch_regions)
     weir_close(rt);
 }
 
+static void on_bus_first(int number)
+{
+    (void)number;
+    bus_count += 100;
+    siglongjmp(after_bus, 1);
+}
+
+Test(process, a_handler_that_jumped_out_is_called_again)
+{
+    volatile char *page = beyond_file();
+    struct weir_runtime *rt;
+
+    signal(SIGBUS, on_bus_first);
+    weir_close(real_open(BUDGET, "mem:?size=64M"));
+    signal(SIGBUS, on_bus_plain);
+    rt = real_open(BUDGET, "mem:?size=64M");
+    for (int i = 1; i <= 3; i++) {
+        if (sigsetjmp(after_bus, 1) == 0)
+            (void)*page;
+        cr_assert_eq(bus_count, i);
+    }
+    weir_close(rt);
+}
+
+static void (*kept_above)(int, siginfo_t *, void *);
+
+static void on_bus_above(int number, siginfo_t *info, void *context)
+{
+    bus_count++;
+    if (bus_count < 10)
+        kept_above(number, info, context);
+}
+
+/* Somebody between two of our handlers, who hands on what comes to him: no ring. */
+Test(process, a_handler_between_ours_is_no_ring)
+{
+    struct sigaction action = {.sa_flags = SA_SIGINFO}, ours;
+    volatile char *page = beyond_file();
+    struct weir_runtime *rt;
+
+    signal(SIGBUS, on_bus_first);
+    rt = real_open(BUDGET, "mem:?size=64M");
+    action.sa_sigaction = on_bus_above;
+    sigaction(SIGBUS, &action, &ours);
+    kept_above = ours.sa_sigaction;
+    weir_close(rt);
+    rt = real_open(BUDGET, "mem:?size=64M");
+    for (int i = 1; i <= 3; i++) {
+        if (sigsetjmp(after_bus, 1) == 0)
+            (void)*page;
+        cr_assert_eq(bus_count, 101);
+        bus_count = 0;
+    }
+    weir_close(rt);
+}
+
+/* What the kernel says of a page whose memory failed, said by ourselves. */
+Test(process, memory_that_failed_is_not_for_us)
+{
+    siginfo_t info = {.si_signo = SIGBUS, .si_code = BUS_MCEERR_AR};
+    struct weir_runtime *rt;
+    char *memory;
+
+    catch_bus();
+    rt = real_open(BUDGET, "mem:?size=64M");
+    memory = real_map(rt, PAGES * PAGE);
+    info.si_addr = memory + 5 * PAGE;
+    if (sigsetjmp(after_bus, 1) == 0)
+        cr_assert_eq(syscall(SYS_rt_tgsigqueueinfo, getpid(), gettid(), SIGBUS, &info), 0);
+    cr_assert_eq(bus_count, 1);
+    cr_assert_eq(bus_addr, memory + 5 * PAGE);
+    real_fill(memory, PAGES, 1);
+    real_check(memory, PAGES, 1);
+    weir_close(rt);
+}
+
 Test(process, our_handler_goes_when_the_last_runtime_closes)
 {
     struct sigaction before, after;
@@ -551,6 +630,43 @@ Test(process, mlockall_does_not_fill_a_region)
     real_fill(memory, PAGES, 1);
     real_check(memory, PAGES, 1);
     cr_assert_leq(real_resident(memory, PAGES), BUDGET / PAGE);
+    weir_close(rt);
+}
+
+Test(process, mlockall_leaves_objects_possible)
+{
+    struct weir_object *object;
+    struct weir_runtime *rt;
+    void *memory;
+
+    if (mlockall(MCL_CURRENT | MCL_FUTURE) != 0)
+        cr_skip_test("mlockall is not permitted here");
+    rt = real_open(BUDGET, "mem:?size=64M");
+    cr_assert_eq(weir_object_create(rt, PAGES * PAGE, NULL, &object), WEIR_OK, "%s",
+                 real_events.text[WEIR_FAILURE]);
+    cr_assert_eq(weir_view_map(object, 0, PAGES * PAGE, &memory), WEIR_OK);
+    cr_assert_eq(real_resident(memory, PAGES), 0);
+    real_fill(memory, PAGES, 1);
+    real_check(memory, PAGES, 1);
+    weir_close(rt);
+}
+
+Test(process, a_limit_of_file_sizes_kills_nobody)
+{
+    struct rlimit limit = {.rlim_cur = PAGE, .rlim_max = RLIM_INFINITY};
+    struct weir_object *object;
+    struct weir_runtime *rt;
+    int error;
+
+    getrlimit(RLIMIT_FSIZE, &limit);
+    limit.rlim_cur = PAGE;
+    cr_assert_eq(setrlimit(RLIMIT_FSIZE, &limit), 0);
+    rt = real_open(BUDGET, "mem:?size=64M");
+    error = weir_object_create(rt, PAGES * PAGE, NULL, &object);
+    cr_assert_neq(error, WEIR_OK);
+    cr_expect(strstr(real_events.text[WEIR_FAILURE], "ulimit -f"), "%s",
+              real_events.text[WEIR_FAILURE]);
+    real_fill(real_map(rt, PAGES * PAGE), PAGES, 1);
     weir_close(rt);
 }
 

@@ -123,6 +123,27 @@ Test(kheat, a_region_that_went_is_nobodys)
     close_all();
 }
 
+Test(kheat, a_region_that_moved_is_warm_where_it_is)
+{
+    struct wr_region *region;
+    uint64_t old;
+
+    room_open();
+    region = room_map(CHUNK);
+    old = region->addr;
+    room_bring(region->first, WR_PAGE_RESIDENT_DIRTY);
+    room_bring(region->first + 64, WR_PAGE_RESIDENT_DIRTY);
+    wr_space_readdress(&room_space, region, old + (1 << 30), region->reserve_bytes);
+    make_damon();
+    say_warm(0, old + (1 << 30), old + (1 << 30) + 4096);
+    say_warm(1, old + 64ull * WEIR_PAGE_BYTES, old + 65ull * WEIR_PAGE_BYTES);
+    cr_assert_eq(wr_kheat_open(&room_space, "damon", root, &kheat), WEIR_OK);
+    ROOM_AWAIT(wr_kheat_warmed(kheat) >= 1);
+    cr_expect_gt(heat(region->first), 0);
+    cr_expect_eq(heat(region->first + 64), 0, "that is somebody else's address now");
+    close_all();
+}
+
 Test(kheat, what_is_not_there_is_no_failure)
 {
     room_open();
