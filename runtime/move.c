@@ -82,7 +82,7 @@ static int move_to(struct wr_region *region, uint64_t addr, uint64_t reserve)
         /* Who waited must find what would be there without us; and nobody else may be given the
          * addresses while the region is found by them. */
         host->ops->region_seal(host, old, old_reserve);
-        wr_region_readdress(region, addr, reserve);
+        wr_space_readdress(space, region, addr, reserve);
         host->ops->region_unmap(host, old, old_reserve);
     }
     atomic_store_explicit(&region->moved, 0, memory_order_release);

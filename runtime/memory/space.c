@@ -161,8 +161,16 @@ int wr_space_set_reserve(struct wr_space *space, struct wr_region *region, uint3
     else
         name_range(space, region->first + whole_chunks(pages), end, 0);
     region->reserve_pages = pages;
+    set_place(space, region, true);
     find_end(space);
     return WEIR_OK;
+}
+
+void wr_space_readdress(struct wr_space *space, struct wr_region *region, uint64_t addr,
+                        uint64_t reserve_bytes)
+{
+    wr_region_readdress(region, addr, reserve_bytes);
+    set_place(space, region, true);
 }
 
 static int map(struct wr_space *space, uint64_t bytes, uint64_t reserve, const char *name,

@@ -69,6 +69,10 @@ int wr_space_map_addresses(struct wr_space *space, uint64_t bytes, uint64_t rese
 /* The region has so many page numbers from now on, of which those beyond what it had, or are taken
  * away, were never used. WEIR_ENOMEM: they are another's. Under WR_RANK_RUNTIME. */
 int wr_space_set_reserve(struct wr_space *space, struct wr_region *region, uint32_t pages);
+/* wr_region_readdress(), and whoever goes by places finds it there, too. By whoever has set
+ * is_changing. Waits as that does. */
+void wr_space_readdress(struct wr_space *space, struct wr_region *region, uint64_t addr,
+                        uint64_t reserve_bytes);
 /* As wr_space_map() for the pages of an object, whose memory is there already: with an address that
  * is only a number, and not published. */
 int wr_space_map_object(struct wr_space *space, uint64_t bytes, const char *name,
