@@ -43,8 +43,7 @@ static void empty_unmapped(struct wr_space *space, struct wr_hold *hold)
     wr_hold_set(hold, WR_PAGE_AHEAD, false);
 }
 
-/* Forget the bytes of a page that was mapped. True: a frame of the budget came free. */
-static bool empty_mapped(struct wr_space *space, struct wr_hold *hold)
+bool wr_range_empty_mapped(struct wr_space *space, struct wr_hold *hold)
 {
     enum wr_page_state state = wr_hold_state(hold);
 
@@ -89,7 +88,7 @@ static void lot_discard(struct lot *lot)
     span = (struct wr_span){wr_region_addr(lot->region, lot->hold[0].number), lot->count};
     wr_rmap_drop(lot->space, &span, 1);
     for (uint32_t i = 0; i < lot->count; i++) {
-        freed += empty_mapped(lot->space, &lot->hold[i]);
+        freed += wr_range_empty_mapped(lot->space, &lot->hold[i]);
         wr_page_put(&lot->space->pages, &lot->hold[i]);
     }
     wr_frames_put(&lot->space->frames, freed);

@@ -38,5 +38,9 @@ int wr_range_unpin(struct wr_region *region, uint32_t page, uint32_t count);
 uint32_t wr_range_release(struct wr_region *region, uint32_t page, uint32_t count); /* one step */
 void wr_range_await_empty(struct wr_region *region, uint32_t page, uint32_t count);
 
+/* The bytes of a held page that was mapped are gone: forget them. True: a frame of the budget is no
+ * longer in use. */
+bool wr_range_empty_mapped(struct wr_space *space, struct wr_hold *hold);
+
 /* Is any of them pinned at this moment? */
 bool wr_range_is_pinned(const struct wr_region *region, uint32_t page, uint32_t count);

@@ -110,12 +110,6 @@ bool wr_ahead_want(struct wr_ahead *ahead, const struct wr_region *region, uint3
     return ask(ahead, &request);
 }
 
-static bool memory_is_low(const struct wr_space *space)
-{
-    return wr_frames_free(&space->frames) <
-           atomic_load_explicit(&space->frames.low, memory_order_relaxed);
-}
-
 /* Ask for what lies ahead of the stream, in whole windows, as far as it may. */
 static void ask_ahead(struct wr_ahead *ahead, const struct wr_region *region,
                       struct wr_stream *stream)
@@ -129,7 +123,7 @@ static void ask_ahead(struct wr_ahead *ahead, const struct wr_region *region,
     while (wr_stream_reach(stream, region->first, wr_region_end(region), depth, &reach)) {
         struct request request = {reach.page, reach.count, region->serial, false};
 
-        if (memory_is_low(space)) {
+        if (wr_frames_is_low(&space->frames)) {
             wr_stats_add(space->stats, WR_COUNT_reads_ahead_refused, reach.count);
             return;
         }
@@ -199,7 +193,8 @@ static bool give_up_slot(struct wr_ahead *ahead, struct wr_hold *hold, const voi
     struct wr_space *space = ahead->space;
     uint32_t frame;
 
-    if (!space->pager->ops->frees_at_read(space->pager, wr_hold_slot(hold)) || memory_is_low(space))
+    if (!space->pager->ops->frees_at_read(space->pager, wr_hold_slot(hold)) ||
+        wr_frames_is_low(&space->frames))
         return false;
     if (ahead->extent && ahead->extent->fill == WR_EXTENT_FRAMES)
         queue_extent(ahead);
@@ -220,13 +215,6 @@ static bool give_up_slot(struct wr_ahead *ahead, struct wr_hold *hold, const voi
     wr_hold_set_slot(hold, WR_SLOT_NONE);
     wr_stats_count(space->stats, WR_COUNT_slots_doomed);
     return true;
-}
-
-static uint64_t total_frames(const struct wr_space *space)
-{
-    int64_t total = atomic_load_explicit(&space->frames.total, memory_order_relaxed);
-
-    return total > 0 ? (uint64_t)total : 0;
 }
 
 /* A page has come, or not: into the cache, or back to where it was. */
@@ -253,7 +241,8 @@ static void arrived(struct wr_fetch *fetch, uint32_t index, int error)
         wr_stats_count(stats_of(slot), WR_COUNT_cache_added_ahead);
     } else {
         wr_cache_own(&space->cache, frame, fetch->page[index]);
-        if (wr_policy_is_soon(wr_page_distance(&space->pages, &hold), total_frames(space)))
+        if (wr_policy_is_soon(wr_page_distance(&space->pages, &hold),
+                              wr_frames_total(&space->frames)))
             wr_hold_set(&hold, WR_PAGE_MAIN, true); /* a walk that comes round again */
         wr_hold_set_frame(&hold, frame);
         wr_page_move(&hold, WR_PAGE_READING, WR_PAGE_CACHED_CLEAN);
@@ -271,7 +260,7 @@ static void map_page(struct wr_space *space, struct wr_region *region, uint32_t 
     bool is_mapped = false;
     struct wr_hold hold;
 
-    if (memory_is_low(space) || wr_frames_take_spare(&space->frames, 1) == 0)
+    if (wr_frames_is_low(&space->frames) || wr_frames_take_spare(&space->frames, 1) == 0)
         return;
     wr_page_take(&space->pages, page, &hold);
     if (wr_hold_state(&hold) == WR_PAGE_CACHED_CLEAN && wr_hold_frame(&hold) == frame &&

@@ -71,13 +71,6 @@ static void prove(const struct fault *f, struct wr_hold *hold)
     wr_page_warm(&f->space->pages, hold->number);
 }
 
-static uint64_t total_frames(const struct fault *f)
-{
-    int64_t total = atomic_load_explicit(&f->space->frames.total, memory_order_relaxed);
-
-    return total > 0 ? (uint64_t)total : 0;
-}
-
 /* Pages were mapped: count of them, from this one on, for a stream or not. Those that are not
  * proven go to the queues of arrivals; all of them do, but perhaps the first. */
 static void arrived(const struct fault *f, uint32_t count, const struct wr_plan *plan,
@@ -204,11 +197,6 @@ int wr_touch_zero(struct fault *f, struct wr_hold *hold)
 
 /* --- From the cache -------------------------------------------------------------------------- */
 
-static bool memory_is_low(const struct wr_frames *frames)
-{
-    return wr_frames_free(frames) < atomic_load_explicit(&frames->low, memory_order_relaxed);
-}
-
 /* Map what a staged page's frame holds. The frame is left to be released with its segment, which is
  * cheap; but while memory is low, at once: when nothing can be written, nothing else frees it. */
 static int restore_one(struct fault *f, struct wr_hold *hold, bool store)
@@ -233,7 +221,7 @@ static int restore_one(struct fault *f, struct wr_hold *hold, bool store)
     wr_hold_set_frame(hold, WR_FRAME_NONE);
     wr_hold_set(hold, WR_PAGE_AHEAD, false);
     prove(f, hold);
-    if (state == WR_PAGE_CACHED_DIRTY && memory_is_low(&f->space->frames))
+    if (state == WR_PAGE_CACHED_DIRTY && wr_frames_is_low(&f->space->frames))
         wr_staging_release_one(&f->space->staging, frame);
     return WEIR_OK;
 }
@@ -382,7 +370,8 @@ static int finish_read(struct fault *f, struct wr_hold *hold, int read_error, co
         return error;
     }
     f->has_frame = false;
-    if (wr_policy_is_soon(wr_page_distance(&f->space->pages, hold), total_frames(f)))
+    if (wr_policy_is_soon(wr_page_distance(&f->space->pages, hold),
+                          wr_frames_total(&f->space->frames)))
         prove(f, hold);
     wr_page_move(hold, WR_PAGE_READING, keep ? WR_PAGE_RESIDENT_CLEAN : WR_PAGE_RESIDENT_DIRTY);
     if (keep) {
