@@ -52,6 +52,7 @@ struct wr_reclaim {
     int patience;             /* tries left for kpaged in this activation          */
     uint32_t chance_frame;    /* first of the chunk that takes victims; or none    */
     uint32_t chance_used;     /* frames of it that are taken                       */
+    bool tries_writing;       /* this round had dirty victims, or staged pages to write */
     int launder_error;        /* why nothing can be written, or WEIR_OK            */
     uint32_t pages[BATCH];
     uint32_t dirty[BATCH];
@@ -317,6 +318,7 @@ static uint32_t stage_pages(struct wr_reclaim *r, const uint32_t *pages, uint32_
 {
     uint32_t looked = 0, staged = 0;
 
+    r->tries_writing |= candidates > 0;
     if (!r->extent)
         r->extent = wr_staging_take(&r->space->staging);
     while (r->extent && looked < candidates && r->extent->fill < WR_EXTENT_FRAMES) {
@@ -356,6 +358,12 @@ static uint32_t waiting_to_be_written(const struct wr_reclaim *r)
     return atomic_load_explicit(&r->space->staging.live_count, memory_order_relaxed);
 }
 
+/* And with those of the extent that is being filled. */
+static uint64_t staged_now(const struct wr_reclaim *r)
+{
+    return waiting_to_be_written(r) + (r->extent ? r->extent->fill : 0);
+}
+
 /* When what is staged should go even though it fills no cluster; never, when nothing is. */
 static uint64_t grace_end(const struct wr_reclaim *r)
 {
@@ -366,7 +374,7 @@ static uint64_t grace_end(const struct wr_reclaim *r)
 static uint64_t deferred_now(const struct wr_reclaim *r)
 {
     if (wr_bug(WR_BUG_late_io))
-        return (uint64_t)mark_of(&r->space->frames.total) / 4;
+        return wr_frames_total(&r->space->frames) / 4;
     return mode_now(r) == WR_AGING_RED ? 0 : r->defer;
 }
 
@@ -377,7 +385,9 @@ static enum round write_staged(struct wr_reclaim *r, uint64_t but, bool everythi
     enum round result = ROUND_STUCK;
 
     r->launder_error = WEIR_OK;
-    while (waiting_to_be_written(r) >= (everything ? 1 : but + BATCH)) {
+    while (waiting_to_be_written(r) >= (everything ? 1 : BATCH) &&
+           (everything || staged_now(r) >= but + BATCH)) {
+        r->tries_writing = true;
         switch (r->space->pager->ops->launder(r->lane)) {
         case WR_LAUNDERED:
         case WR_LAUNDER_NOTHING: result = ROUND_PROGRESS; break;
@@ -484,16 +494,26 @@ static uint32_t collect(struct wr_reclaim *r, enum wr_victims kind, uint32_t wan
     return found;
 }
 
+/* Whose choice were they? (Seed C16: "the LRU pages computed by kpaged".) */
+static uint32_t count_victims(const struct wr_reclaim *r, enum wr_victims kind, uint32_t victims)
+{
+    bool is_listed = kind == WR_VICTIMS_CLEAN || kind == WR_VICTIMS_LISTED;
+
+    count(r, is_listed ? WR_COUNT_victims_listed : WR_COUNT_victims_chosen, victims);
+    return victims;
+}
+
 static uint32_t drop_clean(struct wr_reclaim *r, enum wr_victims kind, uint32_t want)
 {
-    return drop_pages(r, r->pages, collect(r, kind, want));
+    return count_victims(r, kind, drop_pages(r, r->pages, collect(r, kind, want)));
 }
 
 /* Drop or stage victims of the lists; what is staged fills the open extent. */
-static uint32_t evict_listed(struct wr_reclaim *r, enum wr_victims kind)
+static uint32_t evict_listed(struct wr_reclaim *r, enum wr_victims kind, uint64_t most)
 {
-    uint32_t fill = r->extent ? r->extent->fill : 0;
-    uint32_t evicted = evict_mixed(r, collect(r, kind, BATCH - fill));
+    uint32_t room = BATCH - (r->extent ? r->extent->fill : 0);
+    uint32_t found = collect(r, kind, most < room ? (uint32_t)most : room);
+    uint32_t evicted = count_victims(r, kind, evict_mixed(r, found));
 
     if (r->extent && r->extent->fill == WR_EXTENT_FRAMES)
         close_extent(r);
@@ -511,26 +531,37 @@ static bool await_kpaged(struct wr_reclaim *r)
     return true;
 }
 
-/* Fill the queue of what is to be written. */
-static uint32_t stage_dirty(struct wr_reclaim *r)
+/* Pages to stage before a cluster can be written beside what is deferred. No more are revoked than
+ * that (seed C6); but an extent is queued when it is full, or it would be written in part. */
+static uint64_t missing_to_write(const struct wr_reclaim *r)
+{
+    uint64_t target = deferred_now(r) + BATCH, staged = staged_now(r);
+
+    if (staged < target)
+        return target - staged;
+    return waiting_to_be_written(r) < BATCH ? BATCH : 0;
+}
+
+/* Fill the queue of what is to be written, by so many. */
+static uint32_t stage_dirty(struct wr_reclaim *r, uint64_t most)
 {
     uint32_t evicted = 0;
 
     if (wr_bug(WR_BUG_no_clean_first))
-        evicted = evict_listed(r, WR_VICTIMS_SWEEP); /* of the dirty: see is_evictable() */
+        evicted = evict_listed(r, WR_VICTIMS_SWEEP, most); /* of the dirty: see is_evictable() */
     if (evicted == 0)
-        evicted = evict_listed(r, WR_VICTIMS_LISTED);
+        evicted = evict_listed(r, WR_VICTIMS_LISTED, most);
     if (evicted > 0)
         return evicted;
     count(r, WR_COUNT_reclaim_overload, 1);
-    evicted = evict_listed(r, WR_VICTIMS_CHOSEN);
-    return evicted > 0 ? evicted : evict_listed(r, WR_VICTIMS_LARGEST);
+    evicted = evict_listed(r, WR_VICTIMS_CHOSEN, most);
+    return evicted > 0 ? evicted : evict_listed(r, WR_VICTIMS_LARGEST, most);
 }
 
 /* What has deferring been worth? */
 static void learn_defer(struct wr_reclaim *r)
 {
-    uint64_t found, frames = (uint64_t)mark_of(&r->space->frames.total);
+    uint64_t found, frames = wr_frames_total(&r->space->frames);
 
     if (r->revoked < DEFER_LESSON && r->revoked < frames / 16)
         return;
@@ -540,14 +571,14 @@ static void learn_defer(struct wr_reclaim *r)
     r->revoked = 0;
 }
 
-/* Inside the gate. */
-static enum round one_round(struct wr_reclaim *r, uint32_t want)
+static enum round try_round(struct wr_reclaim *r, uint32_t want)
 {
     uint32_t cold = collect_cold(r, want < BATCH ? want : BATCH);
     uint32_t freed = cold ? evict_mixed(r, cold) : 0;
     enum round written;
+    uint64_t missing;
 
-    count(r, WR_COUNT_reclaim_free_tries, 1);
+    count(r, WR_COUNT_victims_cold, freed);
     if (freed < want && !wr_bug(WR_BUG_no_clean_first))
         freed += drop_clean(r, WR_VICTIMS_CLEAN, want - freed);
     if (freed >= want)
@@ -555,10 +586,10 @@ static enum round one_round(struct wr_reclaim *r, uint32_t want)
     if (freed == 0 && await_kpaged(r))
         return ROUND_WAIT;
 
-    count(r, WR_COUNT_reclaim_write_tries, 1);
     learn_defer(r);
-    if (waiting_to_be_written(r) < deferred_now(r) + BATCH)
-        freed += stage_dirty(r);
+    missing = missing_to_write(r);
+    if (missing > 0)
+        freed += stage_dirty(r, missing);
     written = write_staged(r, deferred_now(r), false);
     if (freed > 0 || written == ROUND_PROGRESS ||
         (written == ROUND_WAIT && mode_now(r) != WR_AGING_RED))
@@ -571,6 +602,18 @@ static enum round one_round(struct wr_reclaim *r, uint32_t want)
         written = write_staged(r, 0, true);
     }
     return drop_clean(r, WR_VICTIMS_SWEEP, want) > 0 ? ROUND_PROGRESS : written;
+}
+
+/* Inside the gate. A round in which everything cost nothing has not tried to write (seed C15). */
+static enum round one_round(struct wr_reclaim *r, uint32_t want)
+{
+    enum round result;
+
+    r->tries_writing = false;
+    result = try_round(r, want);
+    count(r, WR_COUNT_reclaim_free_tries, 1);
+    count(r, WR_COUNT_reclaim_write_tries, r->tries_writing);
+    return result;
 }
 
 /* Frames missing to high and what it is boosted by. */

@@ -323,6 +323,48 @@ Test(api, back_ends_are_added_filled_in_order_and_drained)
     weir_close(rt);
 }
 
+static uint64_t used_of(struct weir_runtime *rt, uint32_t position)
+{
+    struct weir_backend_state state;
+
+    cr_assert_eq(weir_backend_get(rt, position, &state), WEIR_OK);
+    return state.bytes_used;
+}
+
+Test(api, pages_are_moved_from_one_back_end_to_another)
+{
+    struct weir_runtime *rt = real_open(BUDGET, "mem:?size=64M&priority=2");
+    void *memory = real_map(rt, PAGES * PAGE);
+    uint64_t first, moved, all = 0;
+    uint32_t second;
+
+    cr_assert_eq(weir_backend_add(rt, "mem:?size=64M&priority=1", &second), WEIR_OK);
+    real_fill(memory, PAGES, 3);
+    cr_expect_eq(used_of(rt, 1), 0);
+    first = used_of(rt, 0);
+    cr_assert_gt(first, 8 * MIB);
+
+    cr_assert_eq(weir_backend_move(rt, 0, second, 4 * MIB, &moved), WEIR_OK);
+    cr_expect_gt(moved, 0);
+    cr_expect_leq(moved, 4 * MIB);
+    cr_expect_leq(used_of(rt, 0), first - moved);
+    cr_expect_eq(real_stats(rt).pages_migrated, moved / PAGE);
+    for (int i = 0; i < 100 && moved > 0; i++) {
+        cr_assert_eq(weir_backend_move(rt, 0, second, 4 * MIB, &moved), WEIR_OK);
+        all += moved;
+    }
+    cr_expect_gt(used_of(rt, 1), 4 * MIB, "%llu of %llu", (unsigned long long)used_of(rt, 1),
+                 (unsigned long long)all);
+    real_check(memory, PAGES, 3);
+
+    cr_expect_eq(weir_backend_move(rt, 0, 0, MIB, &moved), WEIR_EINVAL);
+    cr_expect_eq(moved, 0);
+    cr_expect_eq(weir_backend_move(rt, 0, 7, MIB, &moved), WEIR_ENOENT);
+    cr_expect_eq(weir_backend_move(NULL, 0, 1, MIB, &moved), WEIR_EINVAL);
+    cr_expect_eq(weir_backend_move(rt, 0, second, MIB, NULL), WEIR_OK);
+    weir_close(rt);
+}
+
 Test(api, a_drain_that_has_nowhere_to_go_is_refused)
 {
     struct weir_runtime *rt = real_open(BUDGET, "mem:?size=64M");

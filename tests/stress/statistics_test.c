@@ -90,6 +90,8 @@ static void check_identities(const struct weir_stats *s)
     cr_expect_geq(s->reclaim_marked + s->pages_drained,
                   s->pages_written + s->pages_elided_zero + s->pages_elided_free +
                       s->cache_found_marked - s->pages_rescued_writing);
+    /* and each was somebody's choice (C16) */
+    cr_expect_eq(s->reclaim_marked, s->victims_listed + s->victims_chosen + s->victims_cold);
     /* K, L: who waits wakes kswapd. M to P: whoever ages, it was done in one of the modes. */
     cr_expect(s->frame_waits == 0 || s->reclaim_wakeups > 0);
     cr_expect_eq(s->frame_waits, s->time_frame.count);

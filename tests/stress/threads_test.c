@@ -159,6 +159,8 @@ Test(threads, kswapd_works_without_kpaged)
     cr_assert_eq(real_events.count[WEIR_FAILURE], 0);
     cr_assert_eq(stats.aging_green + stats.aging_yellow + stats.aging_orange + stats.aging_red, 0);
     cr_assert_eq(stats.lru_pages, 0);
+    cr_assert_eq(stats.victims_listed, 0);
+    cr_assert_gt(stats.victims_chosen, LOAD / PAGE);
     weir_close(rt);
 }
 
@@ -234,6 +236,8 @@ Test(threads, a_kpaged_with_time_copes)
         cr_skip_test("the machine has no processor to spare");
     cr_assert_leq((after.reclaim_overload - before.reclaim_overload) * 4,
                   after.reclaim_free_tries - before.reclaim_free_tries);
+    cr_assert_leq((after.victims_chosen - before.victims_chosen) * 4,
+                  after.victims_listed - before.victims_listed);
 }
 
 /* C7: "as soon as it is activated, it never ends". */
