@@ -1,18 +1,21 @@
 /* SPDX-License-Identifier: MIT */
 
 /* A ring whose entries the kernel refuses in the middle of a request, as it does when it is out of
- * memory: a filter sends each io_uring_enter() to a handler, which answers for the kernel. */
+ * memory: a filter sends each io_uring_enter() to a handler, which answers for the kernel. And one
+ * whose requests the kernel cancels, because of signals. */
 
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <linux/audit.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
+#include <sys/time.h>
 #include <ucontext.h>
 #include <unistd.h>
 
@@ -112,4 +115,52 @@ Test(file_ring, one_that_is_refused_for_long_is_an_error)
     cr_expect_eq(kit_write(channel, 9, 3, 0x55, NULL), WEIR_OK, "and it goes on");
     cr_expect(kit_holds(backend, 9, 3, 0x55));
     close_ring(backend, channel);
+}
+
+/* --- Signals --------------------------------------------------------------------------------- */
+
+#define STORM_THREADS 150
+#define STORM_US      60
+
+static void ignore(int number)
+{
+    (void)number;
+}
+
+static void *write_once(void *context)
+{
+    struct weir_backend *backend = context;
+    struct weir_channel *channel = kit_channel(backend, 4);
+    int os_error = 0;
+
+    cr_expect_eq(kit_write(channel, 16, 16, 0x66, &os_error), WEIR_OK, "%s", strerror(os_error));
+    backend->ops->channel_close(channel);
+    return NULL;
+}
+
+/* Where a request has to wait, the kernel starts a worker for the thread that asked; a signal which
+ * comes meanwhile hinders it, and after three tries it cancels the request. Each thread has a
+ * worker of its own, so that a new one is started each time. */
+Test(file_ring, signals_cancel_no_request)
+{
+    struct sigaction action = {.sa_handler = ignore};
+    struct itimerval often = {{0, STORM_US}, {0, STORM_US}}, never = {{0, 0}, {0, 0}};
+    struct weir_backend *backend = kit_open(kit_text("file:%s?size=4m&direct=off", kit_directory()),
+                                            WEIR_OK);
+    sigset_t alarm, before;
+    pthread_t thread;
+
+    cr_assert_eq(sigaction(SIGALRM, &action, NULL), 0);
+    cr_assert_eq(setitimer(ITIMER_REAL, &often, NULL), 0);
+    sigemptyset(&alarm);
+    sigaddset(&alarm, SIGALRM);
+    for (int i = 0; i < STORM_THREADS; i++) {
+        cr_assert_eq(pthread_create(&thread, NULL, write_once, backend), 0);
+        pthread_sigmask(SIG_BLOCK, &alarm, &before); /* all of them are the thread's */
+        pthread_join(thread, NULL);
+        pthread_sigmask(SIG_SETMASK, &before, NULL);
+    }
+    setitimer(ITIMER_REAL, &never, NULL);
+    cr_expect(kit_holds(backend, 16, 16, 0x66));
+    kit_close(backend);
 }
