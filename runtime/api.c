@@ -276,7 +276,10 @@ int weir_advise(void *address, uint64_t bytes, enum weir_hint hint)
     return error;
 }
 
-int weir_pin(void *address, uint64_t bytes, enum weir_access access)
+typedef int pin_range(struct wr_region *region, uint32_t page, uint32_t count,
+                      enum wr_access access);
+
+static int pin_by(pin_range *pin, void *address, uint64_t bytes, enum weir_access access)
 {
     struct shelter shelter;
     struct wr_region *region;
@@ -290,10 +293,19 @@ int weir_pin(void *address, uint64_t bytes, enum weir_access access)
     shelter_enter(&shelter);
     error = find_range(address, bytes, false, &region, &page, &count);
     if (error == WEIR_OK)
-        error = wr_range_pin(region, page, count,
-                             access == WEIR_WRITE ? WR_ACCESS_WRITE : WR_ACCESS_READ);
+        error = pin(region, page, count, access == WEIR_WRITE ? WR_ACCESS_WRITE : WR_ACCESS_READ);
     shelter_leave(&shelter);
     return error;
+}
+
+int weir_pin(void *address, uint64_t bytes, enum weir_access access)
+{
+    return pin_by(wr_range_pin, address, bytes, access);
+}
+
+int weir_pin_try(void *address, uint64_t bytes, enum weir_access access)
+{
+    return pin_by(wr_range_pin_try, address, bytes, access);
 }
 
 int weir_unpin(void *address, uint64_t bytes)

@@ -256,10 +256,11 @@ static uint32_t change_pins(struct wr_region *region, uint32_t page, uint32_t co
     return count;
 }
 
-int wr_range_pin(struct wr_region *region, uint32_t page, uint32_t count, enum wr_access access)
+static int pin_all(struct wr_region *region, uint32_t page, uint32_t count, enum wr_access access,
+                   bool is_try)
 {
     for (uint32_t i = 0; i < count; i++) {
-        int error = wr_fault_pin(region, page + i, access);
+        int error = wr_fault_pin(region, page + i, access, is_try);
 
         if (error != WEIR_OK) {
             change_pins(region, page, i, -1);
@@ -267,6 +268,16 @@ int wr_range_pin(struct wr_region *region, uint32_t page, uint32_t count, enum w
         }
     }
     return WEIR_OK;
+}
+
+int wr_range_pin(struct wr_region *region, uint32_t page, uint32_t count, enum wr_access access)
+{
+    return pin_all(region, page, count, access, false);
+}
+
+int wr_range_pin_try(struct wr_region *region, uint32_t page, uint32_t count, enum wr_access access)
+{
+    return pin_all(region, page, count, access, true);
 }
 
 int wr_range_unpin(struct wr_region *region, uint32_t page, uint32_t count)

@@ -27,6 +27,9 @@ uint32_t wr_range_free(struct wr_region *region, uint32_t page, uint32_t count);
 void wr_range_willneed(struct wr_region *region, uint32_t page, uint32_t count);
 /* All or none. */
 int wr_range_pin(struct wr_region *region, uint32_t page, uint32_t count, enum wr_access access);
+/* The same without waiting for anything: WEIR_EAGAIN. */
+int wr_range_pin_try(struct wr_region *region, uint32_t page, uint32_t count,
+                     enum wr_access access);
 /* WEIR_EINVAL: not all are pinned; none was unpinned. */
 int wr_range_unpin(struct wr_region *region, uint32_t page, uint32_t count);
 

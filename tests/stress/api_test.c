@@ -270,6 +270,66 @@ Test(api, a_read_pin_does_not_dirty)
     weir_close(rt);
 }
 
+static uint64_t waits_of(struct weir_runtime *rt)
+{
+    struct weir_stats s = real_stats(rt);
+
+    return s.time_read.count + s.time_join.count + s.time_frame.count + s.time_reader.count +
+           s.time_page_lock.count + s.time_memory.count;
+}
+
+/* C20: the variant that does not wait exists, and may fail. */
+Test(api, a_try_to_pin_waits_for_nothing)
+{
+    struct weir_runtime *rt = real_open(BUDGET, "chaos(mem:?size=64M)?seed=1&delay_us=2000");
+    char *memory = real_map(rt, PAGES * PAGE);
+    uint64_t waits, pinned = 0, refused = 0;
+
+    real_fill(memory, PAGES, 7);
+    real_check(memory, 64, 7); /* these are there now */
+    waits = waits_of(rt);
+    cr_assert_eq(weir_pin_try(memory, 64 * PAGE, WEIR_WRITE), WEIR_OK);
+    for (size_t i = 64; i < PAGES; i++) {
+        int error = weir_pin_try(memory + i * PAGE, PAGE, WEIR_READ);
+
+        cr_assert(error == WEIR_OK || error == WEIR_EAGAIN, "%s", weir_error_name(error));
+        refused += error == WEIR_EAGAIN;
+        pinned += error == WEIR_OK;
+        if (error == WEIR_OK)
+            cr_assert_eq(weir_unpin(memory + i * PAGE, PAGE), WEIR_OK);
+    }
+    cr_expect_eq(waits_of(rt), waits);
+    cr_expect_gt(refused, PAGES / 2);
+    cr_expect_gt(pinned, 0);
+    cr_assert_eq(weir_pin_try(memory, PAGES * PAGE, WEIR_READ), WEIR_EAGAIN);
+    cr_expect_eq(weir_unpin(memory, 64 * PAGE), WEIR_OK);
+    cr_expect_eq(weir_unpin(memory, 64 * PAGE), WEIR_EINVAL, "no pin is left");
+    real_check(memory, PAGES, 7);
+    weir_close(rt);
+}
+
+/* When memory is all in use it does not wait for kswapd either. */
+Test(api, a_try_to_pin_fresh_memory_ends_where_waiting_begins)
+{
+    struct weir_runtime *rt = real_open(BUDGET, "chaos(mem:?size=64M)?seed=1&delay_us=20000");
+    char *memory = real_map(rt, PAGES * PAGE);
+    uint64_t waits;
+    size_t tried = 0;
+    int error;
+
+    waits = waits_of(rt);
+    do
+        error = weir_pin_try(memory + tried * PAGE, PAGE, WEIR_WRITE);
+    while (error == WEIR_OK && ++tried < PAGES);
+    cr_expect_eq(error, WEIR_EAGAIN);
+    cr_expect_gt(tried, BUDGET / PAGE / 2);
+    cr_expect_eq(waits_of(rt), waits);
+    cr_expect_eq(weir_unpin(memory, tried * PAGE), WEIR_OK);
+    real_fill(memory, PAGES, 1);
+    real_check(memory, PAGES, 1);
+    weir_close(rt);
+}
+
 Test(api, pinning_too_much_fails_and_leaves_no_pin)
 {
     struct weir_runtime *rt = real_open(BUDGET, "mem:?size=64M");
