@@ -296,7 +296,7 @@ static uint32_t dirty_of_first_half(uint32_t first, uint32_t run)
 /* E25: "half million pages of shm queued in a row in the lru". */
 Test(aging, long_runs_of_dirty_pages_cost_no_more_than_a_mixture)
 {
-    static const uint32_t runs[] = {4, 40, 100};
+    static const uint32_t runs[] = {4, 20, 40};
     uint32_t mixed;
 
     open_aging();
