@@ -213,12 +213,9 @@ enum weir_access { WEIR_READ, WEIR_WRITE };
  */
 int weir_pin(void *address, uint64_t bytes, enum weir_access access);
 
-/*
- * The same, but without ever waiting: for a back end, for memory to be freed, for another thread.
- * WEIR_EAGAIN: it would have had to; nothing is pinned. What is away is not even asked for: say
- * WEIR_WILLNEED, do something else, and try again. Undone by weir_unpin(). ("Ludo": an allocation
- * waits for kswapd, "i.e. no atomic"; this is the atomic one.)
- */
+/* The same, but never waiting: for a back end, for free memory, for another thread. WEIR_EAGAIN: it
+ * would have had to; nothing is pinned. What is away is not asked for: say WEIR_WILLNEED, and try
+ * again later. Undone by weir_unpin(). (The "atomic" allocation that "Ludo" leaves out.) */
 int weir_pin_try(void *address, uint64_t bytes, enum weir_access access);
 
 /* Undo one weir_pin() of exactly this range. WEIR_EINVAL: it is not pinned. */
