@@ -300,7 +300,11 @@ static int await_range(const void *address, uint32_t serial)
     return WEIR_OK;
 }
 
+typedef int pin_range(struct wr_region *region, uint32_t page, uint32_t count,
+                      enum wr_access access);
+
 struct pinning {
+    pin_range *pin;
     uint32_t done, count; /* pages, from the first on */
     uint32_t serial;      /* of the region            */
     enum wr_access access;
@@ -321,7 +325,7 @@ static int pin_step(const void *address, uint64_t bytes, struct pinning *p)
     if (p->serial != region->serial)
         return WEIR_EINVAL;
     part = p->count - p->done < PIN_PAGES ? p->count - p->done : PIN_PAGES;
-    error = wr_range_pin(region, page + p->done, part, p->access);
+    error = p->pin(region, page + p->done, part, p->access);
     if (error == WEIR_OK)
         p->done += part;
     else
@@ -329,9 +333,9 @@ static int pin_step(const void *address, uint64_t bytes, struct pinning *p)
     return error;
 }
 
-int weir_pin(void *address, uint64_t bytes, enum weir_access access)
+static int pin_by(pin_range *pin, void *address, uint64_t bytes, enum weir_access access)
 {
-    struct pinning p = {.count = 1};
+    struct pinning p = {.pin = pin, .count = 1};
     int error = WEIR_OK;
 
     if (access != WEIR_READ && access != WEIR_WRITE)
@@ -347,6 +351,16 @@ int weir_pin(void *address, uint64_t bytes, enum weir_access access)
         shelter_leave(&shelter);
     }
     return error;
+}
+
+int weir_pin(void *address, uint64_t bytes, enum weir_access access)
+{
+    return pin_by(wr_range_pin, address, bytes, access);
+}
+
+int weir_pin_try(void *address, uint64_t bytes, enum weir_access access)
+{
+    return pin_by(wr_range_pin_try, address, bytes, access);
 }
 
 int weir_unpin(void *address, uint64_t bytes)

@@ -25,7 +25,7 @@
 /* Room for the header; a whole cluster, so that clusters stay aligned. */
 #define WR_FILE_DATA_OFFSET ((uint64_t)WEIR_CLUSTER_SLOTS * WEIR_SLOT_BYTES)
 
-/* Transfers that may fail with EINTR or EAGAIN one after the other before we believe it. */
+/* Transfers that may fail for a reason that passes, one after the other, before we believe it. */
 #define WR_FILE_RETRIES_MAX 100u
 
 enum wr_file_choice { WR_FILE_AUTO, WR_FILE_ON, WR_FILE_OFF };

@@ -19,9 +19,12 @@ static uint64_t bytes_of(const struct weir_io *io)
     return (uint64_t)io->pages * WEIR_SLOT_BYTES;
 }
 
+/* Nobody here cancels a request. The kernel does, when it could not start a worker for it: for want
+ * of memory, or because the thread that asked has a signal pending, and that three times in a row.
+ */
 static bool is_transient(int os_error)
 {
-    return os_error == EINTR || os_error == EAGAIN;
+    return os_error == EINTR || os_error == EAGAIN || os_error == ECANCELED;
 }
 
 static int error_of(int os_error)

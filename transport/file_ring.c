@@ -19,6 +19,7 @@
 #include <liburing.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "transport/file.h"
 #include "transport/tell.h"
@@ -116,12 +117,19 @@ static uint32_t give(struct ring_channel *channel, uint32_t count)
     return count - left;
 }
 
-/* The next stage of a request that is flying. */
+/* The next stage of a request that is flying. That the kernel has no memory for it passes, and
+ * nobody on the way of a fault comes here: so it is waited for, a tenth of a second at most. */
 static void resend(struct ring_channel *channel, struct weir_io *io)
 {
-    fill(channel, io);
-    if (give(channel, 1) == 0)
-        wr_file_io_fail(io, EAGAIN);
+    const struct timespec a_moment = {.tv_nsec = 1000000};
+
+    for (uint32_t tries = 0; tries < WR_FILE_RETRIES_MAX; tries++) {
+        fill(channel, io);
+        if (give(channel, 1) == 1)
+            return;
+        (void)nanosleep(&a_moment, NULL);
+    }
+    wr_file_io_fail(io, EAGAIN);
 }
 
 static uint32_t ring_submit(struct weir_channel *base, struct weir_io *const *ios, uint32_t count)

@@ -90,7 +90,7 @@ struct weir_options {
     uint64_t watermark_high_bytes; /* reclaim ends above this; 0: auto                           */
     uint64_t writes_in_flight;     /* clusters of 2 MiB on their way to one back end             */
     uint64_t drop_batch_pages;     /* clean pages that leave by one system call                  */
-    uint64_t cache_scan_ratio;     /* look for clean pages in 1/N of memory before writing any   */
+    uint64_t cache_scan_ratio;     /* look for clean ones among 1/N of the victims before writing */
     uint64_t second_chance_permille; /* of the budget: clean victims kept a while after unmapping */
     uint64_t zero_elision;      /* 1: a page of zeros is forgotten instead of written         */
     uint64_t checksums;         /* 1: every page is summed when it leaves, checked on return  */
@@ -213,6 +213,11 @@ enum weir_access { WEIR_READ, WEIR_WRITE };
  */
 int weir_pin(void *address, uint64_t bytes, enum weir_access access);
 
+/* The same, but never waiting: for a back end, for free memory, for another thread. WEIR_EAGAIN: it
+ * would have had to; nothing is pinned. What is away is not asked for: say WEIR_WILLNEED, and try
+ * again later. Undone by weir_unpin(). (The "atomic" allocation that "Ludo" leaves out.) */
+int weir_pin_try(void *address, uint64_t bytes, enum weir_access access);
+
 /* Undo one weir_pin() of exactly this range. WEIR_EINVAL: it is not pinned. */
 int weir_unpin(void *address, uint64_t bytes);
 
@@ -298,6 +303,9 @@ int weir_backend_get(struct weir_runtime *runtime, uint32_t position,
     X(pages_elided_zero, ' ', "pages of zeros forgotten instead of written")                 \
     X(pages_elided_free, ' ', "freed pages forgotten instead of written")                    \
     X(pages_dropped_clean, ' ', "clean pages dropped without any write")                     \
+    X(victims_listed, ' ', "victims of kswapd from the lists of kpaged")                     \
+    X(victims_chosen, ' ', "victims that kswapd chose itself: kpaged was behind")            \
+    X(victims_cold, ' ', "victims that WEIR_COLD had named")                                 \
     X(pages_moved_busy, ' ', "pages not evicted because a device holds them")                \
     X(pages_rescued_writing, ' ', "faults served while their page was being written")        \
     X(pages_drained, ' ', "pages taken off a draining back end")                             \

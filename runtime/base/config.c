@@ -53,7 +53,7 @@ static const char *const unit_names[] = {
     NUMBER(drop_batch_pages, "WEIR_DROP_BATCH", "128", UNIT_PAGES, 1, 512,                      \
            "clean pages that leave by one system call; more is cheaper and holds them longer")  \
     NUMBER(cache_scan_ratio, "WEIR_CACHE_SCAN_RATIO", "6", UNIT_COUNT, 1, 64,                   \
-           "look for clean pages in 1/N of memory before any page is written")                  \
+           "look for clean ones among 1/N of the victims before any is written")                \
     NUMBER(second_chance_permille, "WEIR_SECOND_CHANCE", "50", UNIT_PERMILLE, 10, 500,          \
            "share of the budget that keeps clean victims and pages read ahead")                 \
     NUMBER(zero_elision, "WEIR_ZERO_ELISION", "1", UNIT_SWITCH, 0, 1,                           \

@@ -23,6 +23,7 @@
  */
 
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "runtime/base/stats.h"
@@ -110,8 +111,19 @@ int64_t wr_frames_next_boost(int64_t boost, bool has_waited, int64_t most);
 /* Is somebody waiting? */
 bool wr_frames_is_wanted(const struct wr_frames *frames);
 
+static inline uint64_t wr_frames_total(const struct wr_frames *frames)
+{
+    /* Relaxed: a stale value is as good as an earlier resize. Never negative: see resize. */
+    return (uint64_t)atomic_load_explicit(&frames->total, memory_order_relaxed);
+}
+
 static inline int64_t wr_frames_free(const struct wr_frames *frames)
 {
     /* Relaxed: a watermark, never a promise. */
     return atomic_load_explicit(&frames->free, memory_order_relaxed);
+}
+
+static inline bool wr_frames_is_low(const struct wr_frames *frames)
+{
+    return wr_frames_free(frames) < atomic_load_explicit(&frames->low, memory_order_relaxed);
 }

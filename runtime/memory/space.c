@@ -161,6 +161,7 @@ int wr_space_set_reserve(struct wr_space *space, struct wr_region *region, uint3
     else
         name_range(space, region->first + whole_chunks(pages), end, 0);
     region->reserve_pages = pages;
+    set_place(space, region, true);
     find_end(space);
     return WEIR_OK;
 }

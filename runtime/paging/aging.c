@@ -6,13 +6,6 @@
 #define PASSING_ROOM_SHARE 8u  /* of memory */
 #define REST               64u /* choosings: see struct wr_chooser */
 
-static uint64_t frames_of(const struct wr_aging *aging)
-{
-    int64_t total = atomic_load_explicit(&aging->space->frames.total, memory_order_relaxed);
-
-    return total > 0 ? (uint64_t)total : 0;
-}
-
 /* --- The queues of arrivals ------------------------------------------------------------------ */
 
 int wr_aging_open(struct wr_space *space, uint32_t scan_ratio, struct wr_aging **aging_p)
@@ -24,9 +17,10 @@ int wr_aging_open(struct wr_space *space, uint32_t scan_ratio, struct wr_aging *
         return WEIR_ENOMEM;
     aging->space = space;
     aging->scan_ratio = scan_ratio;
-    error = wr_arrivals_open(&aging->small, frames_of(aging));
+    error = wr_arrivals_open(&aging->small, wr_frames_total(&aging->space->frames));
     if (error == WEIR_OK)
-        error = wr_arrivals_open(&aging->passing, frames_of(aging) / PASSING_ROOM_SHARE);
+        error = wr_arrivals_open(&aging->passing,
+                                 wr_frames_total(&aging->space->frames) / PASSING_ROOM_SHARE);
     if (error != WEIR_OK) {
         wr_aging_close(aging);
         return error;
@@ -67,7 +61,7 @@ void wr_aging_wanted(struct wr_aging *aging)
 
 bool wr_aging_rises(struct wr_aging *aging, uint32_t distance)
 {
-    if (!wr_policy_is_soon(distance, frames_of(aging)))
+    if (!wr_policy_is_soon(distance, wr_frames_total(&aging->space->frames)))
         return false;
     return !atomic_load_explicit(&aging->is_vain, memory_order_relaxed) ||
            atomic_fetch_add_explicit(&aging->returned, 1, memory_order_relaxed) % WR_VAIN_RISE == 0;
@@ -182,7 +176,7 @@ static bool take_coldest(const struct wr_aging *aging, struct wr_chooser *choose
 
 bool wr_aging_choose(struct wr_aging *aging, struct wr_chooser *chooser, uint32_t *page_p)
 {
-    uint64_t frames = frames_of(aging);
+    uint64_t frames = wr_frames_total(&aging->space->frames);
     bool is_passing_due = wr_policy_is_passing_due(wr_arrivals_count(&aging->passing), frames);
     bool is_small_due = wr_policy_is_small_due(wr_arrivals_count(&aging->small), frames);
 
@@ -204,7 +198,7 @@ static void find_lost(struct wr_aging *aging)
 
     /* Not before there is room for them; of a budget that grew, a tenth may be more than that. */
     if (lost == aging->lost_seen || small > aging->small.room / 4 ||
-        wr_policy_is_small_due(small, frames_of(aging)))
+        wr_policy_is_small_due(small, wr_frames_total(&aging->space->frames)))
         return;
     aging->lost_seen = lost;
     for (uint64_t page = 0; page < end;) {

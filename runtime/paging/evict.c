@@ -16,11 +16,6 @@ static void count(const struct wr_evict *e, enum wr_counter counter, uint64_t am
         wr_stats_add(e->space->stats, counter, amount);
 }
 
-static int64_t mark_of(const _Atomic(int64_t) *mark)
-{
-    return atomic_load_explicit(mark, memory_order_relaxed);
-}
-
 static enum wr_aging_mode mode_now(const struct wr_evict *e)
 {
     return wr_aging_mode_now(&e->space->frames);
@@ -217,13 +212,23 @@ static uint32_t waiting_to_be_written(const struct wr_evict *e)
 uint64_t wr_evict_deferred(const struct wr_evict *e)
 {
     if (wr_bug(WR_BUG_late_io))
-        return (uint64_t)mark_of(&e->space->frames.total) / 4;
+        return wr_frames_total(&e->space->frames) / 4;
     return mode_now(e) == WR_AGING_RED ? 0 : e->defer;
 }
 
-bool wr_evict_may_stage(const struct wr_evict *e)
+uint64_t wr_evict_staged(const struct wr_evict *e)
 {
-    return waiting_to_be_written(e) < wr_evict_deferred(e) + WR_EVICT_LOT;
+    return waiting_to_be_written(e) + (e->extent ? e->extent->fill : 0);
+}
+
+/* An extent is queued when it is full, or it would be written in part. */
+uint64_t wr_evict_missing(const struct wr_evict *e)
+{
+    uint64_t target = wr_evict_deferred(e) + WR_EVICT_LOT, staged = wr_evict_staged(e);
+
+    if (staged < target)
+        return target - staged;
+    return waiting_to_be_written(e) < WR_EVICT_LOT ? WR_EVICT_LOT : 0;
 }
 
 static void revoked(struct wr_evict *e, struct wr_victim *victim, const struct wr_revoke *revoke)
@@ -291,7 +296,7 @@ static void note_staged(struct wr_evict *e, uint32_t staged)
 /* An extent to fill, if there is one and its pages may wait. */
 static struct wr_extent *open_extent(struct wr_evict *e)
 {
-    if (!e->extent && wr_evict_may_stage(e))
+    if (!e->extent && wr_evict_missing(e) > 0)
         e->extent = wr_staging_take(&e->space->staging);
     return e->extent;
 }
@@ -301,6 +306,7 @@ static uint32_t stage_pages(struct wr_evict *e, const uint32_t *pages, uint32_t 
 {
     uint32_t looked = 0, staged = 0;
 
+    e->tries_writing |= candidates > 0;
     while (looked < candidates && open_extent(e) && e->extent->fill < WR_EXTENT_FRAMES) {
         uint32_t victims, frame = e->extent->first_frame + e->extent->fill;
 
@@ -406,6 +412,7 @@ static uint32_t evict_group(struct wr_evict *e, uint32_t victims)
     wr_frames_put(&e->space->frames, dropped);
     count_dropped(e, dropped);
     note_staged(e, staged);
+    e->tries_writing |= dropped < victims;
     return dropped + staged;
 }
 
@@ -429,7 +436,7 @@ static uint32_t evict_crowd(struct wr_evict *e, const uint32_t *pages, uint32_t 
 /* What has deferring been worth? */
 void wr_evict_learn(struct wr_evict *e)
 {
-    uint64_t found, frames = (uint64_t)mark_of(&e->space->frames.total);
+    uint64_t found, frames = wr_frames_total(&e->space->frames);
 
     if (e->revoked < DEFER_LESSON && e->revoked < frames / 16)
         return;

@@ -43,6 +43,7 @@ struct wr_evict {
     uint64_t found_seen;      /* of the counter of those that were wanted again */
     uint64_t staged_lately;   /* pages; counts that fade: by an eighth each time */
     uint64_t dropped_lately;  /* that kswapd is woken                         */
+    bool tries_writing;       /* dirty victims, or staged pages to write: of this round */
     uint32_t chance_frame;    /* first of the chunk that takes victims; or none */
     uint32_t chance_used;     /* frames of it that are taken                   */
 
@@ -66,9 +67,12 @@ uint32_t wr_evict_room(const struct wr_evict *evict);
 /* It waits to be written from now on, though it is not full. */
 void wr_evict_close_extent(struct wr_evict *evict);
 
-/* Staged pages that are not to be written yet, and whether so few are staged that more may be. */
+/* Staged pages that are not to be written yet; and all that are staged and wait. */
 uint64_t wr_evict_deferred(const struct wr_evict *evict);
-bool wr_evict_may_stage(const struct wr_evict *evict);
+uint64_t wr_evict_staged(const struct wr_evict *evict);
+/* Pages to stage before a cluster can be written beside what is deferred. No more are revoked than
+ * that (seed C6). */
+uint64_t wr_evict_missing(const struct wr_evict *evict);
 /* What has deferring been worth? */
 void wr_evict_learn(struct wr_evict *evict);
 

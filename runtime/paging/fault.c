@@ -8,6 +8,8 @@
 #define KERNEL_FULL_TRIES 200 /* of a millisecond each */
 /* The region is being unmapped: beside the errors of the list, and not for outside. */
 #define REGION_GOES       2
+/* A try would have to wait: likewise. */
+#define WOULD_WAIT        3
 #define NS_MILLISECOND    1000000ull
 
 /* The last touch of this thread that found nothing to do. */
@@ -285,9 +287,27 @@ static int take_frame(struct fault *f, enum wr_page_state seen)
 
     if (f->has_frame || !needs_frame(f, seen))
         return WEIR_OK;
-    error = wr_frames_take(&f->space->frames, use_of(seen));
+    if (f->is_try)
+        error = wr_frames_take_spare(&f->space->frames, 1) == 1 ? WEIR_OK : WOULD_WAIT;
+    else
+        error = wr_frames_take(&f->space->frames, use_of(seen));
     f->has_frame = error == WEIR_OK;
     return error;
+}
+
+/* Lock the page; a try does so only if nobody has it, and nobody reads it or would have to. */
+static bool take_page(const struct fault *f, struct wr_hold *hold)
+{
+    if (!f->is_try) {
+        wr_page_take(&f->space->pages, f->page, hold);
+        return true;
+    }
+    if (!wr_page_take_try(&f->space->pages, f->page, hold))
+        return false;
+    if (wr_hold_state(hold) != WR_PAGE_OUT && wr_hold_state(hold) != WR_PAGE_READING)
+        return true;
+    wr_touch_put(f, hold);
+    return false;
 }
 
 static int serve_once(struct fault *f)
@@ -297,7 +317,8 @@ static int serve_once(struct fault *f)
 
     if (error != WEIR_OK)
         return error;
-    wr_page_take(&f->space->pages, f->page, &hold);
+    if (!take_page(f, &hold))
+        return WOULD_WAIT;
     /* Once its pages have no owner, frames of staging that they name are released and used again:
      * nothing may be mapped from them. */
     if (atomic_load(&f->region->is_going)) {
@@ -309,6 +330,8 @@ static int serve_once(struct fault *f)
         return WEIR_EAGAIN;
     }
     error = resolve(f, &hold);
+    if (error == WR_KERNEL_FULL && f->is_try)
+        return WOULD_WAIT;
     if (error == WR_KERNEL_FULL)
         await_memory(f);
     return error;
@@ -424,7 +447,7 @@ enum wr_trap_answer wr_fault_on_touch(const struct wr_touch *touch)
     return answer;
 }
 
-int wr_fault_pin(struct wr_region *region, uint32_t page, enum wr_access access)
+int wr_fault_pin(struct wr_region *region, uint32_t page, enum wr_access access, bool is_try)
 {
     struct fault f = {
         .space = region->space,
@@ -433,8 +456,11 @@ int wr_fault_pin(struct wr_region *region, uint32_t page, enum wr_access access)
         .access = access_to(region, access),
         .presence = WR_PRESENCE_UNKNOWN,
         .is_pin = true,
+        .is_try = is_try,
     };
     int error = serve(&f);
 
+    if (error == WOULD_WAIT)
+        return WEIR_EAGAIN;
     return error == REGION_GOES ? WEIR_EINVAL : error;
 }

@@ -21,5 +21,6 @@ enum wr_trap_answer wr_fault_on_touch(const struct wr_touch *touch);
 /*
  * Make a page resident for this access and pin it once. Inside the gate; not in a signal handler,
  * with all signals blocked. WEIR_EIO, WEIR_EFULL, WEIR_ENOMEM, WEIR_EBUSY (too many pins).
+ * A try waits for nothing: WEIR_EAGAIN, where it would have to (seed C20).
  */
-int wr_fault_pin(struct wr_region *region, uint32_t page, enum wr_access access);
+int wr_fault_pin(struct wr_region *region, uint32_t page, enum wr_access access, bool is_try);

@@ -44,13 +44,11 @@ static void pass(struct wr_kpaged *kpaged)
     };
     const struct wr_frames *frames = &kpaged->space->frames;
     enum wr_aging_mode mode = wr_aging_mode_now(frames);
-    int64_t total = atomic_load_explicit(&frames->total, memory_order_relaxed);
 
     if (wr_bug(WR_BUG_no_kpaged))
         return;
     wr_stats_count(kpaged->space->stats, counters[mode]);
-    (void)wr_aging_pass(kpaged->space->aging,
-                        wr_kpaged_target(mode, total > 0 ? (uint64_t)total : 0));
+    (void)wr_aging_pass(kpaged->space->aging, wr_kpaged_target(mode, wr_frames_total(frames)));
 }
 
 static void kpaged_main(void *context)

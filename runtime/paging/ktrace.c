@@ -191,7 +191,6 @@ static void dismiss(struct wr_ktrace *k)
 int wr_ktrace_open(struct wr_space *space, const char *path, struct wr_ktrace **ktrace_p)
 {
     struct wr_host *host = space->host;
-    int64_t total = atomic_load_explicit(&space->frames.total, memory_order_relaxed);
     struct wr_ktrace *k = calloc(1, sizeof(*k));
     int error;
 
@@ -210,7 +209,7 @@ int wr_ktrace_open(struct wr_space *space, const char *path, struct wr_ktrace **
             (void)refuse(space, path, error);
     }
     if (error == WEIR_OK) {
-        add_head(k, (uint64_t)(total > 0 ? total : 0) + host->slab_pages);
+        add_head(k, wr_frames_total(&space->frames) + host->slab_pages);
         space->pages.trace = &k->trace;
         error = host->ops->thread_start(host, "weir-ktrace", ktrace_main, k, &k->thread);
     }

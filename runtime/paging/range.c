@@ -43,8 +43,7 @@ static void empty_unmapped(struct wr_space *space, struct wr_hold *hold)
     wr_hold_set(hold, WR_PAGE_AHEAD, false);
 }
 
-/* Forget the bytes of a page that was mapped. True: a frame of the budget came free. */
-static bool empty_mapped(struct wr_space *space, struct wr_hold *hold)
+bool wr_range_empty_mapped(struct wr_space *space, struct wr_hold *hold)
 {
     enum wr_page_state state = wr_hold_state(hold);
 
@@ -89,7 +88,7 @@ static void lot_discard(struct lot *lot)
     span = (struct wr_span){wr_region_addr(lot->region, lot->hold[0].number), lot->count};
     wr_rmap_drop(lot->space, &span, 1);
     for (uint32_t i = 0; i < lot->count; i++) {
-        freed += empty_mapped(lot->space, &lot->hold[i]);
+        freed += wr_range_empty_mapped(lot->space, &lot->hold[i]);
         wr_page_put(&lot->space->pages, &lot->hold[i]);
     }
     wr_frames_put(&lot->space->frames, freed);
@@ -257,10 +256,11 @@ static uint32_t change_pins(struct wr_region *region, uint32_t page, uint32_t co
     return count;
 }
 
-int wr_range_pin(struct wr_region *region, uint32_t page, uint32_t count, enum wr_access access)
+static int pin_all(struct wr_region *region, uint32_t page, uint32_t count, enum wr_access access,
+                   bool is_try)
 {
     for (uint32_t i = 0; i < count; i++) {
-        int error = wr_fault_pin(region, page + i, access);
+        int error = wr_fault_pin(region, page + i, access, is_try);
 
         if (error != WEIR_OK) {
             change_pins(region, page, i, -1);
@@ -268,6 +268,16 @@ int wr_range_pin(struct wr_region *region, uint32_t page, uint32_t count, enum w
         }
     }
     return WEIR_OK;
+}
+
+int wr_range_pin(struct wr_region *region, uint32_t page, uint32_t count, enum wr_access access)
+{
+    return pin_all(region, page, count, access, false);
+}
+
+int wr_range_pin_try(struct wr_region *region, uint32_t page, uint32_t count, enum wr_access access)
+{
+    return pin_all(region, page, count, access, true);
 }
 
 int wr_range_unpin(struct wr_region *region, uint32_t page, uint32_t count)

@@ -27,6 +27,9 @@ uint32_t wr_range_free(struct wr_region *region, uint32_t page, uint32_t count);
 void wr_range_willneed(struct wr_region *region, uint32_t page, uint32_t count);
 /* All or none. */
 int wr_range_pin(struct wr_region *region, uint32_t page, uint32_t count, enum wr_access access);
+/* The same without waiting for anything: WEIR_EAGAIN. */
+int wr_range_pin_try(struct wr_region *region, uint32_t page, uint32_t count,
+                     enum wr_access access);
 /* WEIR_EINVAL: not all are pinned; none was unpinned. */
 int wr_range_unpin(struct wr_region *region, uint32_t page, uint32_t count);
 
@@ -37,6 +40,10 @@ int wr_range_unpin(struct wr_region *region, uint32_t page, uint32_t count);
  */
 uint32_t wr_range_release(struct wr_region *region, uint32_t page, uint32_t count); /* one step */
 void wr_range_await_empty(struct wr_region *region, uint32_t page, uint32_t count);
+
+/* The bytes of a held page that was mapped are gone: forget them. True: a frame of the budget is no
+ * longer in use. */
+bool wr_range_empty_mapped(struct wr_space *space, struct wr_hold *hold);
 
 /* Is any of them pinned at this moment? */
 bool wr_range_is_pinned(const struct wr_region *region, uint32_t page, uint32_t count);

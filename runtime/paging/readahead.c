@@ -111,12 +111,6 @@ bool wr_ahead_want(struct wr_ahead *ahead, const struct wr_region *region, uint3
     return ask(ahead, &request);
 }
 
-static bool memory_is_low(const struct wr_space *space)
-{
-    return wr_frames_free(&space->frames) <
-           atomic_load_explicit(&space->frames.low, memory_order_relaxed);
-}
-
 /* Ask for what lies ahead of the stream, in whole windows, as far as it may. */
 static void ask_ahead(struct wr_ahead *ahead, const struct wr_region *region,
                       struct wr_stream *stream)
@@ -130,7 +124,7 @@ static void ask_ahead(struct wr_ahead *ahead, const struct wr_region *region,
     while (wr_stream_reach(stream, region->first, wr_region_end(region), depth, &reach)) {
         struct request request = {reach.page, reach.count, region->serial, false};
 
-        if (memory_is_low(space)) {
+        if (wr_frames_is_low(&space->frames)) {
             wr_stats_add(space->stats, WR_COUNT_reads_ahead_refused, reach.count);
             return;
         }
@@ -209,7 +203,8 @@ static bool give_up_slot(struct wr_ahead *ahead, struct wr_hold *hold, const voi
     struct wr_space *space = ahead->space;
     uint32_t frame;
 
-    if (!space->pager->ops->frees_at_read(space->pager, wr_hold_slot(hold)) || memory_is_low(space))
+    if (!space->pager->ops->frees_at_read(space->pager, wr_hold_slot(hold)) ||
+        wr_frames_is_low(&space->frames))
         return false;
     if (ahead->extent && ahead->extent->fill == WR_EXTENT_FRAMES)
         queue_extent(ahead);
@@ -274,7 +269,7 @@ static void map_page(struct wr_space *space, struct wr_region *region, uint32_t 
     bool is_mapped = false;
     struct wr_hold hold;
 
-    if (memory_is_low(space) || wr_frames_take_spare(&space->frames, 1) == 0)
+    if (wr_frames_is_low(&space->frames) || wr_frames_take_spare(&space->frames, 1) == 0)
         return;
     wr_page_take(&space->pages, page, &hold);
     if (wr_hold_state(&hold) == WR_PAGE_CACHED_CLEAN && wr_hold_frame(&hold) == frame &&

@@ -84,7 +84,9 @@ static enum round write_staged(struct wr_reclaim *r, uint64_t but, bool everythi
     enum round result = ROUND_STUCK;
 
     r->launder_error = WEIR_OK;
-    while (waiting_to_be_written(r) >= (everything ? 1 : but + BATCH)) {
+    while (waiting_to_be_written(r) >= (everything ? 1 : BATCH) &&
+           (everything || wr_evict_staged(&r->evict) >= but + BATCH)) {
+        r->evict.tries_writing = true;
         switch (r->space->pager->ops->launder(r->lane)) {
         case WR_LAUNDERED:
         case WR_LAUNDER_NOTHING: result = ROUND_PROGRESS; break;
@@ -137,7 +139,7 @@ static uint32_t collect_cold(struct wr_reclaim *r, uint32_t want)
 
     if (wr_evict_room(&r->evict) == 0)
         wr_evict_close_extent(&r->evict);
-    room = wr_evict_may_stage(&r->evict) ? wr_evict_room(&r->evict) : 0;
+    room = wr_evict_missing(&r->evict) > 0 ? wr_evict_room(&r->evict) : 0;
     if (want > room)
         want = room;
     wr_lock_take(&r->cold_lock);
@@ -249,18 +251,28 @@ static uint32_t collect(struct wr_reclaim *r, enum wr_victims kind, uint32_t wan
     return found;
 }
 
+/* Whose choice were they? (Seed C16: "the LRU pages computed by kpaged".) */
+static uint32_t count_victims(const struct wr_reclaim *r, enum wr_victims kind, uint32_t victims)
+{
+    bool is_listed = kind == WR_VICTIMS_CLEAN || kind == WR_VICTIMS_LISTED;
+
+    count(r, is_listed ? WR_COUNT_victims_listed : WR_COUNT_victims_chosen, victims);
+    return victims;
+}
+
 static uint32_t drop_clean(struct wr_reclaim *r, enum wr_victims kind, uint32_t want)
 {
     uint32_t found = collect(r, kind, want);
 
-    return wr_evict_lot(&r->evict, r->pages, found, true);
+    return count_victims(r, kind, wr_evict_lot(&r->evict, r->pages, found, true));
 }
 
 /* Drop or stage victims of the lists; what is staged fills the open extent. */
-static uint32_t evict_listed(struct wr_reclaim *r, enum wr_victims kind)
+static uint32_t evict_listed(struct wr_reclaim *r, enum wr_victims kind, uint64_t most)
 {
-    uint32_t found = collect(r, kind, wr_evict_room(&r->evict));
-    uint32_t evicted = wr_evict_lot(&r->evict, r->pages, found, false);
+    uint32_t room = wr_evict_room(&r->evict);
+    uint32_t found = collect(r, kind, most < room ? (uint32_t)most : room);
+    uint32_t evicted = count_victims(r, kind, wr_evict_lot(&r->evict, r->pages, found, false));
 
     if (wr_evict_room(&r->evict) == 0)
         wr_evict_close_extent(&r->evict);
@@ -278,41 +290,41 @@ static bool await_kpaged(struct wr_reclaim *r)
     return true;
 }
 
-/* Fill the queue of what is to be written. */
-static uint32_t stage_dirty(struct wr_reclaim *r)
+/* Fill the queue of what is to be written, by so many. */
+static uint32_t stage_dirty(struct wr_reclaim *r, uint64_t most)
 {
     uint32_t evicted = 0;
 
     if (wr_bug(WR_BUG_no_clean_first))
-        evicted = evict_listed(r, WR_VICTIMS_SWEEP); /* of the dirty: see is_evictable() */
+        evicted = evict_listed(r, WR_VICTIMS_SWEEP, most); /* of the dirty: see is_evictable() */
     if (evicted == 0)
-        evicted = evict_listed(r, WR_VICTIMS_LISTED);
+        evicted = evict_listed(r, WR_VICTIMS_LISTED, most);
     if (evicted > 0)
         return evicted;
     count(r, WR_COUNT_reclaim_overload, 1);
-    evicted = evict_listed(r, WR_VICTIMS_CHOSEN);
-    return evicted > 0 ? evicted : evict_listed(r, WR_VICTIMS_LARGEST);
+    evicted = evict_listed(r, WR_VICTIMS_CHOSEN, most);
+    return evicted > 0 ? evicted : evict_listed(r, WR_VICTIMS_LARGEST, most);
 }
 
-/* Inside the gate. */
-static enum round one_round(struct wr_reclaim *r, uint32_t want)
+static enum round try_round(struct wr_reclaim *r, uint32_t want)
 {
     uint32_t cold = collect_cold(r, want);
     uint32_t freed = cold ? wr_evict_lot(&r->evict, r->pages, cold, false) : 0;
     enum round written;
+    uint64_t missing;
 
-    count(r, WR_COUNT_reclaim_free_tries, 1);
+    count(r, WR_COUNT_victims_cold, freed);
     if (freed < want && !wr_bug(WR_BUG_no_clean_first))
         freed += drop_clean(r, WR_VICTIMS_CLEAN, want - freed);
-    if (freed >= want && wr_evict_may_stage(&r->evict))
+    if (freed >= want && wr_evict_missing(&r->evict) > 0)
         return ROUND_PROGRESS;
     if (freed == 0 && await_kpaged(r))
         return ROUND_WAIT;
 
-    count(r, WR_COUNT_reclaim_write_tries, 1);
     wr_evict_learn(&r->evict);
-    if (wr_evict_may_stage(&r->evict))
-        freed += stage_dirty(r);
+    missing = wr_evict_missing(&r->evict);
+    if (missing > 0)
+        freed += stage_dirty(r, missing);
     written = write_staged(r, wr_evict_deferred(&r->evict), false);
     if (freed > 0 || written == ROUND_PROGRESS ||
         (written == ROUND_WAIT && mode_now(r) != WR_AGING_RED))
@@ -325,6 +337,18 @@ static enum round one_round(struct wr_reclaim *r, uint32_t want)
         written = write_staged(r, 0, true);
     }
     return drop_clean(r, WR_VICTIMS_SWEEP, want) > 0 ? ROUND_PROGRESS : written;
+}
+
+/* Inside the gate. A round in which everything cost nothing has not tried to write (seed C15). */
+static enum round one_round(struct wr_reclaim *r, uint32_t want)
+{
+    enum round result;
+
+    r->evict.tries_writing = false;
+    result = try_round(r, want);
+    count(r, WR_COUNT_reclaim_free_tries, 1);
+    count(r, WR_COUNT_reclaim_write_tries, r->evict.tries_writing);
+    return result;
 }
 
 /* Frames missing to high and what it is boosted by. */

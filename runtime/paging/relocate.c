@@ -2,6 +2,7 @@
 #include "runtime/paging/relocate.h"
 
 #include "runtime/memory/chunk.h"
+#include "runtime/paging/range.h"
 
 #define PIECE_MAX     64u
 #define UNTOUCHED_MAX 16384u /* chunks that were never touched cost next to nothing */
@@ -65,15 +66,7 @@ static void becomes_dirty(struct wr_space *space, struct wr_hold *hold)
 /* Nothing is mapped: of a page of zeros, or because the program dropped it by its own madvise. */
 static void becomes_empty(struct wr_space *space, struct wr_hold *hold)
 {
-    enum wr_page_state state = wr_hold_state(hold);
-
-    if (state == WR_PAGE_RESIDENT_CLEAN)
-        space->pager->ops->forget(space->pager, wr_hold_slot(hold));
-    wr_page_move(hold, state, WR_PAGE_EMPTY);
-    wr_hold_set_slot(hold, WR_SLOT_NONE);
-    wr_hold_set(hold, WR_PAGE_AHEAD, false);
-    wr_hold_set(hold, WR_PAGE_FREED, false);
-    if (wr_state_is_charged(state))
+    if (wr_range_empty_mapped(space, hold))
         wr_frames_put(&space->frames, 1);
 }
 

@@ -213,11 +213,6 @@ int wr_touch_zero(struct fault *f, struct wr_hold *hold)
 
 /* --- From the cache -------------------------------------------------------------------------- */
 
-static bool memory_is_low(const struct wr_frames *frames)
-{
-    return wr_frames_free(frames) < atomic_load_explicit(&frames->low, memory_order_relaxed);
-}
-
 /* Map what a staged page's frame holds. The frame is left to be released with its segment, which is
  * cheap; but while memory is low, at once: when nothing can be written, nothing else frees it. */
 static int restore_one(struct fault *f, struct wr_hold *hold, bool store)
@@ -242,7 +237,7 @@ static int restore_one(struct fault *f, struct wr_hold *hold, bool store)
     wr_hold_set_frame(hold, WR_FRAME_NONE);
     wr_hold_set(hold, WR_PAGE_AHEAD, false);
     prove_wanted(f, hold);
-    if (state == WR_PAGE_CACHED_DIRTY && memory_is_low(&f->space->frames))
+    if (state == WR_PAGE_CACHED_DIRTY && wr_frames_is_low(&f->space->frames))
         wr_staging_release_one(&f->space->staging, frame);
     return WEIR_OK;
 }

@@ -23,6 +23,7 @@ struct fault {
     enum wr_access access;
     enum wr_presence presence;
     bool is_pin;
+    bool is_try;     /* a pin that gives up rather than wait for anything            */
     bool has_joined; /* waited for a read of somebody else's                  */
     bool has_frame;  /* taken from the budget and not yet given to the page */
     uint8_t kind;    /* what it was, for the trace (enum weir_trace_kind); 0: nothing yet */

@@ -157,7 +157,7 @@ static uint32_t take_frames(const struct wr_swap_lane *lane, const struct wr_slo
                             uint32_t live)
 {
     struct wr_frames *frames = &space_of(lane)->frames;
-    uint32_t most = least(live, (uint64_t)atomic_load(&frames->total) / STEP_SHARE);
+    uint32_t most = least(live, wr_frames_total(frames) / STEP_SHARE);
     uint32_t taken = 0;
 
     /* A cluster that comes free takes more of those that wait to be written than it held. */

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""Every wait of a fault is a histogram (requirements A12, A13).
+"""Every wait of a fault is a histogram, and a fault allocates nothing and submits no write
+(requirements A12, A13, C18, D14).
 
 Reads the sources as text. From what a touch or a pin enters, everything that may be called is
 followed by name; a call through a table (ops->read) may be any function that a table names so.
@@ -19,6 +20,9 @@ ROOTS = ("wr_fault_on_touch", "wr_fault_pin")
 PARK = re.compile(r"(?:->|\.)park\(")
 FORBIDDEN = re.compile(r"\b(wr_lock_take|pthread_mutex_lock|pthread_cond_\w+|nanosleep|usleep|sleep|"
                        r"poll|ppoll|select|sem_wait)\(|->bell_wait\(")
+# What may itself need memory to be freed (D14), or starts a write (C18).
+ALLOCATES = re.compile(r"\b(malloc|calloc|realloc|aligned_alloc|posix_memalign|strdup|free)\(")
+SUBMITS = re.compile(r"->(submit|launder)\(")
 CALL = re.compile(r"(->\s*|\.)?\b([a-z_]\w*)\(")
 ENTRY = re.compile(r"\.(\w+) = (\w+),")
 NOISE = re.compile(r'/\*.*?\*/|"(?:\\.|[^"\\])*"', re.S)  # comments and strings
@@ -86,6 +90,9 @@ def main(root):
     seen = reachable(code)
     bad = [f"{name} ({pathlib.Path(path).name}) waits by {found.group(0)}...) on the way of a fault"
            for path, name in sorted(seen) if (found := FORBIDDEN.search(code.body[path, name]))]
+    bad += [f"{name} ({pathlib.Path(path).name}) has {found.group(0)}...) on the way of a fault"
+            for path, name in sorted(seen) for what in (ALLOCATES, SUBMITS)
+            if (found := what.search(code.body[path, name]))]
     bad += [f"{name} sleeps on the way of a fault, and no histogram is told"
             for path, name in sorted(untimed(code, seen)) if name in ROOTS]
     parks = sorted(name for path, name in seen if PARK.search(code.body[path, name]))

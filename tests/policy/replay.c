@@ -44,15 +44,17 @@ struct replay *replay_open(enum replay_rule rule, uint32_t pages, uint32_t frame
     return replay;
 }
 
-void replay_touch(struct replay *replay, uint32_t page)
+bool replay_touch(struct replay *replay, uint32_t page)
 {
     int how = replay->ops->touch(replay->state, page);
+    bool is_miss = how == 2 && replay->is_known[page];
 
     replay->result.touches++;
     replay->result.soft += how == 1;
-    replay->result.misses += how == 2 && replay->is_known[page];
+    replay->result.misses += is_miss;
     replay->result.first += !replay->is_known[page];
     replay->is_known[page] = 1;
+    return is_miss;
 }
 
 struct replay_result replay_close(struct replay *replay)

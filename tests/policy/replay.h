@@ -27,7 +27,8 @@ struct replay;
 
 /* NULL: out of memory, or fewer than 1024 frames. */
 struct replay *replay_open(enum replay_rule rule, uint32_t pages, uint32_t frames);
-void replay_touch(struct replay *replay, uint32_t page);
+/* True: it was a miss. */
+bool replay_touch(struct replay *replay, uint32_t page);
 struct replay_result replay_close(struct replay *replay);
 
 const char *replay_rule_name(enum replay_rule rule);

@@ -305,6 +305,66 @@ Test(api, a_long_pin_holds_up_nobody, .timeout = 120)
     weir_close(rt);
 }
 
+static uint64_t waits_of(struct weir_runtime *rt)
+{
+    struct weir_stats s = real_stats(rt);
+
+    return s.time_read.count + s.time_join.count + s.time_frame.count + s.time_reader.count +
+           s.time_page_lock.count + s.time_memory.count;
+}
+
+/* C20: the variant that does not wait exists, and may fail. */
+Test(api, a_try_to_pin_waits_for_nothing)
+{
+    struct weir_runtime *rt = real_open(BUDGET, "chaos(mem:?size=64M)?seed=1&delay_us=2000");
+    char *memory = real_map(rt, PAGES * PAGE);
+    uint64_t waits, pinned = 0, refused = 0;
+
+    real_fill(memory, PAGES, 7);
+    real_check(memory, 64, 7); /* these are there now */
+    waits = waits_of(rt);
+    cr_assert_eq(weir_pin_try(memory, 64 * PAGE, WEIR_WRITE), WEIR_OK);
+    for (size_t i = 64; i < PAGES; i++) {
+        int error = weir_pin_try(memory + i * PAGE, PAGE, WEIR_READ);
+
+        cr_assert(error == WEIR_OK || error == WEIR_EAGAIN, "%s", weir_error_name(error));
+        refused += error == WEIR_EAGAIN;
+        pinned += error == WEIR_OK;
+        if (error == WEIR_OK)
+            cr_assert_eq(weir_unpin(memory + i * PAGE, PAGE), WEIR_OK);
+    }
+    cr_expect_eq(waits_of(rt), waits);
+    cr_expect_gt(refused, PAGES / 2);
+    cr_expect_gt(pinned, 0);
+    cr_assert_eq(weir_pin_try(memory, PAGES * PAGE, WEIR_READ), WEIR_EAGAIN);
+    cr_expect_eq(weir_unpin(memory, 64 * PAGE), WEIR_OK);
+    cr_expect_eq(weir_unpin(memory, 64 * PAGE), WEIR_EINVAL, "no pin is left");
+    real_check(memory, PAGES, 7);
+    weir_close(rt);
+}
+
+/* When memory is all in use it does not wait for kswapd either. */
+Test(api, a_try_to_pin_fresh_memory_ends_where_waiting_begins)
+{
+    struct weir_runtime *rt = real_open(BUDGET, "chaos(mem:?size=64M)?seed=1&delay_us=20000");
+    char *memory = real_map(rt, PAGES * PAGE);
+    uint64_t waits;
+    size_t tried = 0;
+    int error;
+
+    waits = waits_of(rt);
+    do
+        error = weir_pin_try(memory + tried * PAGE, PAGE, WEIR_WRITE);
+    while (error == WEIR_OK && ++tried < PAGES);
+    cr_expect_eq(error, WEIR_EAGAIN);
+    cr_expect_gt(tried, BUDGET / PAGE / 2);
+    cr_expect_eq(waits_of(rt), waits);
+    cr_expect_eq(weir_unpin(memory, tried * PAGE), WEIR_OK);
+    real_fill(memory, PAGES, 1);
+    real_check(memory, PAGES, 1);
+    weir_close(rt);
+}
+
 Test(api, pinning_too_much_fails_and_leaves_no_pin)
 {
     struct weir_runtime *rt = real_open(BUDGET, "mem:?size=64M");
@@ -355,6 +415,48 @@ Test(api, back_ends_are_added_filled_in_order_and_drained)
     cr_assert_eq(weir_backend_get(rt, 1, &state), WEIR_ENOENT);
     cr_assert_eq(weir_backend_drain(rt, 0), WEIR_ENOENT);
     real_check(memory, PAGES, 3);
+    weir_close(rt);
+}
+
+static uint64_t used_of(struct weir_runtime *rt, uint32_t position)
+{
+    struct weir_backend_state state;
+
+    cr_assert_eq(weir_backend_get(rt, position, &state), WEIR_OK);
+    return state.bytes_used;
+}
+
+Test(api, pages_are_moved_from_one_back_end_to_another)
+{
+    struct weir_runtime *rt = real_open(BUDGET, "mem:?size=64M&priority=2");
+    void *memory = real_map(rt, PAGES * PAGE);
+    uint64_t first, moved, all = 0;
+    uint32_t second;
+
+    cr_assert_eq(weir_backend_add(rt, "mem:?size=64M&priority=1", &second), WEIR_OK);
+    real_fill(memory, PAGES, 3);
+    cr_expect_eq(used_of(rt, 1), 0);
+    first = used_of(rt, 0);
+    cr_assert_gt(first, 8 * MIB);
+
+    cr_assert_eq(weir_backend_move(rt, 0, second, 4 * MIB, &moved), WEIR_OK);
+    cr_expect_gt(moved, 0);
+    cr_expect_leq(moved, 4 * MIB);
+    cr_expect_leq(used_of(rt, 0), first - moved);
+    cr_expect_eq(real_stats(rt).pages_migrated, moved / PAGE);
+    for (int i = 0; i < 100 && moved > 0; i++) {
+        cr_assert_eq(weir_backend_move(rt, 0, second, 4 * MIB, &moved), WEIR_OK);
+        all += moved;
+    }
+    cr_expect_gt(used_of(rt, 1), 4 * MIB, "%llu of %llu", (unsigned long long)used_of(rt, 1),
+                 (unsigned long long)all);
+    real_check(memory, PAGES, 3);
+
+    cr_expect_eq(weir_backend_move(rt, 0, 0, MIB, &moved), WEIR_EINVAL);
+    cr_expect_eq(moved, 0);
+    cr_expect_eq(weir_backend_move(rt, 0, 7, MIB, &moved), WEIR_ENOENT);
+    cr_expect_eq(weir_backend_move(NULL, 0, 1, MIB, &moved), WEIR_EINVAL);
+    cr_expect_eq(weir_backend_move(rt, 0, second, MIB, NULL), WEIR_OK);
     weir_close(rt);
 }
 

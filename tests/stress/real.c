@@ -105,6 +105,19 @@ size_t real_resident(const void *memory, size_t pages)
     return count;
 }
 
+void *real_keep(void *context)
+{
+    struct real_keeper *keeper = context;
+    volatile uint64_t *words = (void *)keeper->memory;
+
+    for (uint64_t round = 1; !keeper->stop; round++)
+        for (size_t i = 0; i < REAL_KEPT; i++) {
+            keeper->wrong += words[i * 512] != (round - 1) * (i + 1);
+            words[i * 512] = round * (i + 1);
+        }
+    return NULL;
+}
+
 long real_status_kib(const char *key)
 {
     FILE *file = fopen("/proc/self/status", "re");

@@ -7,6 +7,8 @@
  */
 
 #include <criterion/criterion.h>
+#include <stdatomic.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
@@ -40,6 +42,16 @@ void real_fill(void *memory, size_t pages, uint64_t salt);
 void real_check(const void *memory, size_t pages, uint64_t salt);
 /* How many of these pages does the kernel have in memory? */
 size_t real_resident(const void *memory, size_t pages);
+
+/* A thread that uses the first REAL_KEPT pages of a region all the time, and counts what it did not
+ * find as it was left. Zeros at first. */
+#define REAL_KEPT 1500u
+struct real_keeper {
+    char *memory;
+    _Atomic(bool) stop;
+    unsigned wrong;
+};
+void *real_keep(void *keeper);
 
 /* A line of /proc/self/status, in KiB. */
 long real_status_kib(const char *key);

@@ -263,38 +263,18 @@ Test(region_life, a_resize_that_cannot_be_changes_nothing)
     weir_close(rt);
 }
 
-struct keeper {
-    char *memory;
-    _Atomic(bool) stop;
-    unsigned wrong;
-};
-
-/* Uses what is left of the region all the time. */
-static void *keep_main(void *context)
-{
-    struct keeper *keeper = context;
-    volatile uint64_t *words = (void *)keeper->memory;
-
-    for (uint64_t round = 1; !keeper->stop; round++)
-        for (size_t i = 0; i < 1500; i++) {
-            keeper->wrong += words[i * 512] != (round - 1) * (i + 1);
-            words[i * 512] = round * (i + 1);
-        }
-    return NULL;
-}
-
 /* Reads and writes of the pages that go are in flight. */
 Test(region_life, a_region_is_resized_with_requests_in_flight, .timeout = 120)
 {
     struct weir_runtime *rt = real_open(4 * MIB, SLOW);
-    struct keeper keeper = {.memory = real_map_reserve(rt, PAGES * PAGE, PAGES * PAGE)};
+    struct real_keeper keeper = {.memory = real_map_reserve(rt, PAGES * PAGE, PAGES * PAGE)};
     pthread_t thread;
 
-    cr_assert_eq(pthread_create(&thread, NULL, keep_main, &keeper), 0);
+    cr_assert_eq(pthread_create(&thread, NULL, real_keep, &keeper), 0);
     for (uint64_t round = 0; round < 8; round++) {
         real_fill(keeper.memory + 2000 * PAGE, PAGES - 2000, round);
         (void)weir_advise(keeper.memory + 2000 * PAGE, 512 * PAGE, WEIR_WILLNEED);
-        cr_assert_eq(weir_resize(keeper.memory, (1500 + 100 * round) * PAGE), WEIR_OK);
+        cr_assert_eq(weir_resize(keeper.memory, (REAL_KEPT + 100 * round) * PAGE), WEIR_OK);
         cr_assert_eq(weir_resize(keeper.memory, PAGES * PAGE), WEIR_OK);
         for (size_t i = 2200; i < PAGES; i += 7)
             cr_assert_eq(keeper.memory[i * PAGE], 0);

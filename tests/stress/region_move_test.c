@@ -246,39 +246,19 @@ Test(region_move, of_a_sparse_tebibyte_costs_what_is_there, .timeout = 60)
 
 /* --- What it must not disturb ---------------------------------------------------------------- */
 
-struct keeper {
-    char *memory;
-    _Atomic(bool) stop;
-    unsigned wrong;
-};
-
-/* Uses another region all the time. */
-static void *keep_main(void *context)
-{
-    struct keeper *keeper = context;
-    volatile uint64_t *words = (void *)keeper->memory;
-
-    for (uint64_t round = 1; !keeper->stop; round++)
-        for (size_t i = 0; i < 1500; i++) {
-            keeper->wrong += words[i * 512] != (round - 1) * (i + 1);
-            words[i * 512] = round * (i + 1);
-        }
-    return NULL;
-}
-
 Test(region_move, with_requests_in_flight_beside_others_that_run_on, .timeout = 240)
 {
     for (size_t e = 0; e < 2; e++) {
         struct weir_runtime *rt = open_by(engines[e], 4 * MIB, SLOW);
-        struct keeper keeper = {.stop = false};
+        struct real_keeper keeper = {.stop = false};
         pthread_t thread;
         char *memory;
 
         if (!rt)
             continue;
-        keeper.memory = real_map(rt, 1500 * PAGE);
+        keeper.memory = real_map(rt, REAL_KEPT * PAGE);
         memory = real_map(rt, PAGES * PAGE);
-        cr_assert_eq(pthread_create(&thread, NULL, keep_main, &keeper), 0);
+        cr_assert_eq(pthread_create(&thread, NULL, real_keep, &keeper), 0);
         for (uint64_t round = 0; round < 3; round++) {
             real_fill(memory, PAGES, round);
             (void)weir_advise(memory, PAGES / 4 * PAGE, WEIR_WILLNEED);

@@ -90,6 +90,8 @@ static void check_identities(const struct weir_stats *s)
     cr_expect_geq(s->reclaim_marked + s->pages_drained,
                   s->pages_written + s->pages_elided_zero + s->pages_elided_free +
                       s->cache_found_marked - s->pages_rescued_writing);
+    /* and each was somebody's choice (C16) */
+    cr_expect_eq(s->reclaim_marked, s->victims_listed + s->victims_chosen + s->victims_cold);
     /* K, L: who waits wakes kswapd. M to P: whoever ages, it was done in one of the modes. */
     cr_expect(s->frame_waits == 0 || s->reclaim_wakeups > 0);
     cr_expect_eq(s->frame_waits, s->time_frame.count);
@@ -246,10 +248,10 @@ Test(statistics, threads_wait_for_nothing_but_what_is_listed)
 
 Test(statistics, the_report_has_a_line_for_each_region_and_each_reason)
 {
-    struct weir_runtime *rt = real_open(BUDGET, "mem:?size=64M");
+    struct weir_runtime *rt = real_open(BUDGET, SLOW);
     const struct weir_region_options named = {.size = sizeof(named), .name = "orders"};
     static char report[32768];
-    unsigned long long found, faults, percent;
+    unsigned long long found, faults, percent, mean, saved;
     const char *line;
     void *memory;
 
@@ -257,6 +259,15 @@ Test(statistics, the_report_has_a_line_for_each_region_and_each_reason)
     real_fill(memory, PAGES, 1);
     real_check(memory, PAGES, 1);
     cr_assert_lt(weir_report(rt, report, sizeof(report)), sizeof(report));
+    line = strstr(report, "found in memory: ");
+    cr_assert_not_null(line);
+    cr_assert_eq(sscanf(line,
+                        "found in memory: %llu pages, instead of reads of %llu us: %llu ms saved",
+                        &found, &mean, &saved),
+                 3);
+    cr_expect_eq(found, real_stats(rt).cache_found);
+    cr_expect_eq(saved, found * mean / 1000);
+    cr_expect_gt(mean, 0);
     line = strstr(report, "region 1 \"orders\": 32 MiB, resident ");
     cr_assert_not_null(line, "%s", report);
     line = strstr(line, ", found ");

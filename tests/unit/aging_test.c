@@ -345,6 +345,56 @@ Test(aging, a_locked_page_at_the_write_place_comes_later)
     wr_page_put(&room_space.pages, &hold);
 }
 
+/* What was collected leaves. How many of it were dirty. */
+static uint32_t leave_all(uint32_t count)
+{
+    uint32_t dirty = 0;
+
+    for (uint32_t i = 0; i < count; i++) {
+        dirty += wr_page_peek(&room_space.pages, victims[i]) == WR_PAGE_RESIDENT_DIRTY;
+        leave(victims[i]);
+    }
+    return dirty;
+}
+
+/* kswapd's rounds over a list of 1600 victims, half of them dirty, each wanting 64: how many dirty
+ * ones have left when half of the list has. run: how many of a kind lie in a row. */
+static uint32_t dirty_of_first_half(uint32_t first, uint32_t run)
+{
+    uint32_t gone = 0, dirty = 0;
+
+    for (uint32_t i = 0; i < 1600; i++)
+        bring(first + i, i / run % 2 ? WR_PAGE_RESIDENT_CLEAN : WR_PAGE_RESIDENT_DIRTY, true);
+    cr_assert_eq(wr_aging_pass(aging, 1600), 1600);
+    while (gone < 800) {
+        uint32_t clean = collect(WR_VICTIMS_CLEAN, 64), listed;
+
+        cr_assert_eq(leave_all(clean), 0u);
+        listed = collect(WR_VICTIMS_LISTED, 64 - clean);
+        dirty += leave_all(listed);
+        gone += clean + listed;
+    }
+    while (leave_all(collect(WR_VICTIMS_LISTED, 64)) > 0 || wr_aging_listed(aging) > 0)
+        ;
+    return dirty;
+}
+
+/* E25: "half million pages of shm queued in a row in the lru". */
+Test(aging, long_runs_of_dirty_pages_cost_no_more_than_a_mixture)
+{
+    static const uint32_t runs[] = {4, 20, 40};
+    uint32_t mixed;
+
+    open_aging();
+    mixed = dirty_of_first_half(0, 1);
+    for (uint32_t i = 0; i < 3; i++) {
+        uint32_t dirty = dirty_of_first_half(1600 * (i + 1), runs[i]);
+
+        cr_expect_leq(dirty * 10, mixed * 11, "runs of %u: %u, mixed %u", runs[i], dirty, mixed);
+        cr_expect_geq(dirty * 10, mixed * 9, "runs of %u: %u, mixed %u", runs[i], dirty, mixed);
+    }
+}
+
 Test(aging, a_load_that_only_reads_never_comes_to_the_write_place)
 {
     uint32_t found = 0, rounds = 0;

@@ -174,6 +174,7 @@ Test(file_io, through_the_page_cache_it_waits_for_the_device)
     cached.is_direct = false;
     cr_expect_eq(wr_file_io_advance(&cached, &io, 4096), WR_FILE_SYNC);
     cr_expect_eq(wr_file_io_advance(&cached, &io, -EINTR), WR_FILE_SYNC);
+    cr_expect_eq(wr_file_io_advance(&cached, &io, -ECANCELED), WR_FILE_SYNC, "no worker for it");
     cr_expect_eq(wr_file_io_advance(&cached, &io, 0), WR_FILE_FORGET);
     cr_expect_eq(wr_file_io_advance(&cached, &io, -EINVAL), WR_FILE_FINISHED);
     cr_expect_eq(io.error, WEIR_OK);

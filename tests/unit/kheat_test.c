@@ -123,24 +123,30 @@ Test(kheat, a_region_that_went_is_nobodys)
     close_all();
 }
 
-Test(kheat, a_region_that_moved_is_warm_where_it_is)
+/* What is used is told by address: at the new one from the end of the move on. */
+Test(kheat, a_region_that_moved_is_found_where_it_is)
 {
+    const uint64_t elsewhere = 1ull << 45;
     struct wr_region *region;
     uint64_t old;
 
     room_open();
     region = room_map(CHUNK);
     old = region->addr;
-    room_bring(region->first, WR_PAGE_RESIDENT_DIRTY);
-    room_bring(region->first + 64, WR_PAGE_RESIDENT_DIRTY);
-    wr_space_readdress(&room_space, region, old + (1 << 30), region->reserve_bytes);
+    for (uint32_t i = 0; i < 2 * CHUNK; i++)
+        room_bring(region->first + i, WR_PAGE_RESIDENT_DIRTY);
     make_damon();
-    say_warm(0, old + (1 << 30), old + (1 << 30) + 4096);
-    say_warm(1, old + 64ull * WEIR_PAGE_BYTES, old + 65ull * WEIR_PAGE_BYTES);
+    say_warm(0, old + 128ull * WEIR_PAGE_BYTES, old + 129ull * WEIR_PAGE_BYTES);
+    say_warm(1, elsewhere, elsewhere + WEIR_PAGE_BYTES);
+    say_warm(2, elsewhere + CHUNK * (uint64_t)WEIR_PAGE_BYTES,
+             elsewhere + (CHUNK + 1) * (uint64_t)WEIR_PAGE_BYTES);
+    cr_assert_eq(wr_space_set_reserve(&room_space, region, 2 * CHUNK), WEIR_OK);
+    wr_space_readdress(&room_space, region, elsewhere, 2 * CHUNK * (uint64_t)WEIR_PAGE_BYTES);
     cr_assert_eq(wr_kheat_open(&room_space, "damon", root, &kheat), WEIR_OK);
-    ROOM_AWAIT(wr_kheat_warmed(kheat) >= 1);
+    ROOM_AWAIT(wr_kheat_warmed(kheat) >= 2);
     cr_expect_gt(heat(region->first), 0);
-    cr_expect_eq(heat(region->first + 64), 0, "that is somebody else's address now");
+    cr_expect_gt(heat(region->first + CHUNK), 0, "what its reserve has more");
+    cr_expect_eq(heat(region->first + 128), 0, "where it was is nobody's");
     close_all();
 }
 
