@@ -6,6 +6,7 @@
 #include "runtime/base/bug.h"
 #include "runtime/memory/gate.h"
 #include "runtime/memory/object.h"
+#include "runtime/paging/kept.h"
 
 #define BATCH          WR_EXTENT_FRAMES
 #define GROUP_APART    8u   /* dirty pages that are locked together when they are no neighbours  */
@@ -21,6 +22,7 @@ struct victim {
     struct wr_hold hold;
     uint64_t addr;
     uint32_t frame; /* that keeps its bytes, or WR_FRAME_NONE */
+    bool is_kept;   /* of a region that nobody has mapped     */
 };
 
 struct range {
@@ -112,6 +114,7 @@ static bool seize(struct wr_reclaim *r, uint32_t page, bool dirty, struct victim
     }
     victim->addr = wr_region_addr(region, page);
     victim->frame = WR_FRAME_NONE;
+    victim->is_kept = atomic_load(&region->keep) != WR_KEEP_NOT;
     return true;
 }
 
@@ -132,9 +135,10 @@ static uint32_t chance_take(struct wr_reclaim *r)
 }
 
 /* A stream's pages do not: it has gone by. */
-static bool deserves_chance(const struct wr_hold *hold)
+static bool deserves_chance(const struct victim *victim)
 {
-    return !wr_hold_has(hold, WR_PAGE_AHEAD) && !wr_hold_has(hold, WR_PAGE_FREED);
+    return !victim->is_kept && !wr_hold_has(&victim->hold, WR_PAGE_AHEAD) &&
+           !wr_hold_has(&victim->hold, WR_PAGE_FREED);
 }
 
 /* Copy the bytes of those victims that deserve it into the cache. Chunks are taken before any
@@ -144,7 +148,7 @@ static void give_chances(struct wr_reclaim *r, uint32_t victims, uint32_t chance
     uint32_t wanted = 0, copied;
 
     for (uint32_t i = 0; i < victims && wanted < chances; i++) {
-        if (deserves_chance(&r->victims[i].hold))
+        if (deserves_chance(&r->victims[i]))
             r->copies[wanted++] = (struct wr_copy){r->victims[i].addr, i};
     }
     for (uint32_t i = 0; i < wanted; i++) {
@@ -230,7 +234,7 @@ static uint32_t drop_batch(struct wr_reclaim *r, const uint32_t *pages, uint32_t
     while (looked < most && (chances == 0 || deserving < chances)) {
         if (!seize(r, pages[looked++], false, &r->victims[victims]))
             continue;
-        deserving += deserves_chance(&r->victims[victims++].hold);
+        deserving += deserves_chance(&r->victims[victims++]);
     }
     *freed_p = victims;
     if (victims == 0)
@@ -527,6 +531,19 @@ static uint32_t stage_dirty(struct wr_reclaim *r)
     return evicted > 0 ? evicted : evict_listed(r, WR_VICTIMS_LARGEST);
 }
 
+/* Pages of regions that nobody has mapped; those that must be written, as far as others are not
+ * waiting for that already. */
+static uint32_t evict_kept(struct wr_reclaim *r)
+{
+    uint64_t most = deferred_now(r) + BATCH;
+
+    if (!wr_kept_any(r->space))
+        return 0;
+    if (waiting_to_be_written(r) >= most)
+        (void)write_staged(r, deferred_now(r), false);
+    return waiting_to_be_written(r) < most ? evict_listed(r, WR_VICTIMS_KEPT) : 0;
+}
+
 /* What has deferring been worth? */
 static void learn_defer(struct wr_reclaim *r)
 {
@@ -543,10 +560,11 @@ static void learn_defer(struct wr_reclaim *r)
 /* Inside the gate. */
 static enum round one_round(struct wr_reclaim *r, uint32_t want)
 {
+    uint32_t freed = evict_kept(r);
     uint32_t cold = collect_cold(r, want < BATCH ? want : BATCH);
-    uint32_t freed = cold ? evict_mixed(r, cold) : 0;
     enum round written;
 
+    freed += cold ? evict_mixed(r, cold) : 0;
     count(r, WR_COUNT_reclaim_free_tries, 1);
     if (freed < want && !wr_bug(WR_BUG_no_clean_first))
         freed += drop_clean(r, WR_VICTIMS_CLEAN, want - freed);
@@ -636,7 +654,10 @@ static void balance(struct wr_reclaim *r)
         if (want < r->drop_batch)
             want = r->drop_batch;
         pass = wr_gate_enter();
+        r->launder_error = WEIR_OK;
         round = one_round(r, want < INT32_MAX ? (uint32_t)want : INT32_MAX);
+        if (wr_kept_relieve(r->space, round == ROUND_STUCK || r->launder_error == WEIR_EFULL))
+            round = ROUND_PROGRESS;
         wr_gate_leave(pass);
         if (round == ROUND_PROGRESS) {
             stuck = 0;
@@ -668,7 +689,7 @@ static void kswapd_main(void *context)
             adapt_boost(r);
             r->patience = KPAGED_TRIES;
             balance(r);
-        } else if (!is_changed && !atomic_load(&r->pressed)) {
+        } else if (!is_changed && !atomic_load(&r->pressed) && !wr_kept_relieve_idle(r->space)) {
             uint64_t tidy_ns = r->space->pager->ops->tidy(r->lane, true);
             uint64_t grace_ns = grace_end(r);
 
