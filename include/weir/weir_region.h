@@ -39,12 +39,12 @@ struct weir_region_stats {
     void *address;  /* where it begins                                                     */
     uint64_t bytes; /* how long it is                                                      */
     uint64_t reserve_bytes; /* how long it may become */
+    uint64_t reattached;    /* how often it was kept and mapped again; 0: it began as zeros */
     char name[32]; /* as it was given, shortened if need be                               */
 #define WEIR_REGION_FIELD(name, text) uint64_t name;
     WEIR_REGION_GAUGE_MAP(WEIR_REGION_FIELD)
     WEIR_REGION_COUNTER_MAP(WEIR_REGION_FIELD)
 #undef WEIR_REGION_FIELD
-    uint64_t reattached; /* how often it was kept and mapped again; 0: it began as zeros */
 };
 
 /*

@@ -537,7 +537,7 @@ static uint32_t evict_kept(struct wr_reclaim *r)
 {
     uint64_t most = deferred_now(r) + BATCH;
 
-    if (!wr_kept_any(r->space))
+    if (!wr_kept_to_take(r->space))
         return 0;
     if (waiting_to_be_written(r) >= most)
         (void)write_staged(r, deferred_now(r), false);

@@ -44,14 +44,13 @@ struct sim_profile {
     uint32_t view_count, object_pages; /* no views: a kernel without objects */
     uint32_t switch_every, stall_every;
     uint32_t io_ns_least, io_ns_most;
-    bool is_tight;    /* no page numbers for what is kept beside what is mapped         */
     bool is_large;    /* a budget in which several writes may be in flight              */
     bool is_shy;      /* the processor does not say what a touch was                    */
     bool has_hints;   /* discard and free by many threads on the same pages             */
     bool has_foreign; /* and the program's own madvise()                                */
     bool has_drains, has_resizes, has_regions, has_pins, has_devices, has_walks, has_keeps;
-    bool protects_views;
-    bool is_hasty;    /* closed as soon as the load has ended, without a look */
+    bool protects_views, is_tight; /* tight: no page numbers for all that is kept */
+    bool is_hasty;                 /* closed as soon as the load has ended, without a look */
     bool may_refuse;  /* a touch may fail for want of memory, slots or a working device */
     bool may_lose;    /* a page may be lost                                             */
     bool is_quiet_fd; /* wait_fd() is -1: finished by the next poll()                   */
