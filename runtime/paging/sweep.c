@@ -41,7 +41,10 @@ static bool are_too_many(const struct wr_space *space)
  * of its own, but its views have. */
 static bool is_ours(const struct wr_region *region, uint32_t chunk)
 {
-    return !region->object && (chunk + 1) * WR_CHUNK_PAGES <= region->first + region->reserve_pages;
+    /* By its addresses: a region that is about to move may have page numbers for more already. */
+    uint64_t pages = atomic_load(&region->reserve_bytes) / WEIR_PAGE_BYTES;
+
+    return !region->object && (chunk + 1ull) * WR_CHUNK_PAGES <= region->first + pages;
 }
 
 bool wr_sweep_chunk(struct wr_region *region, uint32_t chunk, bool forget)

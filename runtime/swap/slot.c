@@ -165,8 +165,7 @@ static bool take_part(struct wr_slots *slots, uint32_t cluster, struct wr_slot_r
     }
     if (run_p->count)
         add_live(slots, cluster, run_p->count);
-    /* What cannot be read there is there still: or the cleaner would try it after every write. */
-    slots->marks[cluster] = WR_CLUSTER_USED | (slots->marks[cluster] & WR_CLUSTER_TRIED);
+    slots->marks[cluster] = WR_CLUSTER_USED;
     return run_p->count > 0;
 }
 

@@ -168,21 +168,6 @@ Test(slot, a_run_that_came_to_nothing_leaves_a_free_cluster)
     cr_expect_eq(wr_slots_used(&slots), C);
 }
 
-/* Or the cleaner would be at it for ever. */
-Test(slot, what_could_not_be_emptied_is_so_though_it_is_written_to)
-{
-    open_slots(C);
-    own_all(take());
-    for (uint32_t i = 1; i < C; i++)
-        wr_slots_free(&slots, i);
-    slots.marks[0] |= WR_CLUSTER_CLEANED;
-    cr_expect_not(wr_slots_cleaned(&slots, 0), "one is left, which cannot be read");
-    cr_expect(slots.marks[0] & WR_CLUSTER_TRIED);
-    expect_run(take(), 1, C - 1);
-    cr_expect(slots.marks[0] & WR_CLUSTER_TRIED);
-    cr_expect(slots.marks[0] & WR_CLUSTER_USED);
-}
-
 Test(slot, the_longest_run_of_the_roomiest_cluster)
 {
     struct wr_slot_run run;
