@@ -173,13 +173,16 @@ static void brief_region(void)
     sim_region_unmap(region);
 }
 
+/* As long as there is room for it. */
 static void use_some(struct sim_region *region, uint32_t pages)
 {
-    for (uint32_t i = (uint32_t)sim_below(2 * pages + 20); i > 0; i--)
+    enum sim_touched touched = SIM_TOUCHED;
+
+    for (uint32_t i = (uint32_t)sim_below(pages + 20); i > 0 && touched == SIM_TOUCHED; i--)
         if (sim_one_in(3))
-            sim_load(region, (uint32_t)sim_below(pages));
+            touched = sim_load(region, (uint32_t)sim_below(pages));
         else
-            sim_store(region, (uint32_t)sim_below(pages), sim_one_in(12));
+            touched = sim_store(region, (uint32_t)sim_below(pages), sim_one_in(12));
 }
 
 /* Unmapped, and had back, as often as not with time in between in which its room may be needed. */
