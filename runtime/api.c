@@ -86,6 +86,7 @@ int weir_map(struct weir_runtime *rt, uint64_t bytes, const struct weir_region_o
 {
     struct weir_region_options all = {.size = 0};
     struct wr_region *region;
+    sigset_t before;
     int error;
 
     /* A caller of the first version has no reserve_bytes. */
@@ -97,7 +98,10 @@ int weir_map(struct weir_runtime *rt, uint64_t bytes, const struct weir_region_o
         return WEIR_EFORKED;
     if (options)
         memcpy(&all, options, options->size);
-    error = wr_runtime_map(rt, bytes, all.reserve_bytes, all.name, &region);
+    hold_signals(&before);
+    error = all.reattach ? wr_runtime_reattach(rt, bytes, all.reserve_bytes, all.name, &region)
+                         : wr_runtime_map(rt, bytes, all.reserve_bytes, all.name, &region);
+    let_signals(&before);
     if (error == WEIR_OK)
         *address_p = (void *)(uintptr_t)region->addr;
     return error;
@@ -184,6 +188,26 @@ int weir_unmap(void *address)
         return WEIR_ENOENT;
     hold_signals(&before);
     error = is_view ? wr_runtime_unmap_view(rt, addr) : wr_runtime_unmap(rt, addr);
+    let_signals(&before);
+    return error;
+}
+
+int weir_unmap_keep(void *address)
+{
+    struct weir_runtime *rt;
+    bool is_view = false;
+    sigset_t before;
+    int error;
+
+    if (wr_runtime_is_forked())
+        return WEIR_EFORKED;
+    rt = runtime_at((uintptr_t)address, &is_view);
+    if (!rt)
+        return WEIR_ENOENT;
+    if (is_view)
+        return WEIR_ENOSUPPORT;
+    hold_signals(&before);
+    error = wr_runtime_keep(rt, (uintptr_t)address);
     let_signals(&before);
     return error;
 }

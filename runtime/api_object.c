@@ -9,31 +9,46 @@
 
 #include "runtime/runtime.h"
 
+/* While pages may be locked: as in api.c. */
+static void hold_signals(sigset_t *before)
+{
+    sigset_t all;
+
+    sigfillset(&all);
+    sigdelset(&all, SIGSEGV);
+    sigdelset(&all, SIGBUS);
+    sigdelset(&all, SIGABRT);
+    pthread_sigmask(SIG_SETMASK, &all, before);
+}
+
 int weir_object_create(struct weir_runtime *rt, uint64_t bytes,
                        const struct weir_region_options *options, struct weir_object **object_p)
 {
+    sigset_t before;
+    int error;
+
     if (!rt || bytes == 0 || !object_p ||
         (options && options->size != sizeof(struct weir_region_options)))
         return WEIR_EINVAL;
     if (wr_runtime_is_forked())
         return WEIR_EFORKED;
-    return wr_runtime_create(rt, bytes, options ? options->name : NULL, object_p);
+    if (options && options->reattach)
+        return WEIR_ENOSUPPORT;
+    hold_signals(&before);
+    error = wr_runtime_create(rt, bytes, options ? options->name : NULL, object_p);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return error;
 }
 
 int weir_object_close(struct weir_object *object)
 {
-    sigset_t all, before;
+    sigset_t before;
 
     if (!object)
         return WEIR_OK;
     if (wr_runtime_is_forked())
         return WEIR_EFORKED;
-    /* Pages are locked: as in api.c. */
-    sigfillset(&all);
-    sigdelset(&all, SIGSEGV);
-    sigdelset(&all, SIGBUS);
-    sigdelset(&all, SIGABRT);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
+    hold_signals(&before);
     wr_runtime_close_object(object);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     return WEIR_OK;

@@ -61,7 +61,7 @@ static void go_back(struct wr_region *region)
     }
 }
 
-static int move_to(struct wr_region *region, uint64_t addr, uint64_t reserve)
+static int move_to(struct wr_region *region, uint64_t addr, uint64_t reserve, bool hide)
 {
     struct wr_space *space = region->space;
     struct wr_host *host = space->host;
@@ -82,7 +82,13 @@ static int move_to(struct wr_region *region, uint64_t addr, uint64_t reserve)
         /* Who waited must find what would be there without us; and nobody else may be given the
          * addresses while the region is found by them. */
         host->ops->region_seal(host, old, old_reserve);
-        wr_space_readdress(space, region, addr, reserve);
+        if (hide) {
+            wr_space_set_place(space, region, false);
+            atomic_store(&region->keep, WR_KEEP_MOVING);
+            wr_region_hide(region, addr, reserve);
+        } else {
+            wr_space_readdress(space, region, addr, reserve);
+        }
         host->ops->region_unmap(host, old, old_reserve);
     }
     atomic_store_explicit(&region->moved, 0, memory_order_release);
@@ -94,21 +100,25 @@ static int refuse(struct wr_space *space, int error)
 {
     wr_event(&space->events, WEIR_FAILURE, error, 0, 0,
              error == WEIR_EBUSY
-                 ? "the region cannot move: some of its pages are pinned, by weir_pin() or a device"
-                 : "the region cannot move: look at ulimit -v, vm.overcommit_memory and "
-                   "vm.max_map_count, and at the memory cgroup");
+                 ? "the region cannot move, nor be kept: some of its pages are pinned, by "
+                   "weir_pin() or a device"
+                 : "the region cannot move, nor be kept: look at ulimit -v, vm.overcommit_memory "
+                   "and vm.max_map_count, and at the memory cgroup");
     return error;
 }
 
-/* Of page numbers. */
+/* Of page numbers. Those of kept regions that follow are had for the asking. */
 static int set_reserve(struct weir_runtime *rt, struct wr_region *region, uint64_t bytes)
 {
     int error = WEIR_ENOMEM;
 
-    wr_lock_take(&rt->lock);
-    if (bytes / WEIR_PAGE_BYTES <= rt->space.pages.count)
-        error = wr_space_set_reserve(&rt->space, region, (uint32_t)(bytes / WEIR_PAGE_BYTES));
-    wr_lock_drop(&rt->lock);
+    do {
+        wr_lock_take(&rt->lock);
+        if (bytes / WEIR_PAGE_BYTES <= rt->space.pages.count)
+            error = wr_space_set_reserve(&rt->space, region, (uint32_t)(bytes / WEIR_PAGE_BYTES));
+        wr_lock_drop(&rt->lock);
+    } while (error == WEIR_ENOMEM && bytes / WEIR_PAGE_BYTES <= rt->space.pages.count &&
+             wr_runtime_forget_next(rt, region));
     if (error != WEIR_OK)
         wr_event(&rt->space.events, WEIR_FAILURE, error, 0, 0,
                  "the reserve cannot grow: the page numbers that follow are another region's, or "
@@ -116,7 +126,8 @@ static int set_reserve(struct weir_runtime *rt, struct wr_region *region, uint64
     return error;
 }
 
-static int move_region(struct weir_runtime *rt, struct wr_region *region, uint64_t reserve)
+static int move_region(struct weir_runtime *rt, struct wr_region *region, uint64_t reserve,
+                       bool hide)
 {
     struct wr_space *space = &rt->space;
     uint64_t addr;
@@ -127,12 +138,17 @@ static int move_region(struct weir_runtime *rt, struct wr_region *region, uint64
     error = wr_space_map_addresses(space, region->bytes, reserve, &addr);
     if (error != WEIR_OK)
         return refuse(space, error);
-    error = move_to(region, addr, reserve);
+    error = move_to(region, addr, reserve, hide);
     if (error != WEIR_OK) {
         space->host->ops->region_unmap(space->host, addr, reserve);
         return refuse(space, error);
     }
     return WEIR_OK;
+}
+
+int wr_runtime_hide_region(struct weir_runtime *rt, struct wr_region *region)
+{
+    return move_region(rt, region, region->reserve_bytes, true);
 }
 
 int wr_runtime_move_region(struct weir_runtime *rt, uint64_t addr, uint64_t reserve,
@@ -153,7 +169,7 @@ int wr_runtime_move_region(struct weir_runtime *rt, uint64_t addr, uint64_t rese
     if (whole > before)
         error = set_reserve(rt, region, whole);
     if (error == WEIR_OK) {
-        error = move_region(rt, region, whole);
+        error = move_region(rt, region, whole, false);
         if (error != WEIR_OK && whole > before)
             (void)set_reserve(rt, region, before); /* to less: cannot fail */
     }

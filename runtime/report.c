@@ -30,14 +30,13 @@ void wr_report_gauges(struct weir_runtime *rt, struct weir_stats *stats)
     uint64_t cached = stats->cache_added > stats->cache_deleted
                           ? stats->cache_added - stats->cache_deleted
                           : 0;
-    int64_t dirty = atomic_load_explicit(&rt->stats->cached_dirty, memory_order_relaxed);
     int64_t tables = atomic_load_explicit(&rt->stats->tables, memory_order_relaxed);
     uint64_t busy = (uint64_t)((int64_t)total - free_frames);
     struct wr_pass pass = wr_gate_enter(); /* a back end may be on its way out */
+    struct wr_classes classes;
 
     stats->lru_pages = wr_aging_listed(space->aging);
     stats->cached_pages = cached;
-    stats->dirty_pages = dirty > 0 ? (uint64_t)dirty : 0;
     stats->budget_bytes = bytes_of(budget);
     stats->free_bytes = free_frames > 0 ? bytes_of((uint64_t)free_frames) : 0;
     stats->staged_bytes = bytes_of(held);
@@ -45,6 +44,13 @@ void wr_report_gauges(struct weir_runtime *rt, struct weir_stats *stats)
     stats->resident_bytes = bytes_of(busy > held ? busy - held : 0);
     stats->slab_bytes = bytes_of(rt->reserved_pages);
     stats->mapped_bytes = atomic_load(&space->mapped_bytes);
+    stats->kept_bytes = atomic_load(&space->kept_bytes);
+    classes = wr_space_classes(space);
+    stats->private_pages = classes.private_pages;
+    stats->shared_pages = classes.shared;
+    stats->ahead_pages = classes.ahead;
+    stats->reusable_pages = classes.reusable;
+    stats->dirty_pages = classes.pending;
     wr_swap_usage(rt->swap, &stats->slots_used, &stats->slots_total);
     stats->page_table_bytes = tables > 0 ? bytes_of((uint64_t)tables) : 0;
     stats->metadata_bytes = wr_space_metadata(space) + wr_swap_metadata(rt->swap) +
@@ -66,6 +72,7 @@ void wr_report_region(const struct wr_region *region, struct weir_region_stats *
         .zero_bytes = bytes_of(census.zeros),
         .cached_bytes = bytes_of(census.cached),
         .out_bytes = bytes_of(census.out),
+        .reattached = atomic_load_explicit(&region->reattached, memory_order_relaxed),
     };
     memcpy(stats->name, region->name, sizeof(stats->name));
 #define REPORT_SUM(counter, text) stats->counter = wr_region_sum(region, WR_REGION_##counter);
@@ -73,10 +80,18 @@ void wr_report_region(const struct wr_region *region, struct weir_region_stats *
 #undef REPORT_SUM
 }
 
+/* The region of that number that the program has, or NULL. */
+static struct wr_region *region_of(const struct weir_runtime *rt, uint32_t number)
+{
+    struct wr_region *region = atomic_load(&rt->space.by_number[number]);
+
+    return region && atomic_load(&region->keep) == WR_KEEP_NOT ? region : NULL;
+}
+
 struct wr_region *wr_report_region_at(struct weir_runtime *rt, uint32_t position)
 {
     for (uint32_t i = 1; i <= WR_REGIONS_MAX; i++) {
-        struct wr_region *region = atomic_load(&rt->space.by_number[i]);
+        struct wr_region *region = region_of(rt, i);
 
         if (region && position-- == 0)
             return region;
@@ -164,7 +179,7 @@ static void add_regions(struct wr_text *text, const struct weir_runtime *rt)
     uint32_t count = 0;
 
     for (uint32_t i = 1; i <= WR_REGIONS_MAX; i++) {
-        const struct wr_region *region = atomic_load(&rt->space.by_number[i]);
+        const struct wr_region *region = region_of(rt, i);
         struct weir_region_stats stats;
 
         if (!region || count++ >= REGIONS_SHOWN)
@@ -197,6 +212,21 @@ static void add_objects(struct wr_text *text, const struct weir_runtime *rt,
     add_number(text, ", views ", views);
     add_number(text, "; resident pages mapped in one more view ", s->views_mapped);
     add_number(text, ", taken out of a view ", s->views_unmapped);
+    wr_text_add(text, "\n");
+}
+
+/* What pages in memory are there for (seed C2). */
+static void add_classes(struct wr_text *text, const struct weir_stats *s)
+{
+    add_number(text, "pages in memory: private ", s->private_pages);
+    add_number(text, ", shared ", s->shared_pages);
+    add_number(text, ", read ahead ", s->ahead_pages);
+    add_number(text, ", reusable ", s->reusable_pages);
+    add_number(text, ", pending ", s->dirty_pages);
+    add_bytes(text, "; kept regions ", s->kept_bytes);
+    add_number(text, ": kept ", s->regions_kept);
+    add_number(text, ", reattached ", s->regions_reattached);
+    add_number(text, ", forgotten ", s->regions_forgotten);
     wr_text_add(text, "\n");
 }
 
@@ -338,6 +368,7 @@ static void add_report(struct wr_text *text, struct weir_runtime *rt)
     add_backends(text, rt);
     add_regions(text, rt);
     add_objects(text, rt, &stats);
+    add_classes(text, &stats);
     add_heat(text, rt);
     add_trace(text, rt);
     add_seed_lines(text, &stats);

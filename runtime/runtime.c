@@ -422,8 +422,13 @@ void wr_runtime_close(struct weir_runtime *rt)
     strike_off(rt);
     wr_share_close(rt);
     wr_runtime_end_objects(rt);
-    while (rt->space.region_count > 0)
-        WR_CHECK(wr_runtime_unmap(rt, rt->space.by_page[0]->addr) == WEIR_OK);
+    while (rt->space.region_count > 0) {
+        struct wr_region *region = rt->space.by_page[0];
+
+        WR_CHECK(!atomic_load(&region->is_changing));
+        WR_CHECK(!atomic_exchange(&region->is_going, true));
+        wr_runtime_end_region(rt, region);
+    }
     wr_gate_wait(rt->host); /* a signal may be printing our report */
     wr_trap_disarm();
     demolish(rt);
@@ -437,20 +442,32 @@ int wr_runtime_map(struct weir_runtime *rt, uint64_t bytes, uint64_t reserve, co
     int error;
 
     wr_lock_take(&rt->lock);
+    wr_runtime_make_room(rt, bytes, reserve);
     error = wr_space_map(&rt->space, bytes, reserve, name, region_p);
     wr_lock_drop(&rt->lock);
     return error;
 }
 
+/* The region that begins there and is neither going nor kept. Under WR_RANK_RUNTIME. */
+static struct wr_region *region_at(const struct weir_runtime *rt, uint64_t addr)
+{
+    for (uint32_t i = 0; i < rt->space.region_count; i++) {
+        struct wr_region *region = rt->space.by_page[i];
+
+        if (region->addr == addr && !atomic_load(&region->is_going) &&
+            atomic_load(&region->keep) == WR_KEEP_NOT)
+            return region;
+    }
+    return NULL;
+}
+
 int wr_runtime_change(struct weir_runtime *rt, uint64_t addr, struct wr_region **region_p)
 {
-    struct wr_region *region = NULL;
+    struct wr_region *region;
     int error = WEIR_ENOENT;
 
     wr_lock_take(&rt->lock);
-    for (uint32_t i = 0; i < rt->space.region_count && !region; i++)
-        if (rt->space.by_page[i]->addr == addr && !atomic_load(&rt->space.by_page[i]->is_going))
-            region = rt->space.by_page[i];
+    region = region_at(rt, addr);
     if (region)
         error = atomic_exchange(&region->is_changing, true) ? WEIR_EBUSY : WEIR_OK;
     wr_lock_drop(&rt->lock);
@@ -479,15 +496,22 @@ void wr_runtime_empty(struct weir_runtime *rt, struct wr_region *region)
     wr_range_await_empty(region, region->first, region->reserve_pages);
 }
 
+void wr_runtime_end_region(struct weir_runtime *rt, struct wr_region *region)
+{
+    wr_runtime_empty(rt, region);
+    wr_space_unmap(&rt->space, region);
+    wr_lock_take(&rt->lock);
+    wr_space_remove(&rt->space, region);
+    wr_lock_drop(&rt->lock);
+}
+
 int wr_runtime_unmap(struct weir_runtime *rt, uint64_t addr)
 {
-    struct wr_region *region = NULL;
+    struct wr_region *region;
     int error = WEIR_ENOENT;
 
     wr_lock_take(&rt->lock);
-    for (uint32_t i = 0; i < rt->space.region_count && !region; i++)
-        if (rt->space.by_page[i]->addr == addr && !atomic_load(&rt->space.by_page[i]->is_going))
-            region = rt->space.by_page[i];
+    region = region_at(rt, addr);
     if (region)
         error = WEIR_OK;
     if (region && atomic_load(&region->is_changing))
@@ -497,11 +521,7 @@ int wr_runtime_unmap(struct weir_runtime *rt, uint64_t addr)
     wr_lock_drop(&rt->lock);
     if (!region || error != WEIR_OK)
         return error;
-    wr_runtime_empty(rt, region);
-    wr_space_unmap(&rt->space, region);
-    wr_lock_take(&rt->lock);
-    wr_space_remove(&rt->space, region);
-    wr_lock_drop(&rt->lock);
+    wr_runtime_end_region(rt, region);
     return WEIR_OK;
 }
 

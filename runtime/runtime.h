@@ -45,6 +45,7 @@ int wr_runtime_open(const struct weir_options *options, struct wr_host *host,
                     struct weir_runtime **runtime_p);
 void wr_runtime_close(struct weir_runtime *rt);
 
+/* Makes room by kept regions if there is none: all signals blocked, as below. */
 int wr_runtime_map(struct weir_runtime *rt, uint64_t bytes, uint64_t reserve, const char *name,
                    struct wr_region **region_p);
 /* WEIR_ENOENT: no region of this runtime begins there. */
@@ -54,8 +55,22 @@ int wr_runtime_change(struct weir_runtime *rt, uint64_t addr, struct wr_region *
 /* move.c. The errors of weir_move(). */
 int wr_runtime_move_region(struct weir_runtime *rt, uint64_t addr, uint64_t reserve,
                            uint64_t *addr_p);
+/* The region goes to addresses that nobody knows. By whoever changes it; if it cannot, it is where
+ * it was. */
+int wr_runtime_hide_region(struct weir_runtime *rt, struct wr_region *region);
+/* keep.c. The errors of weir_unmap_keep(); of weir_map() with reattach. */
+int wr_runtime_keep(struct weir_runtime *rt, uint64_t addr);
+int wr_runtime_reattach(struct weir_runtime *rt, uint64_t bytes, uint64_t reserve, const char *name,
+                        struct wr_region **region_p);
+/* Discard kept regions, the oldest first, until there are page numbers for a region or none is left
+ * to be discarded. Under WR_RANK_RUNTIME, which is let go of meanwhile. */
+void wr_runtime_make_room(struct weir_runtime *rt, uint64_t bytes, uint64_t reserve);
+/* The same with the one whose page numbers follow; false: it is none that is kept. */
+bool wr_runtime_forget_next(struct weir_runtime *rt, const struct wr_region *region);
 /* resize.c. The errors of weir_resize(). */
 int wr_runtime_resize_region(struct weir_runtime *rt, uint64_t addr, uint64_t bytes);
+/* The end of a region that is going. */
+void wr_runtime_end_region(struct weir_runtime *rt, struct wr_region *region);
 /* Bring a region that is going to where every page of it is EMPTY and nobody comes to it. */
 void wr_runtime_empty(struct weir_runtime *rt, struct wr_region *region);
 int wr_runtime_resize(struct weir_runtime *rt, uint64_t bytes, uint32_t timeout_ms);

@@ -13,6 +13,7 @@ int wr_runtime_create(struct weir_runtime *rt, uint64_t bytes, const char *name,
     int error;
 
     wr_lock_take(&rt->lock);
+    wr_runtime_make_room(rt, bytes, 0);
     error = wr_object_open(&rt->space, bytes, name, object_p);
     wr_lock_drop(&rt->lock);
     return error;

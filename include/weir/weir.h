@@ -160,6 +160,7 @@ struct weir_region_options {
     size_t size;            /* sizeof(struct weir_region_options) of the caller */
     const char *name;       /* for reports; copied; NULL: none                  */
     uint64_t reserve_bytes; /* what weir_resize() may make of it; less than bytes: just bytes */
+    int reattach;           /* 1: what weir_unmap_keep() has kept by this name, if it is there */
 };
 
 /*
@@ -322,12 +323,15 @@ int weir_backend_get(struct weir_runtime *runtime, uint32_t position,
     X(foreign_discards, ' ', "pages that the program dropped by its own madvise")            \
     X(frame_failures, ' ', "allocations that failed: out of swap or I/O error")              \
     X(views_mapped, ' ', "faults that mapped a resident page in one more view")              \
-    X(views_unmapped, ' ', "views that pages of objects were taken out of, a page each")
+    X(views_unmapped, ' ', "views that pages of objects were taken out of, a page each")     \
+    X(regions_kept, ' ', "regions that weir_unmap_keep() has kept")                          \
+    X(regions_reattached, ' ', "of those, mapped again with what they held")                 \
+    X(regions_forgotten, ' ', "of those, discarded: for their room, or for one of their name")
 
 /* Gauges: state of this moment. */
 #define WEIR_GAUGE_MAP(X)                                                              \
     X(lru_pages, 'S', "pages that kpaged has chosen to leave next")                    \
-    X(dirty_pages, 'T', "unmapped pages not yet written")                              \
+    X(dirty_pages, 'T', "unmapped pages not yet written: the class PENDING")           \
     X(cached_pages, ' ', "pages unmapped and still in memory: the swap cache")         \
     X(budget_bytes, ' ', "the budget")                                                 \
     X(free_bytes, ' ', "budget not in use")                                            \
@@ -339,7 +343,12 @@ int weir_backend_get(struct weir_runtime *runtime, uint32_t position,
     X(slots_total, ' ', "slots of all back ends")                                      \
     X(page_table_bytes, ' ', "page tables that the kernel keeps for regions, at most") \
     X(metadata_bytes, ' ', "memory for descriptors and tables, beside the budget")     \
-    X(unsubmitted_most_bytes, ' ', "the most that was ever staged and not submitted")
+    X(unsubmitted_most_bytes, ' ', "the most that was ever staged and not submitted")  \
+    X(ahead_pages, ' ', "in memory, read ahead and not known to be used: class AHEAD") \
+    X(private_pages, ' ', "others in memory, of regions: the class PRIVATE")           \
+    X(shared_pages, ' ', "others in memory, of objects: the class SHARED")             \
+    X(reusable_pages, ' ', "others in memory, of kept regions: the class REUSABLE")    \
+    X(kept_bytes, ' ', "sum of all kept regions")
 
 /* Where a thread's time went, as histograms. */
 #define WEIR_TIME_MAP(X)                                                \

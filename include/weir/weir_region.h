@@ -39,6 +39,7 @@ struct weir_region_stats {
     void *address;  /* where it begins                                                     */
     uint64_t bytes; /* how long it is                                                      */
     uint64_t reserve_bytes; /* how long it may become */
+    uint64_t reattached;    /* how often it was kept and mapped again; 0: it began as zeros */
     char name[32]; /* as it was given, shortened if need be                               */
 #define WEIR_REGION_FIELD(name, text) uint64_t name;
     WEIR_REGION_GAUGE_MAP(WEIR_REGION_FIELD)
@@ -89,6 +90,30 @@ int weir_resize(void *address, uint64_t bytes);
  * on this kernel, and no frame came free. (mremap(2) for pages that are mostly away.)
  */
 int weir_move(void *address, uint64_t reserve_bytes, void **new_address_p);
+
+/*
+ * Unmap the region that begins at address, but keep what it holds, by its name, in case it is
+ * wanted again. Its addresses are gone, as after weir_unmap(). What was resident, cached or at a
+ * back end stays there, in the budget, and is nobody's: its pages leave memory before others do. It
+ * is discarded, whole and the oldest first, when its room is needed: when back ends are nearly full
+ * (15 of 16 slots) or nothing else can be freed, when weir_map(), weir_move() or
+ * weir_object_create() find no page numbers, and when another region of its name is kept.
+ * weir_close() discards all.
+ *
+ * weir_map() with options.reattach = 1 and the same name and size has it back, at an address of the
+ * library's choice, with its statistics and its reserve, and costs no time for its pages; if
+ * nothing is kept by that name, it maps a region of zeros. `reattached` in weir_region_stats tells
+ * which. WEIR_EINVAL of weir_map() then: no name of 1 to 31 characters; or what is kept has another
+ * size, or less reserve, and stays kept.
+ *
+ * Costs time for the pages that are mapped, as weir_move() does, in bounded steps; meanwhile nobody
+ * may use, pin or unpin the region. Any thread; not in a signal handler. On failure the region is
+ * as it was: unmap it. WEIR_EINVAL: it has no name, or one of more than 31 characters. WEIR_ENOENT:
+ * no region begins there. WEIR_ENOSUPPORT: it is a view; an object lasts as long as its handle.
+ * WEIR_EBUSY, WEIR_ENOMEM, WEIR_EFULL, WEIR_EIO, WEIR_ESTOPPED: as weir_move(). ("Ludo", seed C2:
+ * pages of a process that has died are potentially re-usable.)
+ */
+int weir_unmap_keep(void *address);
 
 #pragma GCC visibility pop
 #ifdef __cplusplus

@@ -45,6 +45,7 @@ struct wr_stats_shard {
 struct wr_stats {
     struct wr_stats_shard shard[WR_STATS_SHARDS];
     _Atomic(int64_t) cached_dirty; /* pages that are CACHED_DIRTY or CACHED_WRITING now */
+    _Atomic(int64_t) ahead;        /* pages of the class AHEAD, see tally.h             */
     _Atomic(int64_t) tables;       /* page tables that the kernel keeps for regions     */
 };
 

@@ -65,10 +65,12 @@ static uint64_t area_bytes(const struct wr_pages *pages)
     return (pages->count / WR_CHUNK_PAGES / WR_AREA_CHUNKS + 1) * sizeof(*pages->areas);
 }
 
+#define PRESENT_BYTES ((UINT16_MAX + 1ull) * sizeof(struct wr_present))
+
 int wr_pages_init(struct wr_pages *pages, uint32_t count, struct wr_host *host,
                   struct wr_stats *stats)
 {
-    void *table, *chunks, *areas;
+    void *table, *chunks, *areas, *present;
 
     *pages = (struct wr_pages){.count = count, .host = host, .stats = stats};
     if (wr_reserve(table_bytes(pages), TABLE_ALIGN, &table) != 0)
@@ -84,6 +86,11 @@ int wr_pages_init(struct wr_pages *pages, uint32_t count, struct wr_host *host,
         return WEIR_ENOMEM;
     }
     pages->areas = areas;
+    if (wr_reserve(PRESENT_BYTES, TABLE_ALIGN, &present) != 0) {
+        wr_pages_fini(pages);
+        return WEIR_ENOMEM;
+    }
+    pages->present = present;
     return WEIR_OK;
 }
 
@@ -92,6 +99,8 @@ void wr_pages_fini(struct wr_pages *pages)
     wr_unreserve(pages->table, table_bytes(pages));
     wr_unreserve(pages->chunks, chunk_bytes(pages));
     wr_unreserve(pages->areas, area_bytes(pages));
+    wr_unreserve(pages->present, PRESENT_BYTES);
+    pages->present = NULL;
     pages->table = NULL;
     pages->chunks = NULL;
     pages->areas = NULL;
@@ -311,12 +320,44 @@ static bool is_cached_dirty(enum wr_page_state state)
     return state == WR_PAGE_CACHED_DIRTY || state == WR_PAGE_CACHED_WRITING;
 }
 
+enum class { CLASS_NONE, CLASS_OF_REGION, CLASS_AHEAD, CLASS_PENDING };
+
+static enum class class_of(uint64_t w0) {
+    enum wr_page_state state = state_of(w0);
+
+    if (is_cached_dirty(state)) return CLASS_PENDING;
+    if (!wr_state_is_charged(state) && !wr_state_is_cached(state)) return CLASS_NONE;
+    return (w0 >> FLAG_SHIFT) & WR_PAGE_AHEAD ? CLASS_AHEAD : CLASS_OF_REGION;
+}
+
+/* A chunk has the number of its region from before the first of its pages is there until after the
+ * last has gone, but for what a mistaken thread touched at the end: that is counted for number 0,
+ * which is nobody's. */
+static void count_classes(const struct wr_pages *pages, const struct wr_hold *hold)
+{
+    enum class was = class_of(hold->was), is = class_of(hold->w0);
+    uint32_t region;
+
+    if (was == is)
+        return;
+    if ((was == CLASS_AHEAD) != (is == CLASS_AHEAD))
+        atomic_fetch_add_explicit(&pages->stats->ahead, is == CLASS_AHEAD ? 1 : -1,
+                                  memory_order_relaxed);
+    if ((was == CLASS_OF_REGION) == (is == CLASS_OF_REGION))
+        return;
+    region = atomic_load_explicit(&pages->chunks[hold->number / WR_CHUNK_PAGES].region,
+                                  memory_order_relaxed);
+    atomic_fetch_add_explicit(&pages->present[region].pages,
+                              is == CLASS_OF_REGION ? 1u : UINT32_MAX, memory_order_relaxed);
+}
+
 static void count_states(const struct wr_pages *pages, const struct wr_hold *hold)
 {
     enum wr_page_state was = state_of(hold->was), is = state_of(hold->w0);
     struct wr_chunk *chunk = &pages->chunks[hold->number / WR_CHUNK_PAGES];
     int dirty = (int)is_cached_dirty(is) - (int)is_cached_dirty(was);
 
+    count_classes(pages, hold);
     if (was == is)
         return;
     count_area(pages, hold->number, wr_state_is_charged(was), wr_state_is_charged(is));

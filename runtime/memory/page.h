@@ -114,6 +114,7 @@ struct wr_pages {
     struct wr_page *table;
     struct wr_chunk *chunks;
     _Atomic(uint32_t) *areas; /* resident pages of 512 chunks */
+    struct wr_present *present;
     uint32_t count;
     struct wr_host *host;
     struct wr_stats *stats;
@@ -151,11 +152,9 @@ bool wr_page_peek_flag(const struct wr_pages *pages, uint32_t number, enum wr_pa
 bool wr_page_peek_locked(const struct wr_pages *pages, uint32_t number);
 bool wr_page_peek_pinned(const struct wr_pages *pages, uint32_t number);
 
-/*
- * Does the page belong to a region now? A page number that is only a hint (what a frame or a slot
+/* Does the page belong to a region now? A page number that is only a hint (what a frame or a slot
  * remembers) must be asked about inside the gate before the page is locked: descriptors of a
- * region that went are given back, and a lock taken meanwhile would be lost.
- */
+ * region that went are given back, and a lock taken meanwhile would be lost. */
 bool wr_page_is_owned(const struct wr_pages *pages, uint32_t number);
 
 /* Lock a page. Short: its holder does at most one system call. Signal. */

@@ -60,6 +60,8 @@ struct wr_pager_ops {
     bool (*keeps)(struct wr_pager *pager, uint64_t slot);
     /* Is a page of this slot to give it up as soon as it was read, though nobody touched it? */
     bool (*frees_at_read)(struct wr_pager *pager, uint64_t slot);
+    /* Is so little room left at the back ends that what nobody has mapped is to go? */
+    bool (*is_crowded)(struct wr_pager *pager);
     /* The page no longer needs the slot. Signal. */
     void (*forget)(struct wr_pager *pager, uint64_t slot);
 

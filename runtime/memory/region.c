@@ -137,14 +137,27 @@ void wr_region_retract(struct wr_region *region)
     pthread_mutex_unlock(&replace_mutex);
 }
 
-void wr_region_readdress(struct wr_region *region, uint64_t addr, uint64_t reserve_bytes)
+/* Searches go by the address, so that it may change only when nobody finds the region. */
+static void change_address(struct wr_region *region, uint64_t addr, uint64_t reserve_bytes)
 {
-    pthread_mutex_lock(&replace_mutex);
-    take_out(region); /* searches go by the address, so that it may change only now */
+    take_out(region);
     atomic_store(&region->addr, addr);
     atomic_store(&region->reserve_bytes, reserve_bytes);
     /* Release: who sees no page as moved any more sees the address. */
     atomic_store_explicit(&region->moved, 0, memory_order_release);
+}
+
+void wr_region_readdress(struct wr_region *region, uint64_t addr, uint64_t reserve_bytes)
+{
+    pthread_mutex_lock(&replace_mutex);
+    change_address(region, addr, reserve_bytes);
     put_in(region); /* in the room that it left */
+    pthread_mutex_unlock(&replace_mutex);
+}
+
+void wr_region_hide(struct wr_region *region, uint64_t addr, uint64_t reserve_bytes)
+{
+    pthread_mutex_lock(&replace_mutex);
+    change_address(region, addr, reserve_bytes);
     pthread_mutex_unlock(&replace_mutex);
 }

@@ -11,6 +11,8 @@
  *             whole, so that a fault reads it without a lock
  *   view      a region whose pages are those of an object (object.h)
  *   moved     pages of a region below this number are at its new addresses already (move.c)
+ *   kept      a region that the program has unmapped, and may want back: not published, at
+ *             addresses that nobody else knows; its pages are like any, but nobody touches them
  *
  * Always: inside the gate, a region that was found stays valid. Page numbers of a region begin at a
  * whole chunk and belong to nobody else until it is retracted and everybody has left the gate; but
@@ -39,6 +41,15 @@ enum wr_region_counter {
 #define WR_REGIONS_MAX   4096u  /* of one runtime, views not counted                  */
 #define WR_PUBLISHED_MAX 16384u /* of all runtimes of the process together, with views */
 
+/* Changed under WR_RANK_RUNTIME, but for KEPT to SPENT, which kswapd does; by exchange, so that one
+ * of them has a kept region's content. */
+enum wr_keep {
+    WR_KEEP_NOT,
+    WR_KEEP_MOVING, /* to where it is kept, or from there; its address is nobody's business */
+    WR_KEEP_KEPT,
+    WR_KEEP_SPENT /* its content is being discarded, or was; addresses and numbers are left */
+};
+
 enum wr_pattern { WR_PATTERN_NORMAL, WR_PATTERN_RANDOM, WR_PATTERN_SEQUENTIAL };
 
 struct wr_region {
@@ -54,6 +65,7 @@ struct wr_region {
     uint32_t serial; /* never used twice in a process: tells regions apart       */
     uint16_t number; /* position in the space's table                            */
     char name[32];
+    _Atomic(uint16_t) reattached; /* how often it was kept and mapped again; relaxed */
 
     /* Changed by whoever has set is_changing (under WR_RANK_RUNTIME). Who acts on them does so
      * inside the gate: after a wait for it nobody acts on the old ones. */
@@ -62,10 +74,14 @@ struct wr_region {
     _Atomic(bool) is_changing;
     /* By the same, when it moves: touches and calls keep away meanwhile. */
     _Atomic(bool) is_moving;
-    _Atomic(uint32_t) moved;    /* page number; 0: it does not move                     */
+    _Atomic(uint8_t) keep;      /* enum wr_keep */
+    bool is_name_cut;           /* it was longer than there is room for; constant           */
+    _Atomic(uint32_t) moved;    /* page number; 0: it does not move                        */
+    uint32_t kept_at;           /* among kept regions, the lower the older; set before keep */
     uint64_t moves_to;          /* the new address of its first page, while it does */
     struct weir_object *object; /* of a view, and of an object's own region; else NULL */
     uint32_t view;              /* number among the object's views                      */
+    uint32_t kept_hand; /* of a kept region, where kswapd goes on: it is then his; page number */
 
     /* Somebody is unmapping it: a touch is to wait for the kernel to say that nothing is there.
      * Set under WR_RANK_RUNTIME, read by faults. */
@@ -116,6 +132,8 @@ void wr_region_retract(struct wr_region *region);
 /* Let faults find it at another address and with another reserve, and no longer where it was, where
  * touches are sealed off. When this returns, nobody is left inside who found it there. */
 void wr_region_readdress(struct wr_region *region, uint64_t addr, uint64_t reserve_bytes);
+/* The same, but nobody finds it there either: until it is published again. */
+void wr_region_hide(struct wr_region *region, uint64_t addr, uint64_t reserve_bytes);
 
 /* The region that has the address, if only as reserve, or NULL. Inside the gate. Signal. */
 struct wr_region *wr_region_find(uint64_t addr);

@@ -64,7 +64,7 @@ static void find_end(struct wr_space *space)
 }
 
 /* An object has no addresses of its own. */
-static void set_place(struct wr_space *space, const struct wr_region *region, bool is_there)
+void wr_space_set_place(struct wr_space *space, const struct wr_region *region, bool is_there)
 {
     struct wr_place *place = &space->places[region->number];
     uint64_t addr = is_there && !region->object ? region->addr : 0;
@@ -82,7 +82,8 @@ static void insert(struct wr_space *space, struct wr_region *region, uint32_t po
     space->region_count++;
     find_end(space);
     atomic_fetch_add(&space->mapped_bytes, region->bytes);
-    set_place(space, region, true);
+    wr_space_set_place(space, region, true);
+    atomic_store_explicit(&space->pages.present[region->number].pages, 0, memory_order_relaxed);
     name_chunks(space, region, region->number);
     /* The chunks name it before it can be found by its number. */
     atomic_store(&space->by_number[region->number], region);
@@ -100,7 +101,12 @@ static void remove_region(struct wr_space *space, const struct wr_region *region
     memmove(space->by_page + i, space->by_page + i + 1,
             (space->region_count - i) * sizeof(space->by_page[0]));
     find_end(space);
-    atomic_fetch_sub(&space->mapped_bytes, region->bytes);
+    if (atomic_load(&region->keep) == WR_KEEP_NOT) {
+        atomic_fetch_sub(&space->mapped_bytes, region->bytes);
+    } else {
+        atomic_fetch_sub(&space->kept_bytes, region->bytes);
+        atomic_fetch_sub(&space->kept_count, 1);
+    }
 }
 
 static uint64_t whole_pages(uint64_t bytes)
@@ -161,9 +167,19 @@ int wr_space_set_reserve(struct wr_space *space, struct wr_region *region, uint3
     else
         name_range(space, region->first + whole_chunks(pages), end, 0);
     region->reserve_pages = pages;
-    set_place(space, region, true);
+    wr_space_set_place(space, region, true);
     find_end(space);
     return WEIR_OK;
+}
+
+bool wr_space_has_room(const struct wr_space *space, uint64_t bytes, uint64_t reserve)
+{
+    uint64_t pages = whole_pages(bytes > reserve ? bytes : reserve);
+    uint32_t position, first;
+
+    return pages > space->pages.count ||
+           (free_number(space) != 0 &&
+            find_gap(space, whole_chunks((uint32_t)pages), &position, &first));
 }
 
 static int map(struct wr_space *space, uint64_t bytes, uint64_t reserve, const char *name,
@@ -194,6 +210,7 @@ static int map(struct wr_space *space, uint64_t bytes, uint64_t reserve, const c
     region->serial = wr_region_next_serial();
     region->number = free_number(space);
     strncpy(region->name, name ? name : "", sizeof(region->name) - 1);
+    region->is_name_cut = name && strlen(name) >= sizeof(region->name);
     region->object = object;
     region->addr = addr;
     error = region->number ? WEIR_OK : WEIR_ENOMEM;
@@ -226,9 +243,10 @@ int wr_space_map_object(struct wr_space *space, uint64_t bytes, const char *name
 void wr_space_readdress(struct wr_space *space, struct wr_region *region, uint64_t addr,
                         uint64_t reserve_bytes)
 {
-    set_place(space, region, false); /* nowhere meanwhile: the old addresses may be another's */
+    wr_space_set_place(space, region,
+                       false); /* nowhere meanwhile: the old addresses may be another's */
     wr_region_readdress(region, addr, reserve_bytes);
-    set_place(space, region, true);
+    wr_space_set_place(space, region, true);
 }
 
 void wr_space_abandon(struct wr_space *space, struct wr_region *region)
@@ -236,7 +254,7 @@ void wr_space_abandon(struct wr_space *space, struct wr_region *region)
     WR_CHECK(atomic_load(&region->is_going));
     /* Sequentially consistent and before the wait for the gate: whoever enters later sees that the
      * pages have no owner and leaves their descriptors alone. */
-    set_place(space, region, false);
+    wr_space_set_place(space, region, false);
     name_chunks(space, region, 0);
     atomic_store(&space->by_number[region->number], NULL);
     wr_gate_wait(space->host);
@@ -248,7 +266,8 @@ void wr_space_unmap(struct wr_space *space, struct wr_region *region)
         /* A thread that still uses it must find what it would find without us, and not a region
          * that is no longer published; and nobody may be given the addresses while it is. */
         space->host->ops->region_seal(space->host, region->addr, region->reserve_bytes);
-        wr_region_retract(region);
+        if (atomic_load(&region->keep) == WR_KEEP_NOT)
+            wr_region_retract(region);
         space->host->ops->region_unmap(space->host, region->addr, region->reserve_bytes);
     }
     wr_pages_forget(&space->pages, region->first, whole_chunks(region->reserve_pages));
@@ -258,6 +277,91 @@ void wr_space_remove(struct wr_space *space, struct wr_region *region)
 {
     remove_region(space, region);
     free(region);
+}
+
+/* --- Kept regions ---------------------------------------------------------------------------- */
+
+void wr_space_set_kept(struct wr_space *space, struct wr_region *region, bool is_kept)
+{
+    wr_space_set_place(space, region, !is_kept);
+    if (is_kept) {
+        region->kept_at = space->keeps++;
+        region->kept_hand = region->first;
+        atomic_fetch_add(&space->kept_count, 1);
+        atomic_fetch_add(&space->kept_bytes, region->bytes);
+        atomic_fetch_sub(&space->mapped_bytes, region->bytes);
+    } else {
+        atomic_fetch_sub(&space->kept_count, 1);
+        atomic_fetch_sub(&space->kept_bytes, region->bytes);
+        atomic_fetch_add(&space->mapped_bytes, region->bytes);
+    }
+    /* Release, like the exchanges of this word: kswapd sees what was set before. */
+    atomic_store(&region->keep, is_kept ? WR_KEEP_KEPT : WR_KEEP_NOT);
+}
+
+struct wr_region *wr_space_find_kept(const struct wr_space *space, const char *name,
+                                     enum wr_keep keep)
+{
+    for (uint32_t i = 0; i < space->region_count; i++) {
+        struct wr_region *region = space->by_page[i];
+
+        if (atomic_load(&region->keep) == keep && !atomic_load(&region->is_going) &&
+            strcmp(region->name, name) == 0)
+            return region;
+    }
+    return NULL;
+}
+
+struct wr_region *wr_space_oldest_kept(const struct wr_space *space, enum wr_keep keep, bool all)
+{
+    uint32_t end = atomic_load(&space->kept_count) ? atomic_load(&space->number_end) : 0;
+    struct wr_region *oldest = NULL;
+
+    for (uint32_t i = 1; i <= end; i++) {
+        struct wr_region *region = atomic_load(&space->by_number[i]);
+
+        if (!region || atomic_load(&region->keep) != keep || atomic_load(&region->is_going) ||
+            (!all && region->kept_hand >= wr_region_end(region)))
+            continue;
+        if (!oldest || (int32_t)(region->kept_at - oldest->kept_at) < 0)
+            oldest = region;
+    }
+    return oldest;
+}
+
+/* --- What is where --------------------------------------------------------------------------- */
+
+static uint64_t not_negative(int64_t count)
+{
+    return count > 0 ? (uint64_t)count : 0;
+}
+
+struct wr_classes wr_space_classes(const struct wr_space *space)
+{
+    uint32_t end = atomic_load(&space->number_end);
+    int64_t private_pages = 0, shared = 0, reusable = 0;
+
+    for (uint32_t i = 1; i <= end; i++) {
+        const struct wr_region *region = atomic_load(&space->by_number[i]);
+        /* Relaxed, like those below: a page that moves meanwhile is counted twice, or not. */
+        int64_t pages = (int32_t)atomic_load_explicit(&space->pages.present[i].pages,
+                                                      memory_order_relaxed);
+
+        if (region && region->object)
+            shared += pages;
+        else if (region && atomic_load(&region->keep) != WR_KEEP_NOT)
+            reusable += pages;
+        else if (region)
+            private_pages += pages;
+    }
+    return (struct wr_classes){
+        .private_pages = not_negative(private_pages),
+        .shared = not_negative(shared),
+        .ahead = not_negative(atomic_load_explicit(&space->stats->ahead, memory_order_relaxed)),
+        .reusable = not_negative(reusable),
+        .pending = not_negative(
+            atomic_load_explicit(&space->stats->cached_dirty, memory_order_relaxed)),
+    };
 }
 
 struct wr_census wr_space_census(const struct wr_space *space, const struct wr_region *region)
@@ -287,7 +391,8 @@ struct wr_region *wr_space_region(struct wr_space *space, uint32_t page)
 
 uint64_t wr_space_metadata(const struct wr_space *space)
 {
-    uint64_t pages = atomic_load(&space->mapped_bytes) / WEIR_PAGE_BYTES;
+    uint64_t pages = (atomic_load(&space->mapped_bytes) + atomic_load(&space->kept_bytes)) /
+                     WEIR_PAGE_BYTES;
 
     return sizeof(*space) + sizeof(*space->stats) + wr_cache_metadata(&space->cache) +
            wr_staging_metadata(&space->staging) + pages * sizeof(struct wr_page) +

@@ -46,8 +46,11 @@ struct wr_space {
     /* Kept by WR_RANK_RUNTIME; entries of by_number are read inside the gate. */
     struct wr_region *by_page[WR_REGIONS_MAX]; /* sorted */
     uint32_t region_count;
-    _Atomic(uint32_t) chunk_end;                               /* beyond the last chunk in use */
-    _Atomic(uint64_t) mapped_bytes;                            /* sum of all regions           */
+    _Atomic(uint32_t) chunk_end;    /* beyond the last chunk in use */
+    _Atomic(uint64_t) mapped_bytes; /* sum of all regions but those that are kept */
+    _Atomic(uint64_t) kept_bytes;   /* and of those                               */
+    _Atomic(uint32_t) kept_count;   /* until they are removed or mapped again     */
+    uint32_t keeps;                 /* how many ever were kept: a clock           */
     _Atomic(struct wr_region *) by_number[WR_REGIONS_MAX + 1]; /* 0 stays NULL */
     _Atomic(uint32_t) number_end;               /* the highest number that was ever used */
     struct wr_place places[WR_REGIONS_MAX + 1]; /* by number, too */
@@ -60,6 +63,8 @@ struct wr_space {
  * Under WR_RANK_RUNTIME. */
 int wr_space_map(struct wr_space *space, uint64_t bytes, uint64_t reserve, const char *name,
                  struct wr_region **region_p);
+/* Are there page numbers for it? Also true if there can never be so many. Under WR_RANK_RUNTIME. */
+bool wr_space_has_room(const struct wr_space *space, uint64_t bytes, uint64_t reserve);
 /* The region ends elsewhere from now on, within its reserve: no more than that. By whoever has set
  * is_changing. Whoever still acts on the old end is inside the gate. */
 void wr_space_set_end(struct wr_space *space, struct wr_region *region, uint64_t bytes);
@@ -77,6 +82,17 @@ void wr_space_readdress(struct wr_space *space, struct wr_region *region, uint64
  * is only a number, and not published. */
 int wr_space_map_object(struct wr_space *space, uint64_t bytes, const char *name,
                         struct weir_object *object, uint64_t addr, struct wr_region **region_p);
+/* The region, which is hidden (region.h), is kept from now on; or (not is_kept), published again,
+ * it no longer is. Under WR_RANK_RUNTIME, as finding one by its name. */
+void wr_space_set_kept(struct wr_space *space, struct wr_region *region, bool is_kept);
+struct wr_region *wr_space_find_kept(const struct wr_space *space, const char *name,
+                                     enum wr_keep keep);
+/* The oldest that is kept so, or NULL; of all, or (kswapd) of those that his hand is not through
+ * with. Inside the gate, or under WR_RANK_RUNTIME. */
+struct wr_region *wr_space_oldest_kept(const struct wr_space *space, enum wr_keep keep, bool all);
+/* The region has another address, which is not to be looked at by whoever goes by `places` if it is
+ * kept. */
+void wr_space_set_place(struct wr_space *space, const struct wr_region *region, bool is_there);
 /* The region is going: from here on touches of it are not served, and nobody comes to its pages by
  * what a frame or a slot remembers. Waits for faults: under no lock; by whoever set is_going. */
 void wr_space_abandon(struct wr_space *space, struct wr_region *region);
@@ -84,6 +100,12 @@ void wr_space_abandon(struct wr_space *space, struct wr_region *region);
 void wr_space_unmap(struct wr_space *space, struct wr_region *region);
 /* Take it from the lists and free it. Under WR_RANK_RUNTIME. */
 void wr_space_remove(struct wr_space *space, struct wr_region *region);
+
+/* Pages in memory by class (tally.h). Inside the gate. Signal. */
+struct wr_classes {
+    uint64_t private_pages, shared, ahead, reusable, pending;
+};
+struct wr_classes wr_space_classes(const struct wr_space *space);
 
 /* Where the pages of a region are, in pages. */
 struct wr_census {

@@ -6,6 +6,12 @@
  *
  *   chunk     512 neighbouring pages: 2 MiB of addresses, of one region (chunk.h)
  *   area      512 chunks, 1 GiB of addresses: passed over at once
+ *   class     what a page in memory is there for (seed C2). PENDING: unmapped and not yet written.
+ *             AHEAD: read ahead, not known to have been used. All others have their region's
+ *             class: PRIVATE, SHARED (an object's) or REUSABLE (of a region that is kept)
+ *
+ * Always: a page in memory, resident or cached, is of one class. No descriptor has it: it follows
+ * from state, flag and region, and a region that changes its class takes its count along.
  */
 
 #include <stdatomic.h>
@@ -25,4 +31,10 @@ struct wr_chunk {
     _Atomic(uint16_t) zeros;    /* pages that are RESIDENT_ZERO                            */
     _Atomic(uint16_t) table;    /* enum wr_table, see chunk.h                              */
     _Atomic(uint8_t) heat[WR_CHUNK_HEATS]; /* relaxed: an update that is lost is no harm      */
+};
+
+/* Of each region, by its number: pages in memory that are neither PENDING nor AHEAD. A line of the
+ * processor's cache for itself; relaxed. */
+struct wr_present {
+    _Alignas(64) _Atomic(uint32_t) pages;
 };

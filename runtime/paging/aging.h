@@ -32,6 +32,7 @@
 #include "runtime/paging/policy.h"
 
 enum wr_victims {
+    WR_VICTIMS_KEPT,    /* of regions that are kept, though nobody has them: kept.h     */
     WR_VICTIMS_CLEAN,   /* of the lists: what can be dropped, within the window       */
     WR_VICTIMS_LISTED,  /* of the lists: clean or dirty                               */
     WR_VICTIMS_CHOSEN,  /* chosen now, as kpaged would                                */

@@ -48,6 +48,7 @@ static bool seize(struct wr_evict *e, uint32_t page, unsigned kinds, struct wr_v
     }
     victim->addr = wr_region_addr(region, page);
     victim->frame = WR_FRAME_NONE;
+    victim->is_kept = atomic_load(&region->keep) != WR_KEEP_NOT;
     return true;
 }
 
@@ -70,7 +71,7 @@ static uint32_t chance_take(struct wr_evict *e)
 /* A stream's pages do not: it has gone by. */
 static bool deserves_chance(const struct wr_victim *victim)
 {
-    return !victim->is_dirty && !wr_hold_has(&victim->hold, WR_PAGE_AHEAD) &&
+    return !victim->is_dirty && !victim->is_kept && !wr_hold_has(&victim->hold, WR_PAGE_AHEAD) &&
            !wr_hold_has(&victim->hold, WR_PAGE_FREED);
 }
 

@@ -29,6 +29,7 @@ struct wr_victim {
     uint64_t addr;
     uint32_t frame; /* that keeps its bytes, or WR_FRAME_NONE */
     bool is_dirty;
+    bool is_kept; /* of a region that nobody has mapped */
 };
 
 struct wr_evict {

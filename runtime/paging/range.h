@@ -6,7 +6,8 @@
  *
  * All of these run on an application's thread, inside the gate, outside signal handlers and with
  * all signals blocked: a handler of the application that ran in between could touch a page that is
- * locked here. Ranges are whole pages of one region.
+ * locked here; or, to discard what nobody can touch, on kswapd. Ranges are whole pages of one
+ * region.
  */
 
 #include "runtime/host/trap.h"

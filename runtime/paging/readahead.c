@@ -345,8 +345,8 @@ static void begin_fetch(struct wr_ahead *ahead, struct fetch_slot *slot,
     struct wr_region *region = wr_space_region(space, request->page);
     uint32_t claimed;
 
-    if (!region || region->serial != request->serial)
-        return;
+    if (!region || region->serial != request->serial || atomic_load(&region->keep) != WR_KEEP_NOT)
+        return; /* nobody waits for it any more */
     slot->first_frame = wr_cache_take(&space->cache, WR_CACHE_AHEAD);
     if (slot->first_frame == WR_FRAME_NONE)
         return;

@@ -6,6 +6,7 @@
 #include "runtime/base/bug.h"
 #include "runtime/memory/gate.h"
 #include "runtime/paging/evict.h"
+#include "runtime/paging/kept.h"
 
 #define BATCH          WR_EVICT_LOT
 #define COLD_ROOM      64u
@@ -306,14 +307,36 @@ static uint32_t stage_dirty(struct wr_reclaim *r, uint64_t most)
     return evicted > 0 ? evicted : evict_listed(r, WR_VICTIMS_LARGEST, most);
 }
 
+/* Pages of regions that nobody has mapped; those that must be written, as far as others are not
+ * waiting for that already. */
+static uint32_t evict_kept(struct wr_reclaim *r)
+{
+    uint64_t missing;
+
+    if (!wr_kept_to_take(r->space))
+        return 0;
+    if (wr_evict_missing(&r->evict) == 0)
+        (void)write_staged(r, wr_evict_deferred(&r->evict), false);
+    missing = wr_evict_missing(&r->evict);
+    return missing > 0 ? evict_listed(r, WR_VICTIMS_KEPT, missing) : 0;
+}
+
+/* Pages that the program has called cold. */
+static uint32_t evict_cold(struct wr_reclaim *r, uint32_t want)
+{
+    uint32_t found = collect_cold(r, want);
+    uint32_t evicted = found ? wr_evict_lot(&r->evict, r->pages, found, false) : 0;
+
+    count(r, WR_COUNT_victims_cold, evicted);
+    return evicted;
+}
+
 static enum round try_round(struct wr_reclaim *r, uint32_t want)
 {
-    uint32_t cold = collect_cold(r, want);
-    uint32_t freed = cold ? wr_evict_lot(&r->evict, r->pages, cold, false) : 0;
+    uint32_t freed = evict_kept(r) + evict_cold(r, want);
     enum round written;
     uint64_t missing;
 
-    count(r, WR_COUNT_victims_cold, freed);
     if (freed < want && !wr_bug(WR_BUG_no_clean_first))
         freed += drop_clean(r, WR_VICTIMS_CLEAN, want - freed);
     if (freed >= want && wr_evict_missing(&r->evict) > 0)
@@ -417,7 +440,10 @@ static void balance(struct wr_reclaim *r)
         if (want < r->evict.drop_batch)
             want = r->evict.drop_batch;
         pass = wr_gate_enter();
+        r->launder_error = WEIR_OK;
         round = one_round(r, want < INT32_MAX ? (uint32_t)want : INT32_MAX);
+        if (wr_kept_relieve(r->space, round == ROUND_STUCK || r->launder_error == WEIR_EFULL))
+            round = ROUND_PROGRESS;
         wr_gate_leave(pass);
         if (round == ROUND_PROGRESS) {
             stuck = 0;
@@ -449,7 +475,7 @@ static void kswapd_main(void *context)
             adapt_boost(r);
             r->patience = KPAGED_TRIES;
             balance(r);
-        } else if (!is_changed && !atomic_load(&r->pressed)) {
+        } else if (!is_changed && !atomic_load(&r->pressed) && !wr_kept_relieve_idle(r->space)) {
             uint64_t tidy_ns = r->space->pager->ops->tidy(r->lane, true);
             uint64_t grace_ns = grace_end(r);
 

@@ -4,6 +4,7 @@
 
 #include "runtime/base/bug.h"
 #include "runtime/paging/aging.h"
+#include "runtime/paging/kept.h"
 
 #define QUANTUM      64u /* victims of one region before the next region's turn */
 #define LESSON_SHARE 2u  /* of memory: unmapped between two looks at what it was worth */
@@ -185,6 +186,17 @@ static uint32_t collect_largest(struct wr_aging *aging, uint32_t want, uint32_t 
     return found;
 }
 
+static uint32_t collect_kept(const struct wr_aging *aging, uint32_t want, uint32_t *pages)
+{
+    struct wr_region *region;
+    uint32_t found = 0;
+
+    while (found < want && (region = wr_kept_to_take(aging->space)) != NULL)
+        found += collect_span(aging, region->kept_hand, wr_region_end(region), false, want - found,
+                              pages + found, &region->kept_hand);
+    return found;
+}
+
 static uint32_t collect_sweep(struct wr_aging *aging, uint32_t want, uint32_t *pages)
 {
     uint32_t end = atomic_load_explicit(&aging->space->chunk_end, memory_order_relaxed) *
@@ -203,6 +215,7 @@ uint32_t wr_aging_collect(struct wr_aging *aging, enum wr_victims kind, uint32_t
                           uint32_t *pages)
 {
     switch (kind) {
+    case WR_VICTIMS_KEPT: return collect_kept(aging, want, pages);
     case WR_VICTIMS_CLEAN: return collect_lists(aging, true, want, pages);
     case WR_VICTIMS_LISTED: return collect_lists(aging, false, want, pages);
     case WR_VICTIMS_CHOSEN: return collect_chosen(aging, want, pages);

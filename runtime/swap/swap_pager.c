@@ -11,6 +11,7 @@
 #define READ_TRIES    3
 #define CHANNEL_DEPTH 512u
 #define POLL_BATCH    64u
+#define SCARCE_SHARE  16u /* of all slots: fewer free ones are few */
 
 static struct wr_swap *swap_of(struct wr_pager *pager)
 {
@@ -83,6 +84,22 @@ static bool swap_frees_at_read(struct wr_pager *pager, uint64_t slot)
     const struct wr_swap_backend *backend = wr_swap_backend(swap_of(pager), wr_slot_backend(slot));
 
     return backend->info.flags & WEIR_BACKEND_FREE_ON_READ;
+}
+
+static bool swap_is_crowded(struct wr_pager *pager)
+{
+    const struct wr_swap *swap = swap_of(pager);
+    uint64_t used = 0, total = 0;
+
+    for (uint32_t i = 0; i < WR_BACKENDS_MAX; i++) {
+        const struct wr_swap_backend *backend = wr_swap_backend(swap, i);
+
+        if (!backend || atomic_load_explicit(&backend->draining, memory_order_relaxed))
+            continue;
+        used += wr_slots_used(&backend->slots);
+        total += backend->slots.count;
+    }
+    return used > total - total / SCARCE_SHARE;
 }
 
 void wr_swap_press(const struct wr_swap *swap)
@@ -380,6 +397,7 @@ static const struct wr_pager_ops swap_ops = {
     .read = swap_read,
     .keeps = swap_keeps,
     .frees_at_read = swap_frees_at_read,
+    .is_crowded = swap_is_crowded,
     .forget = swap_forget,
     .lane_open = swap_lane_open,
     .lane_close = swap_lane_close,

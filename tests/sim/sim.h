@@ -48,15 +48,15 @@ struct sim_profile {
     bool is_shy;      /* the processor does not say what a touch was                    */
     bool has_hints;   /* discard and free by many threads on the same pages             */
     bool has_foreign; /* and the program's own madvise()                                */
-    bool has_drains, has_resizes, has_regions, has_pins, has_devices, has_walks;
-    bool protects_views;
-    uint32_t views_many; /* of how many views on neighbours go together */
-    bool is_hasty;       /* closed as soon as the load has ended, without a look */
-    bool may_refuse;     /* a touch may fail for want of memory, slots or a working device */
-    bool may_lose;       /* a page may be lost                                             */
-    bool is_quiet_fd;    /* wait_fd() is -1: finished by the next poll()                   */
-    uint32_t fail_write, fail_read, damage, refuse_submit;
-    uint32_t no_memory, revoke_fails, copy_stops, wakes_early;
+    bool has_drains, has_resizes, has_regions, has_pins, has_devices, has_walks, has_keeps;
+    uint32_t views_many;           /* of how many views on neighbours go together */
+    bool protects_views, is_tight; /* tight: no page numbers for all that is kept */
+    bool is_hasty;                 /* closed as soon as the load has ended, without a look */
+    bool may_refuse;  /* a touch may fail for want of memory, slots or a working device */
+    bool may_lose;    /* a page may be lost                                             */
+    bool is_quiet_fd; /* wait_fd() is -1: finished by the next poll()                   */
+    uint32_t fail_write, fail_read, damage, refuse_submit, no_memory, revoke_fails, copy_stops;
+    uint32_t wakes_early;
 };
 
 struct sim_event {
@@ -71,7 +71,7 @@ struct sim_result {
     bool is_finished, has_failed;
     char why[400];
     uint64_t hash, operations, switches, points, faults, refused, lost;
-    uint64_t cleaned, discarded, migrated;
+    uint64_t cleaned, discarded, migrated, reattached, forgotten;
     uint64_t edges[WR_PAGE_STATE_COUNT][WR_PAGE_STATE_COUNT];
     struct sim_event ring[SIM_RING];
     char names[SIM_THREADS_MAX][16];

@@ -14,6 +14,7 @@
 struct census {
     uint32_t pages[WR_PAGE_STATE_COUNT];
     uint32_t resident, slotted, staged;
+    struct wr_classes classes;
 };
 
 static int64_t load64(const _Atomic(int64_t) *at)
@@ -54,7 +55,27 @@ static void check_slot(const struct wr_hold *hold, uint32_t page)
         sim_fail("page %u names slot %llx, which is not its own", page, (unsigned long long)slot);
 }
 
-static void count_page(struct census *c, uint32_t page)
+/* Once more from the words of tally.h. */
+static void count_class(struct wr_classes *c, const struct wr_region *region,
+                        const struct wr_hold *hold)
+{
+    enum wr_page_state state = wr_hold_state(hold);
+
+    if (state == WR_PAGE_CACHED_DIRTY || state == WR_PAGE_CACHED_WRITING)
+        c->pending++;
+    else if (!wr_state_is_charged(state) && !wr_state_is_cached(state))
+        return;
+    else if (wr_hold_has(hold, WR_PAGE_AHEAD))
+        c->ahead++;
+    else if (region->object)
+        c->shared++;
+    else if (atomic_load(&region->keep) == WR_KEEP_NOT)
+        c->private_pages++;
+    else
+        c->reusable++;
+}
+
+static void count_page(struct census *c, const struct wr_region *region, uint32_t page)
 {
     struct wr_pages *pages = &sim.rt->space.pages;
     enum wr_page_state state;
@@ -63,6 +84,7 @@ static void count_page(struct census *c, uint32_t page)
     wr_page_take(pages, page, &hold);
     state = wr_hold_state(&hold);
     c->pages[state]++;
+    count_class(&c->classes, region, &hold);
     c->resident += wr_state_is_charged(state);
     c->staged += state == WR_PAGE_CACHED_DIRTY;
     if (wr_hold_slot(&hold) != WR_SLOT_NONE) {
@@ -86,7 +108,7 @@ static struct census take_census(void)
     for (uint32_t i = 0; i < space->region_count; i++)
         for (uint32_t page = space->by_page[i]->first; page < wr_region_end(space->by_page[i]);
              page++)
-            count_page(&c, page);
+            count_page(&c, space->by_page[i], page);
     return c;
 }
 
@@ -154,6 +176,12 @@ static void check_statistics(const struct census *c)
                  (unsigned long long)s.cache_added, (unsigned long long)s.cache_deleted, cached);
     MUST(s.cached_pages == cached);
     MUST(s.dirty_pages == c->pages[WR_PAGE_CACHED_DIRTY]);
+    MUST(s.dirty_pages == c->classes.pending && s.ahead_pages == c->classes.ahead);
+    MUST(s.private_pages == c->classes.private_pages && s.shared_pages == c->classes.shared);
+    MUST(s.reusable_pages == c->classes.reusable);
+    MUST(s.private_pages + s.shared_pages + s.ahead_pages + s.reusable_pages + s.dirty_pages ==
+         c->resident + cached);
+    MUST(s.regions_kept >= s.regions_reattached + s.regions_forgotten);
     MUST(s.frame_waits == s.time_frame.count);
     MUST(s.frame_waits == 0 || s.reclaim_wakeups > 0);
     MUST(s.swap_faults == s.cache_found + s.reads_demand + s.reads_joined);
@@ -233,6 +261,16 @@ void sim_audit(uint64_t addr)
     wr_gate_leave(pass);
 }
 
+static void audit_kept(struct wr_region *region)
+{
+    struct wr_pass pass = wr_gate_enter();
+
+    if (wr_region_find(region->addr))
+        sim_fail("a kept region is published");
+    audit(region);
+    wr_gate_leave(pass);
+}
+
 static void audit_views(const struct weir_object *object)
 {
     for (uint32_t i = 0; object && i < WR_VIEWS_MAX; i++) {
@@ -259,14 +297,26 @@ void sim_check_rest(const struct sim_common *common)
     check_chunks(&c);
     check_kernel(&c);
     for (uint32_t i = 0; i < sim.rt->space.region_count; i++) {
-        const struct wr_region *region = sim.rt->space.by_page[i];
+        struct wr_region *region = sim.rt->space.by_page[i];
 
         if (region->object)
             audit_views(region->object);
-        else
+        else if (atomic_load(&region->keep) == WR_KEEP_NOT)
             sim_audit(region->addr);
+        else
+            audit_kept(region);
     }
     sim_thaw();
+}
+
+void sim_check_kept(void)
+{
+    struct sim_region *region;
+
+    while ((region = sim_region_reattach_any()) != NULL) {
+        read_all(region);
+        sim_region_unmap(region);
+    }
 }
 
 void sim_check_unmapped(void)

@@ -20,6 +20,17 @@ void sim_check_rest(const struct sim_common *common);
 /* By the one who mapped it; it may have so many pages then. */
 void sim_region_move(struct sim_region *region, uint32_t reserve);
 
+/* Names of a thread's own, by which it may keep regions. */
+#define SIM_NAMES 3u
+/* What this thread has kept by that name, or, if that is no longer there, zeros; so many pages of
+ * them if it has kept nothing. */
+struct sim_region *sim_region_reattach(uint32_t name, uint32_t pages);
+/* Unmap it, and have it kept. False: it could not be, and is as it was. */
+bool sim_region_keep(struct sim_region *region, uint32_t name);
+/* One of those that are still kept, whoever did so; NULL: no more. */
+struct sim_region *sim_region_reattach_any(void);
+void sim_check_kept(void); /* all of those, and unmap them */
+
 /* The object of this world, and views of it, which are regions like any other. */
 void sim_object_create(uint32_t pages);
 void sim_object_close(void);

@@ -11,7 +11,7 @@
 
 #include "tests/sim/sim_object.h"
 
-#define AREAS_MAX  40u
+#define AREAS_MAX  72u
 #define AREA_FIRST ((uint64_t)1 << 40)
 #define AREA_ALIGN ((uint64_t)2 << 20)
 #define WP_GROUP   32u /* pages that are in two places at once while the wp engine copies them */

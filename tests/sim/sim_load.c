@@ -173,6 +173,42 @@ static void brief_region(void)
     sim_region_unmap(region);
 }
 
+/* As long as there is room for it. */
+static void use_some(struct sim_region *region, uint32_t pages)
+{
+    enum sim_touched touched = SIM_TOUCHED;
+
+    for (uint32_t i = (uint32_t)sim_below(pages + 20); i > 0 && touched == SIM_TOUCHED; i--)
+        if (sim_one_in(3))
+            touched = sim_load(region, (uint32_t)sim_below(pages));
+        else
+            touched = sim_store(region, (uint32_t)sim_below(pages), sim_one_in(12));
+}
+
+/* Unmapped, and had back, as often as not with time in between in which its room may be needed. */
+static void kept_region(void)
+{
+    for (uint32_t rounds = 1 + (uint32_t)sim_below(4); rounds > 0; rounds--) {
+        uint32_t name = (uint32_t)sim_below(SIM_NAMES);
+        uint32_t pages = 1 + (uint32_t)sim_below(sim_one_in(3) ? 900 : 60);
+        struct sim_region *region = sim_region_reattach(name, pages);
+
+        load.brief[load.brief_next++ % BRIEF_MAX] = region;
+        pages = sim_region_pages(region);
+        use_some(region, pages);
+        if (sim_one_in(6))
+            sim_region_move(region, 0);
+        if (sim_one_in(6))
+            pages = sim_region_resize(region, 1 + (uint32_t)sim_below(pages));
+        if (sim_one_in(3))
+            sim_advise(region, 0, 1 + (uint32_t)sim_below(pages), WEIR_WILLNEED);
+        if (sim_one_in(5) || !sim_region_keep(region, name))
+            sim_region_unmap(region);
+        if (sim_one_in(2))
+            touch_some();
+    }
+}
+
 /* A view that comes and goes, while others use the same pages. */
 static void brief_view(void)
 {
@@ -274,6 +310,8 @@ static void rare(void)
         resize();
     else if (kind == 2 && sim.profile.has_drains)
         drain();
+    else if (kind < 6 && sim.profile.has_keeps && sim_one_in(2))
+        kept_region();
     else if (kind < 6 && sim.profile.has_regions && sim.profile.view_count && sim_one_in(2))
         brief_view();
     else if (kind < 6 && sim.profile.has_regions)

@@ -13,6 +13,7 @@
  * used so, the access and the oracle's judgement are one step; if not, the trap.
  */
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -21,7 +22,7 @@
 #include "runtime/paging/fault.h"
 #include "tests/sim/sim_common.h"
 
-#define REGIONS_MAX 512u
+#define REGIONS_MAX 1024u
 #define RANGE_MAX   1024u
 #define TRAPS_MAX   20000u
 
@@ -48,6 +49,13 @@ static struct {
     struct weir_object *handle;
     struct expected *page;
 } object;
+
+/* By thread and name; what only that thread looks at while the load runs. */
+static struct kept {
+    char name[16];
+    uint32_t pages; /* 0: nothing */
+    struct expected *page;
+} kept[SIM_THREADS_MAX][SIM_NAMES];
 
 /* --- Regions --------------------------------------------------------------------------------- */
 
@@ -126,6 +134,100 @@ void sim_region_unmap(struct sim_region *region)
     error = weir_unmap((void *)(uintptr_t)region->addr);
     if (error != WEIR_OK)
         sim_fail("unmap gave %s", weir_error_name(error));
+}
+
+/* --- Regions that are kept ------------------------------------------------------------------- */
+
+static int map_by_name(const struct kept *k, uint32_t pages, void **address_p, bool *is_old_p)
+{
+    const struct weir_region_options options = {
+        .size = sizeof(options), .name = k->name, .reattach = 1};
+    struct weir_region_stats stats = {.size = sizeof(stats)};
+    int error = weir_map(sim.rt, pages * SIM_PAGE, &options, address_p);
+
+    if (error != WEIR_OK)
+        return error;
+    if (weir_region_stats(*address_p, &stats) != WEIR_OK || strcmp(stats.name, k->name) != 0)
+        sim_fail("a region of the name %s was mapped, and has another", k->name);
+    *is_old_p = stats.reattached > 0;
+    return WEIR_OK;
+}
+
+/* Of another size: it is refused, or no longer there. */
+static void reattach_wrong(struct kept *k)
+{
+    bool is_old;
+    void *address;
+    int error = map_by_name(k, k->pages + 1, &address, &is_old);
+
+    if (error == WEIR_EINVAL)
+        return;
+    if (error != WEIR_OK || is_old)
+        sim_fail("a kept region, by another size: %s", weir_error_name(error));
+    k->pages = 0;
+    if (weir_unmap(address) != WEIR_OK)
+        sim_fail("unmap failed");
+}
+
+static struct sim_region *reattach(struct kept *k, uint32_t pages)
+{
+    bool is_old = false;
+    void *address;
+    int error;
+
+    if (k->pages && sim_one_in(8))
+        reattach_wrong(k);
+    if (k->pages)
+        pages = k->pages;
+    error = map_by_name(k, pages, &address, &is_old);
+    sim_event("reattach", is_old, pages);
+    if (error != WEIR_OK)
+        sim_fail("map by name gave %s", weir_error_name(error));
+    if (is_old && !k->pages)
+        sim_fail("region %s was reattached, and never kept", k->name);
+    k->pages = 0;
+    return add_region(address, pages, is_old ? k->page : expect_zeros(pages));
+}
+
+struct sim_region *sim_region_reattach(uint32_t name, uint32_t pages)
+{
+    struct kept *k = &kept[sim_thread_index()][name];
+
+    snprintf(k->name, sizeof(k->name), "%u-%u", sim_thread_index(), name);
+    return reattach(k, pages);
+}
+
+struct sim_region *sim_region_reattach_any(void)
+{
+    for (uint32_t i = 0; i < SIM_THREADS_MAX * SIM_NAMES; i++)
+        if (kept[i / SIM_NAMES][i % SIM_NAMES].pages)
+            return reattach(&kept[i / SIM_NAMES][i % SIM_NAMES], 1);
+    return NULL;
+}
+
+bool sim_region_keep(struct sim_region *region, uint32_t name)
+{
+    struct kept *k = &kept[sim_thread_index()][name];
+    uint32_t pages = region->open;
+    int error;
+
+    sim_machine_take();
+    region->open = 0; /* whoever blunders in now waits, and then finds nothing */
+    sim_machine_drop();
+    sim_event("keep region", region->serial, pages);
+    error = weir_unmap_keep((void *)(uintptr_t)region->addr);
+    sim_event("kept region", region->serial, (uint64_t)-error);
+    if (error != WEIR_OK && error != WEIR_ENOMEM && !sim.profile.may_refuse)
+        sim_fail("unmap keep gave %s", weir_error_name(error));
+    if (error == WEIR_OK) {
+        k->pages = pages;
+        k->page = region->page;
+        return true;
+    }
+    sim_machine_take();
+    region->open = pages;
+    sim_machine_drop();
+    return false;
 }
 
 void sim_region_audit(const struct sim_region *region)

@@ -118,6 +118,8 @@ void sim_draw_profile(void)
     p->has_pins = !sim_one_in(3);
     p->has_devices = sim.options.engine == SIM_MOVE && sim_one_in(2);
     p->has_walks = !sim_one_in(4);
+    p->has_keeps = p->has_regions && !sim_one_in(3);
+    p->is_tight = p->has_keeps && sim_one_in(3);
     p->is_quiet_fd = sim_one_in(6);
     p->is_hasty = sim_one_in(8);
     if (p->has_drains && p->budget_pages < 1500)
@@ -173,12 +175,12 @@ static void dump(void)
             "  injected, one in: fail_write %u fail_read %u damage %u refuse_submit %u "
             "no_memory %u revoke_fails %u copy_stops %u\n"
             "  engine %d shy %d quiet %d hints %d foreign %d drains %d resizes %d regions %d pins "
-            "%d devices %d\n",
+            "%d devices %d keeps %d tight %d\n",
             p->budget_pages, p->shared_pages, p->hint_pages, p->object_pages, p->view_count,
             p->slots, p->threads, p->operations, p->fail_write, p->fail_read, p->damage,
             p->refuse_submit, p->no_memory, p->revoke_fails, p->copy_stops, (int)sim.options.engine,
             p->is_shy, p->is_quiet_fd, p->has_hints, p->has_foreign, p->has_drains, p->has_resizes,
-            p->has_regions, p->has_pins, p->has_devices);
+            p->has_regions, p->has_pins, p->has_devices, p->has_keeps, p->is_tight);
     if (!f)
         return;
     fprintf(stderr,
@@ -253,6 +255,17 @@ static void on_event(void *context, const struct weir_event *event)
         fprintf(stderr, "event %s: %s\n", weir_error_name(event->error), event->text);
 }
 
+/* For everything that is mapped at one time, scattered as badly as it may be. */
+static uint64_t least_chunks(const struct sim_profile *p)
+{
+    uint64_t pages[] = {p->shared_pages, p->hint_pages, p->object_pages};
+    uint64_t chunks = 2 + 7 * p->threads;
+
+    for (uint32_t i = 0; i < 3; i++)
+        chunks += (pages[i] + WR_CHUNK_PAGES - 1) / WR_CHUNK_PAGES;
+    return chunks;
+}
+
 static void fill_options(struct weir_options *o)
 {
     static char spec[64];
@@ -264,6 +277,8 @@ static void fill_options(struct weir_options *o)
     o->budget_bytes = p->budget_pages * SIM_PAGE;
     o->backends = spec;
     o->address_space_bytes = 64ull << 20 << (p->is_large ? 3 : 1);
+    if (p->is_tight)
+        o->address_space_bytes = least_chunks(p) * WR_CHUNK_PAGES * SIM_PAGE;
     if (is_small) {
         o->watermark_min_bytes = (uint64_t)between(2, 8) * SIM_PAGE;
         o->watermark_low_bytes = o->watermark_min_bytes + between(2, 16) * SIM_PAGE;
@@ -334,12 +349,15 @@ void sim_world_run(const struct sim_options *options, struct sim_result *result)
     sim.is_over = true;
     if (!sim.profile.is_hasty) {
         sim_check_rest(&common);
+        sim_check_kept();
         unmap_common(&common);
         sim_check_unmapped();
     }
     result->faults = wr_stats_sum(sim.rt->stats, WR_COUNT_faults);
     result->cleaned = wr_stats_sum(sim.rt->stats, WR_COUNT_pages_cleaned);
     result->discarded = wr_stats_sum(sim.rt->stats, WR_COUNT_clusters_discarded);
+    result->reattached = wr_stats_sum(sim.rt->stats, WR_COUNT_regions_reattached);
+    result->forgotten = wr_stats_sum(sim.rt->stats, WR_COUNT_regions_forgotten);
     result->migrated = wr_stats_sum(sim.rt->stats, WR_COUNT_pages_migrated);
     if (weir_close(sim.rt) != WEIR_OK)
         sim_fail("close failed");

@@ -373,6 +373,7 @@ void room_open(void)
     room_inherit(space->pages.table, ROOM_PAGES * sizeof(*space->pages.table));
     room_inherit(space->pages.chunks, ROOM_PAGES / WR_CHUNK_PAGES * sizeof(*space->pages.chunks));
     room_inherit(space->pages.areas, sizeof(*space->pages.areas));
+    room_inherit(space->pages.present, 16 * sizeof(*space->pages.present));
     atexit(close_space);
 }
 
