@@ -42,7 +42,7 @@ struct sim_profile {
     uint32_t budget_pages, budget_min_pages, shared_pages, hint_pages;
     uint32_t threads, operations, hot_pages, slots;
     uint32_t view_count, object_pages; /* no views: a kernel without objects */
-    uint32_t switch_every, stall_every;
+    uint32_t switch_every, stall_every, wakes_early;
     uint32_t io_ns_least, io_ns_most;
     bool is_large;    /* a budget in which several writes may be in flight              */
     bool is_shy;      /* the processor does not say what a touch was                    */
@@ -56,7 +56,6 @@ struct sim_profile {
     bool may_lose;    /* a page may be lost                                             */
     bool is_quiet_fd; /* wait_fd() is -1: finished by the next poll()                   */
     uint32_t fail_write, fail_read, damage, refuse_submit, no_memory, revoke_fails, copy_stops;
-    uint32_t wakes_early;
 };
 
 struct sim_event {
