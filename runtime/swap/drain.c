@@ -16,7 +16,10 @@
 #include "runtime/swap/carry.h"
 
 #define REST_NS       1000000ull
-#define FRUITLESS_MAX 200 /* passes over the table, a millisecond apart, that moved nothing  */
+/* Passes over the table that moved nothing, ever farther apart: some seconds; and fewer, where it
+ * is known why. */
+#define FRUITLESS_MAX 200
+#define LOST_MAX      40
 #define STEP_SHARE    48  /* of all frames, for one read                                     */
 #define STEP_LEAST    64u /* frames: fewer are not worth a read, unless no more are needed   */
 #ifndef HELP_LEAST        /* the simulator's back ends are small */
@@ -49,13 +52,13 @@ static struct wr_space *space_of(const struct drain *d)
 }
 
 /* Until something is read, or a little. */
-static void rest(struct drainer *w)
+static void rest(struct drainer *w, uint64_t ns)
 {
     struct wr_host *host = space_of(w->drain)->host;
     int fds[WR_LANE_FDS];
     uint32_t fd_count = w->lane ? w->lane->pager->ops->wait_fds(w->lane, fds) : 0;
 
-    host->ops->bell_wait(host, &w->bell, fds, fd_count, host->ops->now_ns(host) + REST_NS);
+    host->ops->bell_wait(host, &w->bell, fds, fd_count, host->ops->now_ns(host) + ns);
 }
 
 /* Take what has arrived; settle one read, or, when there is none, sleep. */
@@ -67,7 +70,7 @@ static void go_on(struct drainer *w)
 
     wr_gate_leave(pass);
     if (!has_reaped && !has_settled)
-        rest(w);
+        rest(w, REST_NS);
 }
 
 static void finish_carries(struct drainer *w)
@@ -229,10 +232,12 @@ static int drain_all(struct drain *d)
         fruitless = has_moved ? 0 : fruitless + 1;
         /* What moves nothing for long: unreadable pages, poisoned pages. Writes in flight to this
          * back end pass; but a device may hang for longer than we are patient. */
+        if (has_lost(d) && fruitless >= LOST_MAX)
+            return WEIR_EIO;
         if (fruitless >= FRUITLESS_MAX)
-            return has_lost(d) ? WEIR_EIO : WEIR_EAGAIN;
+            return WEIR_EAGAIN;
         if (!has_moved)
-            rest(&d->drainers[0]);
+            rest(&d->drainers[0], REST_NS * (1 + (uint64_t)fruitless / 8));
     }
     return WEIR_OK;
 }
