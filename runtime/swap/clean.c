@@ -33,6 +33,8 @@
 #define WINDOW         16384u       /* clusters that are looked at for one victim */
 #define FORGET_NS      100000000ull /* what could not be emptied is tried again   */
 #define FRUITLESS_NS   10000000ull  /* no victim: not looked for again before     */
+#define FAILURES_FEW   8u           /* in a row; more, and it looks ever more seldom  */
+#define PAUSE_DOUBLES  12u          /* FRUITLESS_NS, up to 40 s                     */
 #define C              WEIR_CLUSTER_SLOTS
 
 struct wr_cleaner {
@@ -44,6 +46,7 @@ struct wr_cleaner {
         bool is_short;
         uint32_t hand, fruitless_most;
         uint64_t forgot_ns, fruitless_ns;
+        uint32_t failures; /* clusters that were not emptied, in a row */
     } of[WR_BACKENDS_MAX];
 };
 
@@ -172,13 +175,32 @@ static uint32_t take_frames(const struct wr_swap_lane *lane, const struct wr_slo
     return 0;
 }
 
+/* What of a cluster cannot be read stays there, and what could be is written somewhere else for
+ * nothing. Where that is so of all clusters, it would go on for ever. */
+static void note_failure(struct wr_swap_lane *lane, uint32_t backend)
+{
+    struct wr_cleaner *cleaner = lane->cleaner;
+    uint32_t beyond = ++cleaner->of[backend].failures;
+
+    if (beyond <= FAILURES_FEW)
+        return;
+    beyond -= FAILURES_FEW;
+    cleaner->of[backend].fruitless_most = C;
+    cleaner->of[backend].fruitless_ns = now_ns(lane) +
+                                        (FRUITLESS_NS << least(beyond, PAUSE_DOUBLES));
+}
+
 static void finish(struct wr_swap_lane *lane, struct wr_swap_backend *backend)
 {
     uint32_t cluster = lane->cleaner->cluster;
 
     lane->cleaner->backend = NULL;
-    if (wr_slots_cleaned(&backend->slots, cluster))
+    if (wr_slots_cleaned(&backend->slots, cluster)) {
+        lane->cleaner->of[backend->number].failures = 0;
         wr_stats_count(space_of(lane)->stats, WR_COUNT_clusters_cleaned);
+    } else {
+        note_failure(lane, backend->number);
+    }
 }
 
 /* Go on with the cluster that is being cleaned. */
