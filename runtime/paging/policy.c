@@ -6,8 +6,8 @@
 
 #define HEAT_MOST 255u
 
-#define VAIN_SHARE     100u /* begins: less than a hundredth was wanted */
-#define VAIN_END_SHARE 20u  /* ends: a twentieth                        */
+#define VAIN_SHARE     400u /* begins: less than a quarter of a percent was wanted */
+#define VAIN_END_SHARE 40u  /* ends: a fortieth                                      */
 
 #define PROBE_FIRST  8u /* every 8th victim is looked for in the second coldest generation, ... */
 #define PROBE_SECOND 16u

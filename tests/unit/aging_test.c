@@ -530,8 +530,8 @@ Test(aging, in_a_loop_one_of_sixteen_rises)
     ask_pages(0);
     cr_expect_eq(rising(160, 0), 160u / WR_VAIN_RISE);
     cr_expect_eq(rising(160, ROOM_TOTAL), 0u);
-    ask_pages(ROOM_TOTAL / 60);
-    cr_expect_eq(rising(160, 0), 160u / WR_VAIN_RISE, "a thirtieth: not yet");
+    ask_pages(ROOM_TOTAL / 120);
+    cr_expect_eq(rising(160, 0), 160u / WR_VAIN_RISE, "a sixtieth: not yet");
     ask_pages(ROOM_TOTAL / 20);
     cr_expect_eq(rising(160, 0), 160u, "a tenth");
 }

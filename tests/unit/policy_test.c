@@ -20,13 +20,13 @@ Test(policy, soon_is_within_as_many_evictions_as_there_are_frames)
     cr_expect(!wr_policy_is_soon(UINT32_MAX, 1u << 31), "no shadow");
 }
 
-Test(policy, asking_is_vain_below_a_hundredth_and_worth_it_again_from_a_twentieth_on)
+Test(policy, asking_is_vain_below_a_fourhundredth_and_worth_it_again_from_a_fortieth_on)
 {
     cr_expect(wr_policy_is_vain(false, 0, 1000));
-    cr_expect(wr_policy_is_vain(false, 9, 1000));
-    cr_expect(!wr_policy_is_vain(false, 10, 1000));
-    cr_expect(wr_policy_is_vain(true, 49, 1000));
-    cr_expect(!wr_policy_is_vain(true, 50, 1000));
+    cr_expect(wr_policy_is_vain(false, 2, 1000));
+    cr_expect(!wr_policy_is_vain(false, 3, 1000));
+    cr_expect(wr_policy_is_vain(true, 24, 1000));
+    cr_expect(!wr_policy_is_vain(true, 25, 1000));
     cr_expect(!wr_policy_is_vain(false, 0, 0), "nobody was asked");
     cr_expect(!wr_policy_is_vain(true, 0, 0));
 }
