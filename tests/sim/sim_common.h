@@ -18,6 +18,8 @@ void sim_load_run(const struct sim_common *common); /* from start to end */
 void sim_check_rest(const struct sim_common *common);
 
 /* By the one who mapped it; it may have so many pages then. */
+/* A page of an object that has never been touched: its first load, too, needs memory of its own. */
+bool sim_view_is_new(const struct sim_region *view, uint32_t page);
 void sim_region_move(struct sim_region *region, uint32_t reserve);
 
 /* Names of a thread's own, by which it may keep regions. */

@@ -124,6 +124,14 @@ struct sim_region *sim_view_map(uint32_t first, uint32_t pages)
     return view;
 }
 
+bool sim_view_is_new(const struct sim_region *view, uint32_t page)
+{
+    const struct wr_region *region = wr_region_find(view->addr);
+
+    return view->is_view && region &&
+           wr_page_peek(&region->space->pages, region->first + page) == WR_PAGE_EMPTY;
+}
+
 void sim_region_unmap(struct sim_region *region)
 {
     int error;

@@ -305,12 +305,13 @@ Test(api, a_long_pin_holds_up_nobody, .timeout = 120)
     weir_close(rt);
 }
 
+/* But for page locks, which are held for a moment, and for which our own threads wait, too. */
 static uint64_t waits_of(struct weir_runtime *rt)
 {
     struct weir_stats s = real_stats(rt);
 
     return s.time_read.count + s.time_join.count + s.time_frame.count + s.time_reader.count +
-           s.time_page_lock.count + s.time_memory.count;
+           s.time_memory.count;
 }
 
 /* C20: the variant that does not wait exists, and may fail. */
