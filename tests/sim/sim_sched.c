@@ -20,7 +20,7 @@
 #include "runtime/base/lock.h"
 #include "tests/sim/sim.h"
 
-#define POINTS_MAX 300000000ull /* of a seed: more is a loop without end */
+#define POINTS_MAX 1000000000ull /* of a seed: more is a loop without end */
 #define TICK_NS    20u
 #define YIELD_NS   500u
 #define WEIGHT_MAX 64u
