@@ -289,10 +289,11 @@ Test(threads, a_kpaged_with_time_copes)
         cr_skip_test("the machine has no processor to spare");
     cr_assert_leq((after.reclaim_overload - before.reclaim_overload) * 4,
                   after.reclaim_free_tries - before.reclaim_free_tries);
-    /* Most of them. (A tenth to three tenths are kswapd's own choice on an idle machine: a list is
-     * empty before kpaged has woken up.) */
-    cr_assert_lt(after.victims_chosen - before.victims_chosen,
-                 after.victims_listed - before.victims_listed);
+    /* And most victims, where a processor is idle all the time. (A tenth to three tenths are
+     * kswapd's own choice even so: a list is empty before kpaged has woken up.) */
+    if (idle >= took)
+        cr_assert_lt(after.victims_chosen - before.victims_chosen,
+                     after.victims_listed - before.victims_listed);
 }
 
 /* C7: "as soon as it is activated, it never ends". */
