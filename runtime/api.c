@@ -2,34 +2,15 @@
 
 /* Api: every weir_*() of weir.h that needs a runtime: judge the arguments, then one call inward. */
 
-#include <signal.h>
 #include <string.h>
 
+#include "runtime/base/signals.h"
 #include "runtime/host/peer.h"
 #include "runtime/memory/gate.h"
 #include "runtime/paging/range.h"
 #include "runtime/runtime.h"
 
 #define PIN_PAGES 64u /* that weir_pin() pins between two looks at the gate */
-
-/* Hold signals off while pages may be locked here: a handler of the application that ran in between
- * could touch one of them and would wait for itself. */
-static void hold_signals(sigset_t *before)
-{
-    sigset_t all;
-
-    sigfillset(&all);
-    /* Faults of our own must show as what they are. */
-    sigdelset(&all, SIGSEGV);
-    sigdelset(&all, SIGBUS);
-    sigdelset(&all, SIGABRT);
-    pthread_sigmask(SIG_SETMASK, &all, before);
-}
-
-static void let_signals(const sigset_t *before)
-{
-    pthread_sigmask(SIG_SETMASK, before, NULL);
-}
 
 /* For calls about ranges: signals held off, and inside the gate. */
 struct shelter {
@@ -39,14 +20,14 @@ struct shelter {
 
 static void shelter_enter(struct shelter *shelter)
 {
-    hold_signals(&shelter->before);
+    wr_signals_hold(&shelter->before);
     shelter->pass = wr_gate_enter();
 }
 
 static void shelter_leave(const struct shelter *shelter)
 {
     wr_gate_leave(shelter->pass);
-    let_signals(&shelter->before);
+    wr_signals_let(&shelter->before);
 }
 
 int weir_open(const struct weir_options *options, struct weir_runtime **runtime_p)
@@ -66,9 +47,9 @@ int weir_close(struct weir_runtime *rt)
         return WEIR_OK;
     if (wr_runtime_is_forked())
         return WEIR_EFORKED;
-    hold_signals(&before);
+    wr_signals_hold(&before);
     wr_runtime_close(rt);
-    let_signals(&before);
+    wr_signals_let(&before);
     return WEIR_OK;
 }
 
@@ -98,10 +79,10 @@ int weir_map(struct weir_runtime *rt, uint64_t bytes, const struct weir_region_o
         return WEIR_EFORKED;
     if (options)
         memcpy(&all, options, options->size);
-    hold_signals(&before);
+    wr_signals_hold(&before);
     error = all.reattach ? wr_runtime_reattach(rt, bytes, all.reserve_bytes, all.name, &region)
                          : wr_runtime_map(rt, bytes, all.reserve_bytes, all.name, &region);
-    let_signals(&before);
+    wr_signals_let(&before);
     if (error == WEIR_OK)
         *address_p = (void *)(uintptr_t)region->addr;
     return error;
@@ -142,9 +123,9 @@ int weir_resize(void *address, uint64_t bytes)
     rt = runtime_at((uintptr_t)address, &is_view);
     if (!rt || is_view)
         return WEIR_ENOENT;
-    hold_signals(&before);
+    wr_signals_hold(&before);
     error = wr_runtime_resize_region(rt, (uintptr_t)address, bytes);
-    let_signals(&before);
+    wr_signals_let(&before);
     return error;
 }
 
@@ -165,9 +146,9 @@ int weir_move(void *address, uint64_t reserve_bytes, void **new_address_p)
         return WEIR_ENOENT;
     if (is_view)
         return WEIR_ENOSUPPORT;
-    hold_signals(&before);
+    wr_signals_hold(&before);
     error = wr_runtime_move_region(rt, (uintptr_t)address, reserve_bytes, &addr);
-    let_signals(&before);
+    wr_signals_let(&before);
     if (error == WEIR_OK)
         *new_address_p = (void *)(uintptr_t)addr;
     return error;
@@ -186,9 +167,9 @@ int weir_unmap(void *address)
     rt = runtime_at(addr, &is_view);
     if (!rt)
         return WEIR_ENOENT;
-    hold_signals(&before);
+    wr_signals_hold(&before);
     error = is_view ? wr_runtime_unmap_view(rt, addr) : wr_runtime_unmap(rt, addr);
-    let_signals(&before);
+    wr_signals_let(&before);
     return error;
 }
 
@@ -206,9 +187,9 @@ int weir_unmap_keep(void *address)
         return WEIR_ENOENT;
     if (is_view)
         return WEIR_ENOSUPPORT;
-    hold_signals(&before);
+    wr_signals_hold(&before);
     error = wr_runtime_keep(rt, (uintptr_t)address);
-    let_signals(&before);
+    wr_signals_let(&before);
     return error;
 }
 
@@ -430,11 +411,11 @@ int weir_backend_drain(struct weir_runtime *rt, uint32_t number)
         return WEIR_EINVAL;
     if (wr_runtime_is_forked())
         return WEIR_EFORKED;
-    hold_signals(&before);
+    wr_signals_hold(&before);
     wr_lock_take(&rt->backends_lock);
     error = wr_swap_drain(rt->swap, number);
     wr_lock_drop(&rt->backends_lock);
-    let_signals(&before);
+    wr_signals_let(&before);
     return error;
 }
 
@@ -451,11 +432,11 @@ int weir_backend_move(struct weir_runtime *rt, uint32_t from, uint32_t to, uint6
         return WEIR_EINVAL;
     if (wr_runtime_is_forked())
         return WEIR_EFORKED;
-    hold_signals(&before);
+    wr_signals_hold(&before);
     wr_lock_take(&rt->backends_lock);
     error = wr_swap_move(rt->swap, from, to, bytes / WEIR_PAGE_BYTES, &moved);
     wr_lock_drop(&rt->backends_lock);
-    let_signals(&before);
+    wr_signals_let(&before);
     if (moved_p)
         *moved_p = moved * WEIR_PAGE_BYTES;
     return error;

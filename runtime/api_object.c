@@ -2,24 +2,10 @@
 
 /* Api: every function of weir_object.h: judge the arguments, then one call inward. */
 
-#include <pthread.h>
-#include <signal.h>
-
 #include <weir/weir_object.h>
 
+#include "runtime/base/signals.h"
 #include "runtime/runtime.h"
-
-/* While pages may be locked: as in api.c. */
-static void hold_signals(sigset_t *before)
-{
-    sigset_t all;
-
-    sigfillset(&all);
-    sigdelset(&all, SIGSEGV);
-    sigdelset(&all, SIGBUS);
-    sigdelset(&all, SIGABRT);
-    pthread_sigmask(SIG_SETMASK, &all, before);
-}
 
 int weir_object_create(struct weir_runtime *rt, uint64_t bytes,
                        const struct weir_region_options *options, struct weir_object **object_p)
@@ -34,9 +20,9 @@ int weir_object_create(struct weir_runtime *rt, uint64_t bytes,
         return WEIR_EFORKED;
     if (options && options->reattach)
         return WEIR_ENOSUPPORT;
-    hold_signals(&before);
+    wr_signals_hold(&before);
     error = wr_runtime_create(rt, bytes, options ? options->name : NULL, object_p);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    wr_signals_let(&before);
     return error;
 }
 
@@ -48,9 +34,9 @@ int weir_object_close(struct weir_object *object)
         return WEIR_OK;
     if (wr_runtime_is_forked())
         return WEIR_EFORKED;
-    hold_signals(&before);
+    wr_signals_hold(&before);
     wr_runtime_close_object(object);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    wr_signals_let(&before);
     return WEIR_OK;
 }
 

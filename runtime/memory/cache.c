@@ -183,8 +183,8 @@ void wr_cache_put(struct wr_cache *cache, uint32_t first_frame, bool is_useful)
     }
     cache->put_at[chunk] = cache->takes;
     push(cache, use, chunk);
-    if (use ==
-        WR_CACHE_SPARE) /* the next to be taken: its memory may be in the processor's cache */
+    /* A spare one is the next to be taken: its memory may be in the processor's cache. */
+    if (use == WR_CACHE_SPARE)
         rotate(&cache->queues[use], cache->chunk_count);
     wr_lock_drop(&cache->lock);
 }

@@ -123,6 +123,13 @@ static inline int64_t wr_frames_free(const struct wr_frames *frames)
     return atomic_load_explicit(&frames->free, memory_order_relaxed);
 }
 
+/* Where reclaim ends: high, and what it is boosted by. */
+static inline int64_t wr_frames_goal(const struct wr_frames *frames)
+{
+    return atomic_load_explicit(&frames->high, memory_order_relaxed) +
+           2 * atomic_load_explicit(&frames->boost, memory_order_relaxed);
+}
+
 static inline bool wr_frames_is_low(const struct wr_frames *frames)
 {
     return wr_frames_free(frames) < atomic_load_explicit(&frames->low, memory_order_relaxed);

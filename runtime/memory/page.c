@@ -320,14 +320,17 @@ static bool is_cached_dirty(enum wr_page_state state)
     return state == WR_PAGE_CACHED_DIRTY || state == WR_PAGE_CACHED_WRITING;
 }
 
-enum class { CLASS_NONE, CLASS_OF_REGION, CLASS_AHEAD, CLASS_PENDING };
+enum content { CONTENT_NONE, CONTENT_OF_REGION, CONTENT_AHEAD, CONTENT_PENDING };
 
-static enum class class_of(uint64_t w0) {
+static enum content content_of(uint64_t w0)
+{
     enum wr_page_state state = state_of(w0);
 
-    if (is_cached_dirty(state)) return CLASS_PENDING;
-    if (!wr_state_is_charged(state) && !wr_state_is_cached(state)) return CLASS_NONE;
-    return (w0 >> FLAG_SHIFT) & WR_PAGE_AHEAD ? CLASS_AHEAD : CLASS_OF_REGION;
+    if (is_cached_dirty(state))
+        return CONTENT_PENDING;
+    if (!wr_state_is_charged(state) && !wr_state_is_cached(state))
+        return CONTENT_NONE;
+    return (w0 >> FLAG_SHIFT) & WR_PAGE_AHEAD ? CONTENT_AHEAD : CONTENT_OF_REGION;
 }
 
 /* A chunk has the number of its region from before the first of its pages is there until after the
@@ -335,20 +338,20 @@ static enum class class_of(uint64_t w0) {
  * which is nobody's. */
 static void count_classes(const struct wr_pages *pages, const struct wr_hold *hold)
 {
-    enum class was = class_of(hold->was), is = class_of(hold->w0);
+    enum content was = content_of(hold->was), is = content_of(hold->w0);
     uint32_t region;
 
     if (was == is)
         return;
-    if ((was == CLASS_AHEAD) != (is == CLASS_AHEAD))
-        atomic_fetch_add_explicit(&pages->stats->ahead, is == CLASS_AHEAD ? 1 : -1,
+    if ((was == CONTENT_AHEAD) != (is == CONTENT_AHEAD))
+        atomic_fetch_add_explicit(&pages->stats->ahead, is == CONTENT_AHEAD ? 1 : -1,
                                   memory_order_relaxed);
-    if ((was == CLASS_OF_REGION) == (is == CLASS_OF_REGION))
+    if ((was == CONTENT_OF_REGION) == (is == CONTENT_OF_REGION))
         return;
     region = atomic_load_explicit(&pages->chunks[hold->number / WR_CHUNK_PAGES].region,
                                   memory_order_relaxed);
     atomic_fetch_add_explicit(&pages->present[region].pages,
-                              is == CLASS_OF_REGION ? 1u : UINT32_MAX, memory_order_relaxed);
+                              is == CONTENT_OF_REGION ? 1u : UINT32_MAX, memory_order_relaxed);
 }
 
 static void count_states(const struct wr_pages *pages, const struct wr_hold *hold)

@@ -243,8 +243,8 @@ int wr_space_map_object(struct wr_space *space, uint64_t bytes, const char *name
 void wr_space_readdress(struct wr_space *space, struct wr_region *region, uint64_t addr,
                         uint64_t reserve_bytes)
 {
-    wr_space_set_place(space, region,
-                       false); /* nowhere meanwhile: the old addresses may be another's */
+    /* Nowhere meanwhile: the old addresses may be another's. */
+    wr_space_set_place(space, region, false);
     wr_region_readdress(region, addr, reserve_bytes);
     wr_space_set_place(space, region, true);
 }

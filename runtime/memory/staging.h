@@ -101,4 +101,10 @@ static inline bool wr_extent_holds(const struct wr_extent *extent, uint32_t inde
            1;
 }
 
+/* Pages that wait to be written: a hint. */
+static inline uint32_t wr_staging_waiting(const struct wr_staging *staging)
+{
+    return atomic_load_explicit(&staging->live_count, memory_order_relaxed);
+}
+
 uint64_t wr_staging_metadata(const struct wr_staging *staging);

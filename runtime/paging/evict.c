@@ -204,11 +204,6 @@ static uint32_t drop_pages(struct wr_evict *e, const uint32_t *pages, uint32_t c
 
 /* --- Staging what must be written ------------------------------------------------------------ */
 
-static uint32_t waiting_to_be_written(const struct wr_evict *e)
-{
-    return atomic_load_explicit(&e->space->staging.live_count, memory_order_relaxed);
-}
-
 /* Pages that are not written yet, because they may be wanted again. Nobody waits for that. */
 uint64_t wr_evict_deferred(const struct wr_evict *e)
 {
@@ -219,7 +214,7 @@ uint64_t wr_evict_deferred(const struct wr_evict *e)
 
 uint64_t wr_evict_staged(const struct wr_evict *e)
 {
-    return waiting_to_be_written(e) + (e->extent ? e->extent->fill : 0);
+    return wr_staging_waiting(&e->space->staging) + (e->extent ? e->extent->fill : 0);
 }
 
 /* An extent is queued when it is full, or it would be written in part. */
@@ -229,7 +224,7 @@ uint64_t wr_evict_missing(const struct wr_evict *e)
 
     if (staged < target)
         return target - staged;
-    return waiting_to_be_written(e) < WR_EVICT_LOT ? WR_EVICT_LOT : 0;
+    return wr_staging_waiting(&e->space->staging) < WR_EVICT_LOT ? WR_EVICT_LOT : 0;
 }
 
 static void revoked(struct wr_evict *e, struct wr_victim *victim, const struct wr_revoke *revoke)

@@ -46,8 +46,7 @@ static bool is_store(const struct fault *f, enum wr_page_state state)
            state == WR_PAGE_RESIDENT_WRITING || state == WR_PAGE_RESIDENT_DIRTY;
 }
 
-/* --- Being read, or mapped already
- * -------------------------------------------------------------------------- */
+/* --- Being read, or mapped already ----------------------------------------------------------- */
 
 /* Somebody else reads it: wait for that. */
 static int join_read(struct fault *f)

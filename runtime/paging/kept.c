@@ -20,8 +20,7 @@ static void condemn(const struct wr_space *space)
     region = wr_space_oldest_kept(space, WR_KEEP_KEPT, true);
     if (!region)
         return;
-    /* Before it is seen to be condemned; one that is reattached just now has no use for the hand.
-     */
+    /* Before it is seen to be condemned; one that is reattached now has no use for the hand. */
     region->kept_hand = region->first;
     if (atomic_compare_exchange_strong(&region->keep, &expected, WR_KEEP_SPENT))
         wr_stats_count(space->stats, WR_COUNT_regions_forgotten);

@@ -13,8 +13,8 @@
 #define STUCK_TRIES    20 /* fruitless rounds, a millisecond apart, before waiters are refused */
 #define NS_MILLISECOND 1000000ull
 #define GRACE_NS       (100 * NS_MILLISECOND) /* a cluster that does not fill up waits so long */
-#define FADE           8u
-#define KPAGED_TRIES   2 /* milliseconds that kpaged has to fill empty lists, if nobody waits */
+#define FADE           8u /* of what is remembered, one part is forgotten each time */
+#define KPAGED_TRIES   2  /* milliseconds that kpaged has to fill empty lists, if nobody waits */
 
 struct range {
     uint32_t page, count;
@@ -64,28 +64,23 @@ static enum wr_aging_mode mode_now(const struct wr_reclaim *r)
     return wr_aging_mode_now(&r->space->frames);
 }
 
-static uint32_t waiting_to_be_written(const struct wr_reclaim *r)
-{
-    return atomic_load_explicit(&r->space->staging.live_count, memory_order_relaxed);
-}
-
 /* When what is staged should go even though it fills no cluster; never, when nothing is. */
 static uint64_t grace_end(const struct wr_reclaim *r)
 {
-    return r->evict.extent || waiting_to_be_written(r) > 0 ? r->evict.staged_ns + GRACE_NS
-                                                           : WR_FOREVER;
+    return r->evict.extent || wr_staging_waiting(&r->space->staging) > 0
+               ? r->evict.staged_ns + GRACE_NS
+               : WR_FOREVER;
 }
 
 /* --- Writing ---------------------------------------------------------------------------------- */
 
-/* Submit what is staged, all but so many, in whole clusters; or everything when it must be. False:
- * nothing more can be begun now. */
+/* Submit what is staged, all but so many, in whole clusters; or everything when it must be. */
 static enum round write_staged(struct wr_reclaim *r, uint64_t but, bool everything)
 {
     enum round result = ROUND_STUCK;
 
     r->launder_error = WEIR_OK;
-    while (waiting_to_be_written(r) >= (everything ? 1 : BATCH) &&
+    while (wr_staging_waiting(&r->space->staging) >= (everything ? 1 : BATCH) &&
            (everything || wr_evict_staged(&r->evict) >= but + BATCH)) {
         r->evict.tries_writing = true;
         switch (r->space->pager->ops->launder(r->lane)) {
@@ -379,7 +374,7 @@ static int64_t shortage(const struct wr_reclaim *r)
 {
     const struct wr_frames *frames = &r->space->frames;
 
-    return mark_of(&frames->high) + 2 * mark_of(&frames->boost) - wr_frames_free(frames) -
+    return wr_frames_goal(frames) - wr_frames_free(frames) -
            (int64_t)r->space->pager->ops->coming(r->lane);
 }
 

@@ -15,8 +15,7 @@ int wr_touch_judge(const struct fault *f, enum wr_hosted hosted)
     case WR_HOST_NOMEM: return WR_KERNEL_FULL;
     case WR_HOST_GONE:
         if (wr_is_away(wr_touch_addr(f)))
-            return WEIR_ENOENT; /* its process has ended, or has unmapped it: that is its business
-                                 */
+            return WEIR_ENOENT; /* its process has ended, or unmapped it: its own business */
         wr_event(&f->space->events, WEIR_FAILURE, WEIR_ENOENT, 0, wr_touch_addr(f),
                  "the program has unmapped or remapped part of a region by its own munmap, mmap or "
                  "mremap; use weir_unmap() and weir_advise()");

@@ -166,8 +166,7 @@ static uint32_t take_frames(const struct wr_swap_lane *lane, const struct wr_slo
     /* A cluster that comes free takes more of those that wait to be written than it held. */
     if (wr_slots_free_clusters(slots) == 0)
         taken = wr_frames_take_reserve(frames, most);
-    else if (atomic_load_explicit(&space_of(lane)->staging.live_count, memory_order_relaxed) <
-             BACKLOG_MOST)
+    else if (wr_staging_waiting(&space_of(lane)->staging) < BACKLOG_MOST)
         taken = wr_frames_take_spare(frames, most);
     if (taken >= least(live, STEP_LEAST))
         return taken;

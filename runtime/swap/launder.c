@@ -346,8 +346,7 @@ static uint32_t shed_segment(struct wr_space *space, struct wr_segment *segment)
  * gather there, and memory has room for them. */
 static bool is_short(const struct wr_frames *frames)
 {
-    return wr_frames_is_wanted(frames) ||
-           wr_frames_free(frames) < atomic_load(&frames->high) + 2 * atomic_load(&frames->boost);
+    return wr_frames_is_wanted(frames) || wr_frames_free(frames) < wr_frames_goal(frames);
 }
 
 /* No slot is free: what of staging is of no use? How many frames came free. */

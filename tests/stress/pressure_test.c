@@ -21,20 +21,6 @@
 #define FRAMES  (BUDGET / PAGE)
 #define CLUSTER ((uint64_t)WEIR_CLUSTER_SLOTS)
 
-static struct weir_stats at_rest(struct weir_runtime *rt)
-{
-    struct weir_stats before = real_stats(rt), now = before;
-
-    for (int i = 0; i < 100; i++) {
-        usleep(300000); /* longer than what fills no cluster waits for company */
-        now = real_stats(rt);
-        if (memcmp(&before, &now, sizeof(now)) == 0)
-            break;
-        before = now;
-    }
-    return now;
-}
-
 static void read_all(const void *memory, size_t pages)
 {
     const volatile uint64_t *words = memory;
@@ -65,14 +51,14 @@ Test(pressure, kswapd_begins_below_low_and_ends_at_high)
     memory = real_map(rt, 2 * BUDGET);
     stored = real_stats(rt).free_bytes / PAGE - low;
     real_fill(memory, stored, 1);
-    s = at_rest(rt);
+    s = real_at_rest(rt);
     cr_assert_eq(s.free_bytes / PAGE, low);
     cr_expect_eq(s.reclaim_wakeups, 0);
     cr_expect_eq(s.reclaim_marked, 0);
     cr_expect_eq(s.pages_written, 0);
 
     real_fill(memory + stored * PAGE, 1, 1);
-    s = at_rest(rt);
+    s = real_at_rest(rt);
     free_pages = s.free_bytes / PAGE;
     cr_expect_eq(s.reclaim_wakeups, 1);
     cr_expect_geq(free_pages, high);
@@ -179,10 +165,10 @@ Test(pressure, nothing_is_written_while_clean_pages_are_there)
     cr_assert_eq(weir_unmap(others), WEIR_OK);
     for (int pass = 0; pass < 3; pass++)
         real_check(memory, 2 * FRAMES, 1);
-    before = at_rest(rt);
+    before = real_at_rest(rt);
     for (int pass = 0; pass < 5; pass++)
         real_check(memory, 2 * FRAMES, 1);
-    after = at_rest(rt);
+    after = real_at_rest(rt);
     cr_assert_gt(after.reclaim_free_tries, before.reclaim_free_tries + 20);
     cr_expect_eq(after.reclaim_write_tries, before.reclaim_write_tries, "R grew by %llu",
                  (unsigned long long)(after.reclaim_write_tries - before.reclaim_write_tries));
@@ -284,7 +270,7 @@ Test(pressure, a_stream_of_fresh_memory_writes_itself_and_nothing_else)
     cr_assert_eq(weir_unmap(memory), WEIR_OK);
     memory = real_map(rt, pages * PAGE);
     others = written_of(hot);
-    all = at_rest(rt).pages_written;
+    all = real_at_rest(rt).pages_written;
     stream_beside(memory, pages, hot, hot_pages);
     others = written_of(hot) - others;
     all = real_stats(rt).pages_written - all;
@@ -303,12 +289,12 @@ Test(pressure, random_touches_are_hardly_read_ahead_of)
     uint64_t seed = 7, wasted, read;
 
     real_fill(memory, 4 * FRAMES, 1);
-    before = at_rest(rt);
+    before = real_at_rest(rt);
     for (int i = 0; i < 60000; i++) {
         seed = seed * 6364136223846793005u + 1442695040888963407u;
         (void)*(volatile char *)(memory + (seed >> 20) % (4 * FRAMES) * PAGE);
     }
-    after = at_rest(rt);
+    after = real_at_rest(rt);
     read = after.reads_demand - before.reads_demand + after.reads_ahead - before.reads_ahead;
     wasted = after.reads_ahead - before.reads_ahead -
              (after.reads_ahead_hit - before.reads_ahead_hit);

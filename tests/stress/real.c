@@ -4,7 +4,9 @@
 #include <setjmp.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 struct real_events real_events;
 
@@ -150,4 +152,18 @@ int real_load_gives(const volatile void *address)
         (void)*(const volatile char *)address;
     sigaction(SIGSEGV, &before, NULL);
     return number;
+}
+
+struct weir_stats real_at_rest(struct weir_runtime *rt)
+{
+    struct weir_stats before = real_stats(rt), now = before;
+
+    for (int i = 0; i < 100; i++) {
+        usleep(300000); /* longer than what fills no cluster waits for company */
+        now = real_stats(rt);
+        if (memcmp(&before, &now, sizeof(now)) == 0)
+            break;
+        before = now;
+    }
+    return now;
 }

@@ -36,6 +36,8 @@ struct weir_runtime *real_open_with(const struct weir_options *options);
 void *real_map(struct weir_runtime *rt, uint64_t bytes);
 char *real_map_reserve(struct weir_runtime *rt, uint64_t bytes, uint64_t reserve);
 struct weir_stats real_stats(struct weir_runtime *rt);
+/* The same, when nothing moves any more. */
+struct weir_stats real_at_rest(struct weir_runtime *rt);
 
 /* Write a recognisable number into every page / check it. */
 void real_fill(void *memory, size_t pages, uint64_t salt);

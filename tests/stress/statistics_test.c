@@ -57,21 +57,6 @@ static void load_regions(void *const *memory, size_t regions)
         pthread_join(loaders[i].thread, NULL);
 }
 
-/* Wait until nothing moves any more. */
-static struct weir_stats at_rest(struct weir_runtime *rt)
-{
-    struct weir_stats before = real_stats(rt), now = before;
-
-    for (int i = 0; i < 100; i++) {
-        usleep(300000); /* longer than what fills no cluster waits for company */
-        now = real_stats(rt);
-        if (memcmp(&before, &now, sizeof(now)) == 0)
-            break;
-        before = now;
-    }
-    return now;
-}
-
 /* Requirements, table of the twenty statistics. Letters as there. */
 static void check_identities(const struct weir_stats *s)
 {
@@ -116,7 +101,7 @@ Test(statistics, the_twenty_keep_their_identities_under_load)
     struct weir_stats s;
 
     load_regions(memory, 1);
-    s = at_rest(rt);
+    s = real_at_rest(rt);
     check_identities(&s);
     cr_assert_gt(s.cache_found_marked, 0, "the load has found nothing that was being written");
     cr_assert_gt(s.pages_elided_zero, 0);
@@ -143,7 +128,7 @@ Test(statistics, regions_add_up_to_the_whole)
     uint32_t regions = 0;
 
     load_regions(memory, 2); /* the third is only there */
-    s = at_rest(rt);
+    s = real_at_rest(rt);
     for (; weir_region_get(rt, regions, &one) == WEIR_OK; regions++) {
         cr_expect_eq(one.address, memory[regions]);
         cr_expect_eq(one.bytes, PAGES * PAGE);
@@ -228,7 +213,7 @@ Test(statistics, threads_wait_for_nothing_but_what_is_listed)
     struct weir_stats s;
 
     load_regions(memory, 2);
-    s = at_rest(rt);
+    s = real_at_rest(rt);
 #define LOOK(reason, meaning)                                      \
     cr_expect(is_permitted(#reason) || s.time_##reason.count == 0, \
               "%llu times: " #reason ", " meaning, (unsigned long long)s.time_##reason.count);
