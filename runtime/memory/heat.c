@@ -68,5 +68,5 @@ uint32_t wr_page_distance(const struct wr_pages *pages, const struct wr_hold *ho
     uint32_t now = atomic_load_explicit(&pages->evictions, memory_order_relaxed);
     uint32_t shadow = wr_hold_shadow(hold);
 
-    return shadow == WR_SHADOW_NONE ? UINT32_MAX : (now - shadow) & WR_SHADOW_MAX;
+    return shadow == WR_SHADOW_NONE ? WR_DISTANCE_NONE : (now - shadow) & WR_SHADOW_MAX;
 }

@@ -18,7 +18,8 @@
  * one that was only read ahead, and never mapped, does not. */
 void wr_page_evict(struct wr_pages *pages, struct wr_hold *hold, enum wr_page_state from);
 
-/* Evictions since the page left; UINT32_MAX: it left no shadow. */
+/* Evictions since the page left. */
+#define WR_DISTANCE_NONE UINT32_MAX /* it left no shadow */
 uint32_t wr_page_distance(const struct wr_pages *pages, const struct wr_hold *hold);
 
 /* The heat of a page's group; and a page of it proves itself. Any thread. Signal. */

@@ -61,9 +61,9 @@ void wr_aging_wanted(struct wr_aging *aging)
 
 bool wr_aging_rises(struct wr_aging *aging, uint32_t distance)
 {
-    if (!wr_policy_is_soon(distance, wr_frames_total(&aging->space->frames)))
-        return false;
-    return !atomic_load_explicit(&aging->is_vain, memory_order_relaxed) ||
+    if (!atomic_load_explicit(&aging->is_vain, memory_order_relaxed))
+        return wr_policy_is_soon(distance, wr_frames_total(&aging->space->frames));
+    return distance != WR_DISTANCE_NONE &&
            atomic_fetch_add_explicit(&aging->returned, 1, memory_order_relaxed) % WR_VAIN_RISE == 0;
 }
 
@@ -196,7 +196,7 @@ static void find_lost(struct wr_aging *aging)
     uint64_t small = wr_arrivals_count(&aging->small);
     uint64_t end = page_end(aging);
 
-    /* Not before there is room for them; of a budget that grew, a tenth may be more than that. */
+    /* Not before there is room for them; of a budget that grew, its share may be more than that. */
     if (lost == aging->lost_seen || small > aging->small.room / 4 ||
         wr_policy_is_small_due(small, wr_frames_total(&aging->space->frames)))
         return;

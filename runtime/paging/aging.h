@@ -69,7 +69,7 @@ struct wr_aging {
 
     /* What asking pages is worth (policy.h); any thread, relaxed: counts and a hint. */
     _Atomic(uint32_t) wanted;   /* pages that were touched while kswapd had them cached */
-    _Atomic(uint32_t) returned; /* that came back soon, while asking is vain            */
+    _Atomic(uint32_t) returned; /* that came back, while asking is vain                 */
     _Atomic(bool) is_vain;      /* set by kswapd                                        */
 
     struct wr_list lists[WR_REGIONS_MAX + 1]; /* by number of the region */

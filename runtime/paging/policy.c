@@ -2,7 +2,8 @@
 #include "runtime/paging/policy.h"
 
 #define PASSING_SHARE 20u /* a twentieth of memory */
-#define SMALL_SHARE   10u /* a tenth */
+#define SMALL_SHARE   20u /* likewise */
+#define SOON_SHARE    4u  /* a quarter as many evictions as there is memory */
 
 #define HEAT_MOST 255u
 
@@ -30,7 +31,7 @@ bool wr_policy_is_small_due(uint64_t small, uint64_t frames)
 
 bool wr_policy_is_soon(uint32_t distance, uint64_t frames)
 {
-    return distance < frames;
+    return distance < frames / SOON_SHARE;
 }
 
 bool wr_policy_is_vain(bool is_vain, uint64_t wanted, uint64_t unmapped)

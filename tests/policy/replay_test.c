@@ -132,12 +132,12 @@ Test(replay, nine_of_ten_victims_are_cold_where_hot_pages_lie_together)
     cr_expect_geq(ours, lru, "%.4f, lru %.4f", ours, lru);
 }
 
-/* Where they do not, each has to be asked for itself, at the price of a fault: 0.75 of the victims
+/* Where they do not, each has to be asked for itself, at the price of a fault: 0.88 of the victims
  * are cold, 0.57 by chance, 0.95 by exact LRU, which sees every touch. */
 Test(replay, scattered_hot_pages_are_told_better_than_by_chance)
 {
     double ours = cold_share(REPLAY_WEIR, true), fifo = cold_share(REPLAY_FIFO, true);
 
-    cr_expect_geq(ours, 0.7, "%.4f", ours);
-    cr_expect_geq(ours, fifo + 0.1, "%.4f, fifo %.4f", ours, fifo);
+    cr_expect_geq(ours, 0.87, "%.4f", ours);
+    cr_expect_geq(ours, fifo + 0.25, "%.4f, fifo %.4f", ours, fifo);
 }

@@ -134,16 +134,16 @@ Test(aging, nothing_is_found_where_nothing_is)
     wr_aging_close(NULL);
 }
 
-Test(aging, the_small_queue_gives_its_oldest_while_it_is_more_than_a_tenth)
+Test(aging, the_small_queue_gives_its_oldest_while_it_is_more_than_a_twentieth)
 {
     open_aging();
-    bring_many(700, ROOM_TOTAL / 10 + 50, WR_PAGE_RESIDENT_DIRTY, false);
+    bring_many(700, ROOM_TOTAL / 20 + 50, WR_PAGE_RESIDENT_DIRTY, false);
     bring_many(0, 100, WR_PAGE_RESIDENT_DIRTY, true);
     cr_expect_eq(wr_aging_pass(aging, 60), 60);
     cr_expect_eq(wr_aging_listed(aging), 60);
     cr_expect_eq(wr_aging_listed_of(aging, region->number), 60);
     expect_victims(collect(WR_VICTIMS_LISTED, 50), 700, 50);
-    expect_victims(collect(WR_VICTIMS_LISTED, 10), 0, 10); /* the tenth is not exceeded any more */
+    expect_victims(collect(WR_VICTIMS_LISTED, 10), 0, 10); /* the share is not exceeded any more */
     cr_expect_eq(wr_aging_listed(aging), 0);
 }
 
@@ -250,7 +250,7 @@ Test(aging, pages_that_found_no_room_are_looked_for)
     cr_expect_eq(wr_aging_pass(aging, 50), 50);
 }
 
-/* A tenth of a budget that was made much larger is more than the queue has room for. */
+/* The share of a budget that was made much larger is more than the queue has room for. */
 Test(aging, nobody_looks_for_pages_while_there_is_no_room_for_them)
 {
     const struct wr_frame_marks marks = {ROOM_MIN, ROOM_LOW, ROOM_HIGH};
@@ -518,8 +518,8 @@ static uint32_t rising(uint32_t count, uint32_t distance)
 Test(aging, who_is_back_soon_rises_while_asking_is_worth_it)
 {
     open_aging();
-    cr_expect_eq(rising(160, ROOM_TOTAL - 1), 160u);
-    cr_expect_eq(rising(160, ROOM_TOTAL), 0u, "not soon");
+    cr_expect_eq(rising(160, ROOM_TOTAL / 4 - 1), 160u);
+    cr_expect_eq(rising(160, ROOM_TOTAL / 4), 0u, "not soon");
     ask_pages(ROOM_TOTAL / 20);
     cr_expect_eq(rising(160, 0), 160u);
 }
@@ -529,7 +529,8 @@ Test(aging, in_a_loop_one_of_sixteen_rises)
     open_aging();
     ask_pages(0);
     cr_expect_eq(rising(160, 0), 160u / WR_VAIN_RISE);
-    cr_expect_eq(rising(160, ROOM_TOTAL), 0u);
+    cr_expect_eq(rising(160, 2 * ROOM_TOTAL), 160u / WR_VAIN_RISE, "however long it was away");
+    cr_expect_eq(rising(160, WR_DISTANCE_NONE), 0u, "no shadow");
     ask_pages(ROOM_TOTAL / 120);
     cr_expect_eq(rising(160, 0), 160u / WR_VAIN_RISE, "a sixtieth: not yet");
     ask_pages(ROOM_TOTAL / 20);

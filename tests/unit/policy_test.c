@@ -6,17 +6,17 @@
 
 #include <criterion/criterion.h>
 
-Test(policy, the_small_queue_is_a_tenth)
+Test(policy, the_small_queue_is_a_twentieth)
 {
-    cr_expect(!wr_policy_is_small_due(100, 1000));
-    cr_expect(wr_policy_is_small_due(101, 1000));
+    cr_expect(!wr_policy_is_small_due(50, 1000));
+    cr_expect(wr_policy_is_small_due(51, 1000));
     cr_expect(!wr_policy_is_small_due(0, 0));
 }
 
-Test(policy, soon_is_within_as_many_evictions_as_there_are_frames)
+Test(policy, soon_is_within_a_quarter_as_many_evictions_as_there_are_frames)
 {
-    cr_expect(wr_policy_is_soon(999, 1000));
-    cr_expect(!wr_policy_is_soon(1000, 1000));
+    cr_expect(wr_policy_is_soon(249, 1000));
+    cr_expect(!wr_policy_is_soon(250, 1000));
     cr_expect(!wr_policy_is_soon(UINT32_MAX, 1u << 31), "no shadow");
 }
 
