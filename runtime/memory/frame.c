@@ -3,9 +3,10 @@
 
 #include "runtime/base/lock.h"
 
-#define MIN_FLOOR 64 /* pages: below this a mark would be a matter of luck */
-#define SPINS_MAX 64
-#define PER_MILLE 1000
+#define MIN_FLOOR    64 /* pages: below this a mark would be a matter of luck */
+#define DOOR_LOOK_NS 50000
+#define SPINS_MAX    64
+#define PER_MILLE    1000
 
 #define BOOST_FIRST 256 /* pages: half a cluster */
 #define BOOST_LEAST 128 /* of total: the most that it may be where nothing is written, ... */
@@ -88,16 +89,37 @@ static void warn(struct wr_frames *frames, int64_t left)
         frames->pressure(frames->pressure_context);
 }
 
-static void door_take(struct wr_frames *frames)
+/* Acquire: pairs with the release of door_drop(). */
+static bool door_try(struct wr_frames *frames)
 {
-    /* Acquire and release pair within this file. */
-    for (int spins = 0; atomic_exchange_explicit(&frames->door, 1, memory_order_acquire); spins++) {
-        if (spins < SPINS_MAX)
-            wr_lock_relax();
-        else
-            frames->host->ops->yield(frames->host);
+    return atomic_exchange_explicit(&frames->door, 1, memory_order_acquire) == 0;
+}
+
+/* It is held for a few instructions, but its holder may have been stopped in them; and a thread of
+ * real-time priority would yield to him for ever. */
+static void door_wait(struct wr_frames *frames)
+{
+    static const uint32_t nothing;
+    struct wr_host *host = frames->host;
+    uint64_t begun = host->ops->now_ns(host);
+
+    host->ops->yield(host);
+    while (!door_try(frames)) {
+        host->ops->park(host, &nothing, 0, host->ops->now_ns(host) + DOOR_LOOK_NS);
         wr_lock_point();
     }
+    wr_stats_time(frames->stats, WR_TIME_frame, host->ops->now_ns(host) - begun);
+}
+
+static void door_take(struct wr_frames *frames)
+{
+    for (int spins = 0; spins < SPINS_MAX; spins++) {
+        if (door_try(frames))
+            return;
+        wr_lock_relax();
+        wr_lock_point();
+    }
+    door_wait(frames);
 }
 
 static void door_drop(struct wr_frames *frames)

@@ -24,13 +24,18 @@ void wr_gate_leave(struct wr_pass pass)
     atomic_fetch_sub(pass.inside, 1);
 }
 
-static void drain_phase(struct wr_host *host, uint32_t phase)
+static void look_later(struct wr_host *host)
 {
     static const uint32_t nothing;
 
+    host->ops->park(host, &nothing, 0, host->ops->now_ns(host) + LOOK_EVERY_NS);
+}
+
+static void drain_phase(struct wr_host *host, uint32_t phase)
+{
     for (uint32_t i = 0; i < WR_GATE_SHARDS; i++)
         while (atomic_load(&wr_gate.shard[i].inside[phase]) != 0) {
-            host->ops->park(host, &nothing, 0, host->ops->now_ns(host) + LOOK_EVERY_NS);
+            look_later(host);
             wr_lock_point();
         }
 }
@@ -39,8 +44,9 @@ void wr_gate_wait(struct wr_host *host)
 {
     uint32_t phase;
 
+    /* Parked, not yielding: a real-time thread yields to none of those below it. */
     while (pthread_mutex_trylock(&wr_gate.waiting) != 0)
-        host->ops->yield(host);
+        look_later(host);
     phase = atomic_load(&wr_gate.phase);
     drain_phase(host, 1 - phase); /* stragglers of the wait before */
     atomic_store(&wr_gate.phase, 1 - phase);

@@ -45,19 +45,22 @@ static void discard_run(struct wr_swap_lane *lane, struct wr_swap_backend *backe
 }
 
 /* Discard one run that has rested, mark what rests from now on. True: a run was discarded, and the
- * rest was not looked at. */
+ * next call goes on behind it. */
 static bool sweep(struct wr_swap_lane *lane, struct wr_swap_backend *backend, bool *again_p)
 {
     struct wr_slots *slots = &backend->slots;
+    uint32_t *hand = &lane->discard_hand[backend->number];
 
-    for (uint32_t i = 0; i < slots->cluster_count; i++) {
-        uint32_t run = rested_run(slots, i);
+    for (; *hand < slots->cluster_count; ++*hand) {
+        uint32_t run = rested_run(slots, *hand);
 
         if (run > 0) {
-            discard_run(lane, backend, i, run);
+            discard_run(lane, backend, *hand, run);
+            *hand += run;
             return true;
         }
     }
+    *hand = 0;
     for (uint32_t i = 0; i < slots->cluster_count; i++)
         if ((slots->marks[i] & WR_CLUSTER_USED) && wr_slots_live(slots, i) == 0) {
             slots->marks[i] |= WR_CLUSTER_RESTED;

@@ -134,13 +134,14 @@ struct wr_swap_lane {
     struct weir_channel *channels[WR_BACKENDS_MAX];
     struct wr_swap_backend *channel_of[WR_BACKENDS_MAX]; /* whose, by reference */
     uint32_t in_flight[WR_BACKENDS_MAX];
-    uint32_t writing[WR_BACKENDS_MAX]; /* writes in flight                                  */
-    uint32_t holding[WR_BACKENDS_MAX]; /* frames that they hold                             */
-    uint32_t coming;                   /* their sum                                         */
-    uint32_t turn;                     /* the back end that was written to last             */
-    struct wr_cleaner *cleaner;        /* allocated by the first that is needed             */
-    uint64_t discard_ns;               /* when free clusters are to be looked for           */
-    struct wr_fetch_request *requests; /* WR_LANE_REQUESTS, allocated by the first fetch()  */
+    uint32_t writing[WR_BACKENDS_MAX];      /* writes in flight                                  */
+    uint32_t holding[WR_BACKENDS_MAX];      /* frames that they hold                             */
+    uint32_t coming;                        /* their sum                                         */
+    uint32_t turn;                          /* the back end that was written to last             */
+    struct wr_cleaner *cleaner;             /* allocated by the first that is needed             */
+    uint64_t discard_ns;                    /* when free clusters are to be looked for           */
+    uint32_t discard_hand[WR_BACKENDS_MAX]; /* clusters before it were discarded, or do not rest */
+    struct wr_fetch_request *requests;      /* WR_LANE_REQUESTS, allocated by the first fetch()  */
     /* writes_max to a back end, allocated by the first write to one of that number. */
     struct wr_writeout *writeouts[WR_BACKENDS_MAX];
     uint32_t request_hand;

@@ -8,7 +8,7 @@ followed by name; a call through a table (ops->read) may be any function that a 
 What sleeps (park) must do so in a function that tells how long (wr_stats_time), or in one whose
 every caller does. What waits without telling (a mutex, a bell, a sleep) must not be reachable.
 The back end's own read is followed no further: wr_touch_out() times it whole. A spin that yields is
-seen by page_lock; the door of the frames' queue is held for a few instructions and yields too.
+seen by page_lock.
 """
 import json
 import pathlib
