@@ -89,15 +89,15 @@
     X(kept_bytes, ' ', "sum of all kept regions")
 
 /* Where a thread's time went, as histograms. */
-#define WEIR_TIME_MAP(X)                                                \
-    X(fault, "whole fault, from signal handler entry to return")        \
-    X(read, "waiting for one's own read")                               \
-    X(join, "waiting for a read begun by another")                      \
-    X(frame, "waiting for kswapd to free a frame")                      \
-    X(reader, "waiting because fault_readers were all in use")          \
-    X(page_lock, "waiting for another thread's work on the same page")  \
-    X(write, "a write request, from submission to completion")          \
-    X(memory, "waiting for the kernel, which had no memory for a page") \
+#define WEIR_TIME_MAP(X)                                                 \
+    X(fault, "whole fault, from signal handler entry to return")         \
+    X(read, "waiting for one's own read")                                \
+    X(join, "waiting for a read begun by another")                       \
+    X(frame, "waiting for kswapd to free a frame")                       \
+    X(reader, "waiting because fault_readers were all in use")           \
+    X(page_lock, "waiting for another thread at the same page or queue") \
+    X(write, "a write request, from submission to completion")           \
+    X(memory, "waiting for the kernel, which had no memory for a page")  \
     X(going, "waiting for the end of a region that is being taken away")
 
 /* bucket[0] counts below 256 ns, bucket[i] below 256 << i ns, the last everything above. */

@@ -108,7 +108,7 @@ static void door_wait(struct wr_frames *frames)
         host->ops->park(host, &nothing, 0, host->ops->now_ns(host) + DOOR_LOOK_NS);
         wr_lock_point();
     }
-    wr_stats_time(frames->stats, WR_TIME_frame, host->ops->now_ns(host) - begun);
+    wr_stats_time(frames->stats, WR_TIME_page_lock, host->ops->now_ns(host) - begun);
 }
 
 static void door_take(struct wr_frames *frames)
