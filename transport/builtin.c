@@ -18,6 +18,7 @@ static const struct weir_backend_ops *const built_in[] = {
     &weir_backend_mem,
     &weir_backend_file,
     &weir_backend_chaos,
+    &weir_backend_tcp,
 };
 
 #define BUILT_IN_COUNT (sizeof(built_in) / sizeof(built_in[0]))

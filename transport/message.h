@@ -33,7 +33,7 @@
     X(WELCOME, 4, 0, 0, false)     /* server: you are in                             */   \
     X(LEASE, 5, 0, 0, false)       /* client: lend me `count` slots                  */   \
     X(LEASED, 6, 16, 16, false)    /* server: lent, for `count` ms; the lease's name */   \
-    X(ATTACH, 7, 16, 16, false)    /* client: this connection is one of that lease   */   \
+    X(ATTACH, 7, 16, 16, false)    /* client: a line of that lease: its `slot`-th   */    \
     X(ATTACHED, 8, 0, 0, false)    /* server: `count` slots                          */   \
     X(RENEW, 9, 0, 0, false)       /* client: I live                                 */   \
     X(RENEWED, 10, 0, 0, false)    /* server: so do I, for `count` ms; see `pages`   */   \

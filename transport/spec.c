@@ -240,6 +240,7 @@ static int parse_value(const struct wr_spec_row *row, struct slice text, uint64_
         break;
     case WR_SPEC_SHARE: return parse_share(text, value_p);
     case WR_SPEC_WORD: return parse_word(text, row->words, value_p);
+    case WR_SPEC_TEXT: return WEIR_EINVAL; /* parse_text()'s */
     }
     if (error == WEIR_OK && (*value_p < row->least || *value_p > row->most))
         error = WEIR_EINVAL;
@@ -268,6 +269,9 @@ static void describe_row(const struct wr_spec_row *row, char *text, size_t room)
         for (const char *word = row->words; *word && length < room; word += strlen(word) + 1)
             length += (size_t)snprintf(text + length, room - length, "%s%s",
                                        word == row->words ? "" : " or ", word);
+        break;
+    case WR_SPEC_TEXT:
+        snprintf(text, room, "a path; %% must be followed by two hexadecimal digits, not 00");
         break;
     }
 }
@@ -308,6 +312,19 @@ static size_t row_index(const struct wr_spec_kind *kind, struct slice key)
     return i;
 }
 
+/* The first of several stays: the second is refused. */
+static int parse_text(struct slice text, char **value)
+{
+    char *plain = text.length ? malloc(text.length + 1) : NULL;
+
+    if (!plain || *value || decode(text, plain) != WEIR_OK) {
+        free(plain);
+        return *value ? WEIR_OK : WEIR_EINVAL;
+    }
+    *value = plain;
+    return WEIR_OK;
+}
+
 /* One "key=value". seen has a bit for each row that was set before. */
 static int parse_option(const struct wr_spec_kind *kind, struct slice option,
                         const struct weir_backend_env *env, uint64_t *seen, void *values)
@@ -318,19 +335,25 @@ static int parse_option(const struct wr_spec_kind *kind, struct slice option,
     const struct wr_spec_row *row = &kind->rows[index];
     struct slice value = {"", 0};
     uint64_t number;
+    int error;
 
     if (index == kind->row_count)
         return refuse_key(kind, key, env);
     if (equals)
         value = (struct slice){equals + 1, option.length - key.length - 1};
-    if (parse_value(row, value, &number) != WEIR_OK)
+    if (row->unit == WR_SPEC_TEXT)
+        error = parse_text(value, (char **)(void *)((char *)values + row->offset));
+    else
+        error = parse_value(row, value, &number);
+    if (error != WEIR_OK)
         return refuse_value(kind, row, value, env);
     if (*seen & 1ull << index) {
         wr_tell(env, WEIR_FAILURE, WEIR_EINVAL, 0, "%s: %s is given twice", kind->name, row->key);
         return WEIR_EINVAL;
     }
     *seen |= 1ull << index;
-    memcpy((char *)values + row->offset, &number, sizeof(number));
+    if (row->unit != WR_SPEC_TEXT)
+        memcpy((char *)values + row->offset, &number, sizeof(number));
     return WEIR_OK;
 }
 

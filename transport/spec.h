@@ -24,12 +24,14 @@ enum wr_spec_unit {
     WR_SPEC_BYTES, /* 4096, 64k, 1.5G, 2MiB; powers of 1024                              */
     WR_SPEC_COUNT, /* a whole number                                                     */
     WR_SPEC_SHARE, /* 0 to 1 with at most six digits after the point; kept in millionths */
-    WR_SPEC_WORD   /* one of the row's words; kept as its position                       */
+    WR_SPEC_WORD,  /* one of the row's words; kept as its position                       */
+    WR_SPEC_TEXT /* a path, decoded; kept as a char * for the caller to free, also after an error */
 };
 
 #define WR_SPEC_SHARE_ONE 1000000u
 
-/* One option. Its value is a uint64_t, at this offset of the kind's structure of options. */
+/* One option. Its value is a uint64_t (or a char *), at this offset of the kind's structure of
+ * options. */
 struct wr_spec_row {
     const char *key;
     enum wr_spec_unit unit;

@@ -137,10 +137,12 @@ struct weir_backend_ops {
  *   mem     memory of this process: the reference and the baseline; not counted in the budget
  *   file    a file or block device: io_uring, O_DIRECT, large aligned writes
  *   chaos   wraps another: delays, reorders, fails, shortens, damages, from one seed
+ *   tcp     the memory of another machine, lent by weir-memd over a connection
  */
 extern const struct weir_backend_ops weir_backend_mem;
 extern const struct weir_backend_ops weir_backend_file;
 extern const struct weir_backend_ops weir_backend_chaos;
+extern const struct weir_backend_ops weir_backend_tcp;
 
 /*
  * Make a kind of back end known by its name, for specifications. The ops must live on. Before the

@@ -1,0 +1,155 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+
+/*
+ * tcp: the memory of another machine, lent by a weir-memd over a stream.
+ *
+ *   line     one connection: a socket, and the session on it. One thread uses it at a time
+ *   lease    what the server lends us, under a name that only it and we know
+ *   control  the keeper's own line: the lease is renewed on it
+ *   seat     a line for a thread that faults: it sits down, asks, waits, gets up again
+ *   channel  a line with many requests in flight, for a thread of the runtime
+ *   keeper   a thread that opens lines, so that nobody else has to wait for that
+ *   patience how long a request outlives broken lines before it fails
+ *
+ * Always: a request is repeated on a new line only within one epoch and one lease, and the server
+ * ends a line before it serves the one that takes its number: so that nothing that was sent on a
+ * line that broke can overwrite what was written after. Where the epoch or the lease has gone
+ * everything is lost, and every request fails from then on; nothing is ever read from memory that
+ * was lent anew.
+ */
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <sys/uio.h>
+
+#include <weir/weir_backend.h>
+
+#include "transport/session.h"
+
+#define WR_TCP_SEATS    64u /* as many faults may wait for back ends at a time */
+#define WR_TCP_CHANNELS 64u
+#define WR_TCP_DEPTH    1024u
+
+struct wr_line {
+    int fd; /* non-blocking; -1: none */
+    uint64_t epoch;
+    uint64_t id; /* of the last request */
+    struct wr_session session;
+};
+
+/* Who a line is to be opened to, and as whom. */
+struct wr_line_target {
+    const char *host, *port;
+    const struct wr_key *key;
+    uint8_t client[WR_NAME_BYTES];
+    char label[WR_LABEL_BYTES];
+};
+
+/* Connect and prove ourselves, until the deadline. WEIR_OK, or an error that why says in words.
+ * Never in a signal handler. */
+#define WR_WHY_ROOM 160u
+int wr_line_open(struct wr_line *line, const struct wr_line_target *target, uint64_t deadline_ns,
+                 char why[WR_WHY_ROOM]);
+/* Signal. */
+void wr_line_close(struct wr_line *line);
+/* Whoever waits on it, in another thread, sees its end. */
+void wr_line_break(const struct wr_line *line);
+
+/* Send a message, with a payload that is not pages or none; wait for the answer, of at most room
+ * bytes of payload. WEIR_EIO: the line has broken. For control messages. */
+int wr_line_ask(struct wr_line *line, struct wr_message *message, const void *payload,
+                struct wr_message *answer_p, void *answer, size_t room, uint64_t deadline_ns);
+
+/* Send all, receive all, until the deadline; look for spin_ns before sleeping. False: the line has
+ * broken, or it is late. Signal. */
+bool wr_line_send(struct wr_line *line, const struct iovec *iov, int count, uint64_t deadline_ns);
+bool wr_line_receive(struct wr_line *line, void *bytes, size_t count, uint64_t spin_ns,
+                     uint64_t deadline_ns);
+
+uint64_t wr_line_now_ns(void);
+
+/* --- The back end ---------------------------------------------------------------------------- */
+
+enum wr_seat_state {
+    WR_SEAT_CLOSED, /* the keeper's: no line                   */
+    WR_SEAT_FREE,   /* anybody's                               */
+    WR_SEAT_TAKEN,  /* of one who asks                         */
+    WR_SEAT_BROKEN  /* the keeper's: to be closed              */
+};
+
+struct wr_seat {
+    _Atomic(uint32_t) state;
+    struct wr_line line; /* his whose turn it is by the state */
+};
+
+enum wr_link_state {
+    WR_LINK_OPEN,   /* the line is the channel's                           */
+    WR_LINK_BROKEN, /* the line is the keeper's: to be replaced            */
+    WR_LINK_NEW     /* the channel's again, which has not looked at it yet */
+};
+
+struct wr_tcp_channel;
+
+struct wr_tcp_options {
+    uint64_t size, patience, spin_us, timeout;
+    char *key;
+};
+
+struct wr_tcp {
+    struct weir_backend base; /* first */
+    /* Constant while open. */
+    const struct weir_backend_env *env;
+    struct wr_tcp_options options;
+    struct wr_line_target target;
+    struct wr_key key;
+    char *host; /* the target's, and its port behind it */
+    uint64_t slots, epoch;
+    uint8_t lease[WR_NAME_BYTES];
+
+    _Atomic(bool) is_lost; /* the pages are gone, for ever                          */
+    _Atomic(bool) is_away; /* nobody answers; requests wait for as long as patience */
+
+    struct wr_seat seats[WR_TCP_SEATS];
+    _Atomic(uint32_t) seats_wanted; /* that many are to be open            */
+    _Atomic(uint32_t) seats_freed;  /* grows: a futex for those who wait   */
+
+    /* Kept by `lock`: which channels there are. The keeper walks them. */
+    pthread_mutex_t lock;
+    struct wr_tcp_channel *channels[WR_TCP_CHANNELS];
+
+    /* The keeper's. */
+    pthread_t keeper;
+    int bell; /* eventfd; anybody rings, also in a signal handler */
+    _Atomic(bool) stop;
+    struct wr_line control;
+    uint64_t renew_ns, retry_ns, retry_wait_ns; /* when next; how long after that */
+};
+
+/* tcp_seat.c */
+int wr_tcp_read(struct weir_backend *backend, uint64_t slot, uint32_t pages, void *bytes);
+/* Ask something that is not a page on some seat; WEIR_EAGAIN: there is none at the moment. */
+int wr_tcp_ask(struct wr_tcp *tcp, struct wr_message *message, struct wr_message *answer_p);
+
+/* More may be had; or there is news for those who wait. */
+void wr_tcp_wake_seats(struct wr_tcp *tcp);
+
+/* tcp_keeper.c. Open the lease, and lines for the first who fault. */
+int wr_tcp_keeper_open(struct wr_tcp *tcp);
+void wr_tcp_keeper_close(struct wr_tcp *tcp);
+/* A line that is one of the lease, under this number. The keeper's, or before it runs. */
+int wr_tcp_attach(struct wr_tcp *tcp, struct wr_line *line, uint64_t number, char why[WR_WHY_ROOM]);
+/* Signal. */
+void wr_tcp_ring(const struct wr_tcp *tcp);
+
+/* tcp_channel.c */
+int wr_tcp_channel_open(struct weir_backend *backend, uint32_t depth,
+                        struct weir_channel **channel_p);
+void wr_tcp_channel_close(struct weir_channel *channel);
+uint32_t wr_tcp_submit(struct weir_channel *channel, struct weir_io *const *ios, uint32_t count);
+uint32_t wr_tcp_poll(struct weir_channel *channel, uint32_t max);
+int wr_tcp_wait_fd(struct weir_channel *channel);
+/* The keeper, under `lock`: replace its line if it has broken, and give it this number; break it if
+ * nobody answers; have it look at the clock. */
+void wr_tcp_channel_tend(struct wr_tcp_channel *channel, uint64_t number);

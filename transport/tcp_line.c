@@ -1,0 +1,279 @@
+/* SPDX-License-Identifier: MIT */
+
+/* A line: a connection to a memory server, from the name of the host to the proof of the key. */
+
+#include <errno.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "transport/tcp.h"
+
+#define NS_SECOND      1000000000ull
+#define NS_MILLISECOND 1000000ull
+
+/* Bytes that were sent and not acknowledged for so long end the connection. */
+#define UNACKNOWLEDGED_MS 5000
+#define KEEPALIVE_S       2
+#define PIECES_MOST       64 /* of one sendmsg() */
+
+uint64_t wr_line_now_ns(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * NS_SECOND + (uint64_t)now.tv_nsec;
+}
+
+/* --- Bytes ----------------------------------------------------------------------------------- */
+
+/* Raw, for the C library's own is a cancellation point. False: the deadline has come. */
+static bool await(int fd, short events, uint64_t deadline_ns)
+{
+    for (;;) {
+        struct pollfd wait = {.fd = fd, .events = events};
+        uint64_t now = wr_line_now_ns();
+        struct timespec left;
+        long ready;
+
+        if (now >= deadline_ns)
+            return false;
+        left = (struct timespec){(time_t)((deadline_ns - now) / NS_SECOND),
+                                 (long)((deadline_ns - now) % NS_SECOND)};
+        ready = syscall(SYS_ppoll, &wait, 1, &left, NULL, (size_t)8);
+        if (ready > 0)
+            return true;
+        if (ready < 0 && errno != EINTR && errno != EAGAIN)
+            return false;
+    }
+}
+
+static bool is_passing(int error)
+{
+    return error == EAGAIN || error == EWOULDBLOCK || error == EINTR;
+}
+
+/* Step over so many bytes of a vector; what is left of it. */
+static int advance(struct iovec *iov, int count, size_t bytes)
+{
+    int at = 0;
+
+    while (at < count && bytes >= iov[at].iov_len)
+        bytes -= iov[at++].iov_len;
+    if (at < count) {
+        iov[at].iov_base = (char *)iov[at].iov_base + bytes;
+        iov[at].iov_len -= bytes;
+    }
+    memmove(iov, iov + at, (size_t)(count - at) * sizeof(*iov));
+    return count - at;
+}
+
+bool wr_line_send(struct wr_line *line, const struct iovec *iov, int count, uint64_t deadline_ns)
+{
+    struct iovec left[PIECES_MOST];
+
+    if (count > PIECES_MOST)
+        return false;
+    memcpy(left, iov, (size_t)count * sizeof(*iov));
+    while (count > 0) {
+        struct msghdr message = {.msg_iov = left, .msg_iovlen = (size_t)count};
+        long sent = syscall(SYS_sendmsg, line->fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+
+        if (sent >= 0)
+            count = advance(left, count, (size_t)sent);
+        else if (!is_passing(errno) || !await(line->fd, POLLOUT, deadline_ns))
+            return false;
+    }
+    return true;
+}
+
+bool wr_line_receive(struct wr_line *line, void *bytes, size_t count, uint64_t spin_ns,
+                     uint64_t deadline_ns)
+{
+    uint64_t spin_until = spin_ns ? wr_line_now_ns() + spin_ns : 0;
+    size_t got = 0;
+
+    while (got < count) {
+        long part = syscall(SYS_recvfrom, line->fd, (char *)bytes + got, count - got, MSG_DONTWAIT,
+                            NULL, NULL);
+
+        if (part > 0) {
+            got += (size_t)part;
+        } else if (part == 0 || !is_passing(errno)) {
+            return false;
+        } else if (spin_until == 0 || wr_line_now_ns() >= spin_until) {
+            spin_until = 0;
+            if (!await(line->fd, POLLIN, deadline_ns))
+                return false;
+        }
+    }
+    return true;
+}
+
+/* --- Questions ------------------------------------------------------------------------------- */
+
+int wr_line_ask(struct wr_line *line, struct wr_message *message, const void *payload,
+                struct wr_message *answer_p, void *answer, size_t room, uint64_t deadline_ns)
+{
+    uint8_t header[WR_MESSAGE_BYTES], bytes[WR_MESSAGE_BYTES];
+    struct iovec iov[2] = {{header, sizeof(header)}, {NULL, message->length}};
+
+    message->id = ++line->id;
+    message->epoch = line->epoch;
+    wr_message_put(message, header);
+    wr_session_seal(&line->session, header, payload, message->length);
+    memcpy(&iov[1].iov_base, &payload, sizeof(payload));
+    if (!wr_line_send(line, iov, message->length ? 2 : 1, deadline_ns) ||
+        !wr_line_receive(line, bytes, sizeof(bytes), 0, deadline_ns) ||
+        !wr_message_parse(bytes, answer_p) || answer_p->length > room ||
+        wr_message_has_pages(answer_p) ||
+        !wr_line_receive(line, answer, answer_p->length, 0, deadline_ns) ||
+        !wr_session_check(&line->session, bytes, answer, answer_p->length) ||
+        answer_p->epoch != line->epoch || answer_p->id != message->id)
+        return WEIR_EIO;
+    return WEIR_OK;
+}
+
+/* --- Life ------------------------------------------------------------------------------------ */
+
+static void set_number(int fd, int level, int name, int value)
+{
+    /* A hint that is not taken costs speed or time, not correctness. */
+    (void)setsockopt(fd, level, name, &value, sizeof(value));
+}
+
+static void tune(int fd)
+{
+    set_number(fd, IPPROTO_TCP, TCP_NODELAY, 1);
+    set_number(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
+    set_number(fd, IPPROTO_TCP, TCP_KEEPIDLE, KEEPALIVE_S);
+    set_number(fd, IPPROTO_TCP, TCP_KEEPINTVL, KEEPALIVE_S);
+    set_number(fd, IPPROTO_TCP, TCP_KEEPCNT, 2);
+    set_number(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, UNACKNOWLEDGED_MS);
+}
+
+/* 0, or an errno. */
+static int connect_to(const struct addrinfo *address, uint64_t deadline_ns, int *fd_p)
+{
+    int fd = socket(address->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    socklen_t length = sizeof(int);
+    int error = 0;
+
+    if (fd < 0)
+        return errno;
+    tune(fd);
+    if (connect(fd, address->ai_addr, address->ai_addrlen) != 0) {
+        error = errno;
+        if (error == EINPROGRESS)
+            error = await(fd, POLLOUT, deadline_ns)
+                        ? getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &length) == 0 ? error : errno
+                        : ETIMEDOUT;
+    }
+    if (error) {
+        close(fd);
+        return error;
+    }
+    *fd_p = fd;
+    return 0;
+}
+
+static int connect_any(const struct wr_line_target *target, uint64_t deadline_ns, int *fd_p,
+                       char why[WR_WHY_ROOM])
+{
+    const struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_ADDRCONFIG};
+    struct addrinfo *found;
+    int error = getaddrinfo(target->host, target->port, &hints, &found);
+
+    if (error) {
+        snprintf(why, WR_WHY_ROOM, "the name is not known: %s", gai_strerror(error));
+        return WEIR_ENOENT;
+    }
+    error = EADDRNOTAVAIL;
+    for (const struct addrinfo *a = found; a && error; a = a->ai_next)
+        error = connect_to(a, deadline_ns, fd_p);
+    freeaddrinfo(found);
+    if (!error)
+        return WEIR_OK;
+    snprintf(why, WR_WHY_ROOM, "%s%s", strerrordesc_np(error),
+             error == ECONNREFUSED ? ": does weir-memd run there?" : "");
+    return error == EACCES || error == EPERM ? WEIR_EDENIED : WEIR_EIO;
+}
+
+static bool exchange(struct wr_line *line, void *out, size_t out_bytes, void *in, size_t in_bytes,
+                     uint64_t deadline_ns)
+{
+    const struct iovec iov = {out, out_bytes};
+
+    return wr_line_send(line, &iov, 1, deadline_ns) &&
+           wr_line_receive(line, in, in_bytes, 0, deadline_ns);
+}
+
+static int refuse(char why[WR_WHY_ROOM], int error, const char *text)
+{
+    snprintf(why, WR_WHY_ROOM, "%s", text);
+    return error;
+}
+
+static int shake_hands(struct wr_line *line, const struct wr_line_target *target,
+                       uint64_t deadline_ns, char why[WR_WHY_ROOM])
+{
+    uint8_t hello[WR_MESSAGE_BYTES + WR_HELLO_BYTES], proof[WR_MESSAGE_BYTES + WR_PROOF_BYTES];
+    uint8_t challenge[WR_MESSAGE_BYTES + WR_CHALLENGE_BYTES], welcome[WR_MESSAGE_BYTES];
+    struct wr_handshake shake;
+    struct wr_message answer;
+    int error;
+
+    wr_hello_say(&shake, target->key, target->client, target->label, hello);
+    if (!exchange(line, hello, sizeof(hello), challenge, WR_MESSAGE_BYTES, deadline_ns))
+        return refuse(why, WEIR_EIO, "no answer: is it weir-memd that listens there, and idle?");
+    if (wr_message_parse(challenge, &answer) && answer.type == WR_MESSAGE_REFUSED)
+        return refuse(why, WEIR_ENOSUPPORT, "it speaks another version, or has other pages");
+    if (!wr_line_receive(line, challenge + WR_MESSAGE_BYTES, WR_CHALLENGE_BYTES, 0, deadline_ns))
+        return refuse(why, WEIR_EIO, "it hung up");
+    error = wr_challenge_hear(&shake, challenge, &line->epoch);
+    if (error == WEIR_EDENIED)
+        return refuse(why, error, "it has another key: give both the same key file");
+    if (error)
+        return refuse(why, error, "what listens there is no weir-memd");
+    wr_proof_say(&shake, proof, &line->session);
+    if (!exchange(line, proof, sizeof(proof), welcome, sizeof(welcome), deadline_ns))
+        return refuse(why, WEIR_EDENIED, "it hung up on our proof: give both the same key file");
+    if (!wr_message_parse(welcome, &answer) || answer.type != WR_MESSAGE_WELCOME ||
+        !wr_session_check(&line->session, welcome, NULL, 0))
+        return refuse(why, WEIR_EIO, "its welcome is not sound");
+    return WEIR_OK;
+}
+
+int wr_line_open(struct wr_line *line, const struct wr_line_target *target, uint64_t deadline_ns,
+                 char why[WR_WHY_ROOM])
+{
+    int error;
+
+    *line = (struct wr_line){.fd = -1};
+    error = connect_any(target, deadline_ns, &line->fd, why);
+    if (error)
+        return error;
+    error = shake_hands(line, target, deadline_ns, why);
+    if (error)
+        wr_line_close(line);
+    return error;
+}
+
+void wr_line_close(struct wr_line *line)
+{
+    if (line->fd >= 0)
+        syscall(SYS_close, line->fd);
+    line->fd = -1;
+}
+
+void wr_line_break(const struct wr_line *line)
+{
+    shutdown(line->fd, SHUT_RDWR);
+}

@@ -1,0 +1,151 @@
+/* SPDX-License-Identifier: MIT */
+
+/* Seats: reads by threads that fault. Everything here may run in a signal handler. */
+
+#include <errno.h>
+#include <limits.h>
+#include <linux/futex.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "transport/request.h"
+#include "transport/tcp.h"
+
+#define NS_SECOND      1000000000ull
+#define NS_MICROSECOND 1000ull
+#define LOOK_NS        50000000ull /* who waits for a seat looks again after so long */
+
+enum asked { ASKED_OK, ASKED_BROKEN, ASKED_REFUSED };
+
+void wr_tcp_wake_seats(struct wr_tcp *tcp)
+{
+    atomic_fetch_add(&tcp->seats_freed, 1);
+    syscall(SYS_futex, &tcp->seats_freed, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
+}
+
+static void wait_for_seat(struct wr_tcp *tcp, uint32_t seen)
+{
+    const struct timespec moment = {0, (long)LOOK_NS};
+
+    syscall(SYS_futex, &tcp->seats_freed, FUTEX_WAIT_PRIVATE, seen, &moment, NULL, 0);
+}
+
+/* The first ones first: their lines are warm. */
+static struct wr_seat *take_seat(struct wr_tcp *tcp)
+{
+    for (uint32_t i = 0; i < WR_TCP_SEATS; i++) {
+        uint32_t wanted = WR_SEAT_FREE;
+
+        /* Acquire: pairs with the release of whoever freed it; the line is as he left it. */
+        if (atomic_load_explicit(&tcp->seats[i].state, memory_order_relaxed) == WR_SEAT_FREE &&
+            atomic_compare_exchange_strong_explicit(&tcp->seats[i].state, &wanted, WR_SEAT_TAKEN,
+                                                    memory_order_acquire, memory_order_relaxed))
+            return &tcp->seats[i];
+    }
+    return NULL;
+}
+
+static void put_seat(struct wr_tcp *tcp, struct wr_seat *seat, bool is_broken)
+{
+    atomic_store_explicit(&seat->state, is_broken ? WR_SEAT_BROKEN : WR_SEAT_FREE,
+                          memory_order_release);
+    if (is_broken)
+        wr_tcp_ring(tcp);
+    else
+        wr_tcp_wake_seats(tcp);
+}
+
+/* More of us than seats: the keeper opens another. */
+static void want_more(struct wr_tcp *tcp)
+{
+    uint32_t wanted = atomic_load_explicit(&tcp->seats_wanted, memory_order_relaxed), open = 0;
+
+    for (uint32_t i = 0; i < WR_TCP_SEATS; i++)
+        open += atomic_load_explicit(&tcp->seats[i].state, memory_order_relaxed) != WR_SEAT_CLOSED;
+    if (open >= wanted && wanted < WR_TCP_SEATS)
+        atomic_compare_exchange_strong_explicit(&tcp->seats_wanted, &wanted, wanted + 1,
+                                                memory_order_relaxed, memory_order_relaxed);
+    wr_tcp_ring(tcp);
+}
+
+static enum asked ask_pages(const struct wr_tcp *tcp, struct wr_line *line, uint64_t slot,
+                            uint32_t pages, void *bytes, int *error_p)
+{
+    const struct wr_message message = {.type = WR_MESSAGE_READ,
+                                       .pages = pages,
+                                       .id = ++line->id,
+                                       .epoch = line->epoch,
+                                       .slot = slot};
+    uint8_t header[WR_MESSAGE_BYTES];
+    const struct iovec iov = {header, sizeof(header)};
+    uint64_t deadline = wr_line_now_ns() + tcp->options.timeout * NS_SECOND;
+    uint64_t spin = tcp->options.spin_us * NS_MICROSECOND;
+    struct wr_message answer;
+
+    wr_message_put(&message, header);
+    wr_session_seal(&line->session, header, NULL, 0);
+    if (!wr_line_send(line, &iov, 1, deadline) ||
+        !wr_line_receive(line, header, sizeof(header), spin, deadline) ||
+        !wr_session_check(&line->session, header, NULL, 0) || !wr_message_parse(header, &answer) ||
+        answer.id != message.id || answer.epoch != line->epoch)
+        return ASKED_BROKEN;
+    if (answer.error && answer.length == 0) {
+        *error_p = -(int)answer.error;
+        return ASKED_REFUSED;
+    }
+    if (answer.type != WR_MESSAGE_CONTENT || answer.slot != slot || answer.pages != pages ||
+        answer.length != pages * WEIR_SLOT_BYTES ||
+        !wr_line_receive(line, bytes, answer.length, spin, deadline))
+        return ASKED_BROKEN;
+    return ASKED_OK;
+}
+
+static int read_pages(struct wr_tcp *tcp, uint64_t slot, uint32_t pages, void *bytes)
+{
+    uint64_t until = wr_line_now_ns() + tcp->options.patience * NS_SECOND;
+    int error = WEIR_EIO;
+
+    do {
+        uint32_t seen = atomic_load(&tcp->seats_freed);
+        struct wr_seat *seat = take_seat(tcp);
+        enum asked asked;
+
+        if (!seat) {
+            want_more(tcp);
+            wait_for_seat(tcp, seen);
+            continue;
+        }
+        asked = ask_pages(tcp, &seat->line, slot, pages, bytes, &error);
+        put_seat(tcp, seat, asked == ASKED_BROKEN);
+        if (asked != ASKED_BROKEN)
+            return asked == ASKED_OK ? WEIR_OK : error;
+    } while (!atomic_load_explicit(&tcp->is_lost, memory_order_relaxed) &&
+             wr_line_now_ns() < until);
+    return WEIR_EIO;
+}
+
+int wr_tcp_read(struct weir_backend *backend, uint64_t slot, uint32_t pages, void *bytes)
+{
+    struct wr_tcp *tcp = (struct wr_tcp *)backend;
+    int saved_errno = errno, error;
+
+    if (!wr_request_is_inside(tcp->slots, slot, pages))
+        return WEIR_EINVAL;
+    error = read_pages(tcp, slot, pages, bytes);
+    errno = saved_errno;
+    return error;
+}
+
+int wr_tcp_ask(struct wr_tcp *tcp, struct wr_message *message, struct wr_message *answer_p)
+{
+    struct wr_seat *seat = take_seat(tcp);
+    int error;
+
+    if (!seat)
+        return WEIR_EAGAIN;
+    error = wr_line_ask(&seat->line, message, NULL, answer_p, NULL, 0,
+                        wr_line_now_ns() + tcp->options.timeout * NS_SECOND);
+    put_seat(tcp, seat, error != WEIR_OK);
+    return error;
+}
