@@ -162,13 +162,11 @@ static void tcp_describe(struct weir_backend *backend, struct weir_backend_info 
 static int tcp_discard(struct weir_backend *backend, uint64_t slot, uint64_t count)
 {
     struct wr_tcp *tcp = (struct wr_tcp *)backend;
-    struct wr_message message = {.type = WR_MESSAGE_DISCARD, .slot = slot, .count = count}, answer;
 
     if (slot > tcp->slots || count > tcp->slots - slot)
         return WEIR_EINVAL;
-    /* A hint: what does not arrive costs the server memory for a while. */
     if (count > 0 && !atomic_load(&tcp->is_away) && !atomic_load(&tcp->is_lost))
-        (void)wr_tcp_ask(tcp, &message, &answer);
+        wr_tcp_discard(tcp, slot, count);
     return WEIR_OK;
 }
 

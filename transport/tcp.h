@@ -81,7 +81,9 @@ enum wr_seat_state {
 
 struct wr_seat {
     _Atomic(uint32_t) state;
-    struct wr_line line; /* his whose turn it is by the state */
+    struct wr_line line; /* his whose turn it is by the state                                   */
+    bool is_unsure;      /* likewise: a discard was sent on it, and may come to pass until the
+                            server has ended that line: nothing is written meanwhile            */
 };
 
 enum wr_link_state {
@@ -114,6 +116,7 @@ struct wr_tcp {
     struct wr_seat seats[WR_TCP_SEATS];
     _Atomic(uint32_t) seats_wanted; /* that many are to be open            */
     _Atomic(uint32_t) seats_freed;  /* grows: a futex for those who wait   */
+    _Atomic(uint32_t) seats_unsure;
 
     /* Kept by `lock`: which channels there are. The keeper walks them. */
     pthread_mutex_t lock;
@@ -124,13 +127,14 @@ struct wr_tcp {
     int bell; /* eventfd; anybody rings, also in a signal handler */
     _Atomic(bool) stop;
     struct wr_line control;
+    bool is_sure_again;                         /* channels that wait for that are to be told */
     uint64_t renew_ns, retry_ns, retry_wait_ns; /* when next; how long after that */
 };
 
 /* tcp_seat.c */
 int wr_tcp_read(struct weir_backend *backend, uint64_t slot, uint32_t pages, void *bytes);
-/* Ask something that is not a page on some seat; WEIR_EAGAIN: there is none at the moment. */
-int wr_tcp_ask(struct wr_tcp *tcp, struct wr_message *message, struct wr_message *answer_p);
+/* Discard slots, as far as there is a seat at the moment. Not in a signal handler. */
+void wr_tcp_discard(struct wr_tcp *tcp, uint64_t slot, uint64_t count);
 
 /* More may be had; or there is news for those who wait. */
 void wr_tcp_wake_seats(struct wr_tcp *tcp);

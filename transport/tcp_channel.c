@@ -117,7 +117,7 @@ void wr_tcp_channel_tend(struct wr_tcp_channel *c, uint64_t number)
         if (!is_away && wr_tcp_attach(c->tcp, &c->line, number, why) == WEIR_OK)
             atomic_store_explicit(&c->link, WR_LINK_NEW, memory_order_release);
     }
-    if (link != WR_LINK_OPEN || is_away || atomic_load(&c->tcp->is_lost))
+    if (link != WR_LINK_OPEN || is_away || c->tcp->is_sure_again || atomic_load(&c->tcp->is_lost))
         ring_bell(c);
 }
 
@@ -163,8 +163,8 @@ static void make_header(struct wr_tcp_channel *c, const struct weir_io *io)
     c->sealed = c->next + 1;
 }
 
-/* As much as the line takes. False: it has broken. */
-static bool send_next(struct wr_tcp_channel *c)
+/* As much as the line takes; *full_p: it takes no more. False: it has broken. */
+static bool send_next(struct wr_tcp_channel *c, bool *full_p)
 {
     while (c->next < c->end) {
         const struct weir_io *io = io_at(c, c->next);
@@ -173,12 +173,17 @@ static bool send_next(struct wr_tcp_channel *c)
         struct msghdr message = {.msg_iov = pieces};
         ssize_t sent;
 
-        if (c->sealed != c->next + 1)
+        if (c->sealed != c->next + 1) {
+            if (io->is_write && atomic_load(&c->tcp->seats_unsure) > 0)
+                return true; /* the keeper rings */
             make_header(c, io);
+        }
         message.msg_iovlen = (size_t)pieces_of(c->header_out, io, io->is_write, c->sent, pieces);
         sent = sendmsg(c->line.fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
-        if (sent < 0)
+        if (sent < 0) {
+            *full_p = true;
             return errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR;
+        }
         c->sent += (size_t)sent;
         if (c->sent == all) {
             c->sent = 0;
@@ -190,15 +195,14 @@ static bool send_next(struct wr_tcp_channel *c)
 
 static void send_some(struct wr_tcp_channel *c)
 {
-    bool wants_room;
+    bool wants_room = false;
 
     if (!is_open(c))
         return;
-    if (!send_next(c)) {
+    if (!send_next(c, &wants_room)) {
         break_line(c);
         return;
     }
-    wants_room = c->next < c->end;
     if (wants_room != c->wants_room) {
         c->wants_room = wants_room;
         watch(c, EPOLL_CTL_MOD);

@@ -93,8 +93,12 @@ static void open_seats(struct wr_tcp *tcp)
             state = WR_SEAT_CLOSED;
             atomic_store_explicit(&seat->state, state, memory_order_relaxed);
         }
-        if (state == WR_SEAT_CLOSED && open < wanted && !atomic_load(&tcp->is_away) &&
+        if (state == WR_SEAT_CLOSED && (open < wanted || seat->is_unsure) &&
+            !atomic_load(&tcp->is_away) &&
             wr_tcp_attach(tcp, &seat->line, NUMBER_SEATS + i, why) == WEIR_OK) {
+            tcp->is_sure_again |= seat->is_unsure;
+            atomic_fetch_sub(&tcp->seats_unsure, seat->is_unsure);
+            seat->is_unsure = false;
             /* Release: whoever takes it finds the line whole. */
             atomic_store_explicit(&seat->state, WR_SEAT_FREE, memory_order_release);
             state = WR_SEAT_FREE;
@@ -110,6 +114,7 @@ static void tend_channels(struct wr_tcp *tcp)
     for (uint32_t i = 0; i < WR_TCP_CHANNELS; i++)
         if (tcp->channels[i])
             wr_tcp_channel_tend(tcp->channels[i], NUMBER_CHANNELS + i);
+    tcp->is_sure_again = false;
     pthread_mutex_unlock(&tcp->lock);
 }
 

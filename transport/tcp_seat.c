@@ -137,15 +137,19 @@ int wr_tcp_read(struct weir_backend *backend, uint64_t slot, uint32_t pages, voi
     return error;
 }
 
-int wr_tcp_ask(struct wr_tcp *tcp, struct wr_message *message, struct wr_message *answer_p)
+void wr_tcp_discard(struct wr_tcp *tcp, uint64_t slot, uint64_t count)
 {
+    struct wr_message message = {.type = WR_MESSAGE_DISCARD, .slot = slot, .count = count}, answer;
     struct wr_seat *seat = take_seat(tcp);
-    int error;
+    bool is_answered;
 
     if (!seat)
-        return WEIR_EAGAIN;
-    error = wr_line_ask(&seat->line, message, NULL, answer_p, NULL, 0,
-                        wr_line_now_ns() + tcp->options.timeout * NS_SECOND);
-    put_seat(tcp, seat, error != WEIR_OK);
-    return error;
+        return; /* a hint: it costs the server memory for a while */
+    is_answered = wr_line_ask(&seat->line, &message, NULL, &answer, NULL, 0,
+                              wr_line_now_ns() + tcp->options.timeout * NS_SECOND) == WEIR_OK;
+    if (!is_answered) {
+        seat->is_unsure = true;
+        atomic_fetch_add(&tcp->seats_unsure, 1);
+    }
+    put_seat(tcp, seat, !is_answered);
 }
