@@ -177,7 +177,7 @@ static int borrow(struct wr_tcp *tcp, char why[WR_WHY_ROOM])
     tcp->epoch = tcp->control.epoch;
     error = wr_line_ask(&tcp->control, &message, NULL, &answer, tcp->lease, sizeof(tcp->lease),
                         soon(tcp));
-    if (!error && answer.type == WR_MESSAGE_LEASED && answer.slot == tcp->slots)
+    if (!error && answer.type == WR_MESSAGE_LEASED && answer.slot >= tcp->slots)
         return WEIR_OK;
     if (error)
         snprintf(why, WR_WHY_ROOM, "it hung up when asked for memory");
