@@ -54,6 +54,16 @@ bool kit_was_told(const char *words)
     return was_told;
 }
 
+uint32_t kit_lines(void)
+{
+    uint32_t lines;
+
+    pthread_mutex_lock(&lock);
+    lines = kit_log.lines;
+    pthread_mutex_unlock(&lock);
+    return lines;
+}
+
 int kit_memd_with(struct memd_options *options, struct memd **memd_p)
 {
     cr_assert(wr_session_begin());

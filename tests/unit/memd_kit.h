@@ -28,6 +28,7 @@ int kit_memd_with(struct memd_options *options, struct memd **memd_p);
 struct memd_gauges kit_gauges(struct memd *memd);
 /* Was that said? Looks again for five seconds. */
 bool kit_was_told(const char *words);
+uint32_t kit_lines(void);
 
 struct kit_client {
     int fd;

@@ -15,8 +15,9 @@
 
 #define HOST_BYTES 256
 #define BACKLOG    256
-#define KEEP_IDLE  10 /* seconds of silence before the system asks whether the other end is there \
-                       */
+#define KEEP_IDLE                                                                  \
+    10 /* seconds of silence before the system asks whether the other end is there \
+        */
 #define KEEP_AGAIN 5
 #define KEEP_COUNT 3
 
