@@ -99,9 +99,13 @@ struct memd_gauges kit_gauges(struct memd *memd)
 
 int kit_dial(struct memd *memd)
 {
-    const struct sockaddr_in address = {.sin_family = AF_INET,
-                                        .sin_port = htons(memd_port(memd, 0)),
-                                        .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    return kit_dial_port(memd_port(memd, 0));
+}
+
+int kit_dial_port(uint16_t port)
+{
+    const struct sockaddr_in address = {
+        .sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     const struct timeval patience = {.tv_sec = PATIENCE_S};
     const int one = 1;
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);

@@ -40,6 +40,7 @@ struct kit_client {
 
 /* A connection on which nothing was said. Nothing waits for longer than ten seconds. */
 int kit_dial(struct memd *memd);
+int kit_dial_port(uint16_t port);
 /* The whole handshake. False: the server does not let him in, or is none. */
 bool kit_shake(struct kit_client *client, int fd, const struct wr_key *key, const char *name);
 /* A client of that name, inside. */
