@@ -11,7 +11,7 @@ for header in include/weir/*.h; do
             { echo "$header does not stand alone: $compiler"; bad=1; }
     done
 done
-for header in runtime/*.h runtime/*/*.h transport/*.h; do
+for header in runtime/*.h runtime/*/*.h transport/*.h transport/*/*.h; do
     echo "#include \"$header\"" |
         gcc -std=c17 -D_GNU_SOURCE -Wall -Wextra -Werror -Wno-unused-function -I. -Iinclude \
             -fsyntax-only -x c - ||

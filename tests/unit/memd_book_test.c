@@ -1,0 +1,143 @@
+/* SPDX-License-Identifier: MIT */
+
+/* The book of a memory server by itself: the clock is the test's, and there is no keeper. */
+
+#include <criterion/criterion.h>
+#include <string.h>
+
+#include "transport/memd/book.h"
+#include "transport/memd/clock.h"
+
+#define MIB      ((uint64_t)1 << 20)
+#define LEASE_MS 8000u
+
+static struct memd_book book;
+static struct memd_log quiet;
+static const struct memd_client client = {.name = "one", .who = "one"};
+static unsigned rings;
+
+static void ring(void *context)
+{
+    (void)context;
+    rings++;
+}
+
+static void begin(void)
+{
+    const struct memd_limits limits = {64 * MIB, 0, LEASE_MS, 0};
+
+    cr_assert(wr_session_begin());
+    memd_log_open(&quiet, NULL, NULL);
+    memd_book_open(&book, &limits, &quiet);
+    book.bell = ring;
+}
+
+static struct memd_lease *lend(void)
+{
+    struct memd_lease *lease = NULL;
+
+    cr_assert_eq(memd_book_lend(&book, &client, 512, &lease), WEIR_OK);
+    return lease;
+}
+
+/* Look as often as the keeper would, until then. */
+static uint64_t look_until(uint64_t from_ms, uint64_t until_ms)
+{
+    while (from_ms < until_ms)
+        from_ms = memd_book_expire(&book, from_ms);
+    return from_ms;
+}
+
+Test(memd_book, silence_is_counted_by_the_lease)
+{
+    struct memd_lease *lease;
+    uint64_t now_ms = memd_now_ms();
+
+    begin();
+    lease = lend();
+    memd_lease_heard(lease, now_ms);
+    (void)look_until(now_ms, now_ms + LEASE_MS);
+    cr_expect(memd_lease_is_lent(lease));
+    (void)look_until(now_ms + LEASE_MS, now_ms + LEASE_MS + 2);
+    cr_expect_not(memd_lease_is_lent(lease), "a moment later");
+    cr_expect_eq(rings, 1, "its users are told");
+    cr_expect_not(memd_book_reap(&book), "but there is one still");
+    cr_expect_eq(book.lent_slots, 512);
+    memd_book_leave(&book, lease);
+    cr_expect(memd_book_reap(&book));
+    cr_expect_eq(book.lent_slots, 0);
+    memd_book_close(&book);
+}
+
+Test(memd_book, time_in_which_the_server_stood_still_is_nobodys_silence)
+{
+    struct memd_lease *lease;
+    uint64_t now_ms = memd_now_ms();
+
+    begin();
+    lease = lend();
+    memd_lease_heard(lease, now_ms);
+    now_ms = look_until(now_ms, now_ms + LEASE_MS / 2);
+    now_ms = memd_book_expire(&book, now_ms + 10 * LEASE_MS);
+    cr_expect(memd_lease_is_lent(lease), "it was stopped for ten leases");
+    now_ms = look_until(now_ms, now_ms + LEASE_MS + 2);
+    cr_expect_not(memd_lease_is_lent(lease), "and then the client was silent for one");
+    memd_book_leave(&book, lease);
+    memd_book_close(&book);
+}
+
+Test(memd_book, who_returned_learns_when_it_is_gone)
+{
+    struct memd_lease *lease, *other;
+
+    begin();
+    lease = lend();
+    cr_assert_eq(memd_book_attach(&book, &client, lease->name), lease);
+    memd_book_return(&book, lease);
+    cr_expect_not(memd_lease_is_lent(lease));
+    cr_expect_not(memd_book_reap(&book), "the other user may be in it");
+    memd_book_leave(&book, lease);
+    cr_expect(memd_book_reap(&book));
+    cr_expect(memd_lease_is_gone(lease));
+    other = lend();
+    cr_expect_neq(other, lease, "its entry waits for the watcher");
+    memd_book_unwatch(&book, lease);
+    cr_expect_eq(lend(), lease, "and then no longer");
+    memd_book_leave(&book, other);
+    memd_book_leave(&book, lease);
+    memd_book_close(&book);
+}
+
+Test(memd_book, entries_and_connections_are_bounded)
+{
+    struct memd_lease *lease = NULL;
+    const struct memd_limits limits = {1024 * MIB, 0, LEASE_MS, 0};
+
+    begin();
+    memd_book_tune(&book, &limits);
+    for (uint32_t i = 0; i < MEMD_LEASES_MOST; i++)
+        lease = lend();
+    cr_expect_eq(memd_book_lend(&book, &client, 1, &lease), WEIR_EFULL, "256 leases");
+    for (uint32_t i = 0; i < MEMD_LEASES_MOST; i++)
+        memd_book_leave(&book, &book.leases[i]);
+    for (uint32_t i = 0; i < MEMD_CONNECTIONS_MOST; i++)
+        cr_expect(memd_book_admit(&book));
+    cr_expect_not(memd_book_admit(&book));
+    memd_book_dismiss(&book);
+    cr_expect(memd_book_admit(&book));
+    memd_book_close(&book);
+    cr_expect_eq(book.lent_slots, 0);
+}
+
+Test(memd_book, memory_begins_on_a_huge_page)
+{
+    struct memd_lease *lease;
+
+    begin();
+    for (unsigned i = 0; i < 5; i++) {
+        lease = lend();
+        cr_expect_eq((uintptr_t)lease->memory % (2 * MIB), 0);
+        memd_book_leave(&book, lease);
+    }
+    memd_book_close(&book);
+}

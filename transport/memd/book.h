@@ -1,0 +1,134 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+
+/*
+ * Book: who was lent what. Knows memory and clocks, and no sockets.
+ *
+ *   user      a connection that may touch a lease's memory
+ *   watcher   a connection that returned its lease and waits for the memory to be given back
+ *   over      a lease that was returned or whose time is up; its users are asked to leave
+ *   gone      its memory is unmapped; the entry waits for its watchers
+ *
+ * A lease moves FREE -> LENT -> OVER -> LEAVING -> GONE -> FREE.
+ *
+ * Always: a lease's memory is mapped anew for it, so that it is zero, and unmapped only when it is
+ * over and has no user; until then it counts as lent. The sum of what is lent is at most
+ * limits.memory, unless that was lowered afterwards.
+ */
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "transport/memd/log.h"
+#include "transport/memd/memd.h"
+
+#define MEMD_LEASES_MOST      256u
+#define MEMD_CONNECTIONS_MOST 1024u
+#define MEMD_WHO_BYTES        112u /* "label at address", for the log */
+
+enum memd_lease_state {
+    MEMD_LEASE_FREE,
+    MEMD_LEASE_LENT,
+    MEMD_LEASE_OVER,
+    MEMD_LEASE_LEAVING, /* the keeper unmaps it */
+    MEMD_LEASE_GONE
+};
+
+struct memd_client {
+    uint8_t name[WR_NAME_BYTES];
+    char who[MEMD_WHO_BYTES];
+};
+
+struct memd_lease {
+    /* Constant from LENT until GONE. */
+    char *memory;
+    uint64_t slots;
+    uint8_t name[WR_NAME_BYTES];
+    struct memd_client client;
+    /* When one of its connections was heard last. A store that is lost is of the same moment. */
+    _Atomic(uint64_t) heard_ms;
+    /* Written under the book's lock; read without it by who has a hold on the lease: a stale LENT
+     * is corrected by the bell that follows. */
+    _Atomic(enum memd_lease_state) state;
+    /* Kept by the book's lock. */
+    uint32_t users, watchers;
+};
+
+struct memd_book {
+    struct memd_log *log;
+    /* Rung when leases became over or gone: connections have to be looked through. Any thread. */
+    void (*bell)(void *context);
+    void *bell_context;
+
+    _Atomic(uint32_t) connections; /* that have proven the key */
+    _Atomic(bool) is_short;        /* the machine is short of memory   */
+    _Atomic(bool) is_draining;
+
+    /* Kept by lock. */
+    pthread_mutex_t lock;
+    pthread_cond_t more; /* something for the keeper */
+    bool has_more;
+    struct memd_limits limits;
+    uint64_t lent_slots;
+    uint64_t planned_ms; /* when the keeper meant to look next */
+    struct memd_lease leases[MEMD_LEASES_MOST];
+    uint64_t lent, returned, expired, refused;
+};
+
+void memd_book_open(struct memd_book *book, const struct memd_limits *limits, struct memd_log *log);
+/* Every lease is over, its memory given back. There are no users. */
+void memd_book_close(struct memd_book *book);
+void memd_book_tune(struct memd_book *book, const struct memd_limits *limits);
+
+/* A connection that has proven the key; false: there are too many. */
+bool memd_book_admit(struct memd_book *book);
+void memd_book_dismiss(struct memd_book *book);
+
+/*
+ * Lend so many slots, rounded up to whole clusters; the caller is its first user. WEIR_EINVAL: none
+ * were wanted; WEIR_EFULL; WEIR_EDENIED: over the quota; WEIR_ESTOPPED: it drains; WEIR_ENOMEM.
+ */
+int memd_book_lend(struct memd_book *book, const struct memd_client *client, uint64_t slots,
+                   struct memd_lease **lease_p);
+/* One more user of the client's own lease of that name; NULL: there is none. */
+struct memd_lease *memd_book_attach(struct memd_book *book, const struct memd_client *client,
+                                    const uint8_t name[WR_NAME_BYTES]);
+void memd_book_leave(struct memd_book *book, struct memd_lease *lease);
+/* The lease is over, and its user becomes a watcher. */
+void memd_book_return(struct memd_book *book, struct memd_lease *lease);
+void memd_book_unwatch(struct memd_book *book, struct memd_lease *lease);
+/* These slots are zero again, and occupy nothing. By a user; they lie inside. */
+void memd_book_discard(const struct memd_lease *lease, uint64_t slot, uint64_t count);
+
+static inline bool memd_lease_is_lent(const struct memd_lease *lease)
+{
+    return atomic_load_explicit(&lease->state, memory_order_acquire) == MEMD_LEASE_LENT;
+}
+
+static inline bool memd_lease_is_gone(const struct memd_lease *lease)
+{
+    return atomic_load_explicit(&lease->state, memory_order_acquire) == MEMD_LEASE_GONE;
+}
+
+static inline void memd_lease_heard(struct memd_lease *lease, uint64_t now_ms)
+{
+    if (atomic_load_explicit(&lease->heard_ms, memory_order_relaxed) != now_ms)
+        atomic_store_explicit(&lease->heard_ms, now_ms, memory_order_relaxed);
+}
+
+/* Does the server want memory back? */
+bool memd_book_asks_back(struct memd_book *book);
+uint32_t memd_book_lease_ms(struct memd_book *book);
+
+/* --- For the keeper -------------------------------------------------------------------------- */
+
+/* End leases that were silent for too long. Returns when to look again. */
+uint64_t memd_book_expire(struct memd_book *book, uint64_t now_ms);
+/* Unmap one lease that is over and has no user; false: there is none. */
+bool memd_book_reap(struct memd_book *book);
+/* Wait until something is to be done, or until then. */
+void memd_book_wait(struct memd_book *book, uint64_t until_ms);
+/* Wake the keeper. */
+void memd_book_wake(struct memd_book *book);

@@ -1,0 +1,91 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+
+/*
+ * Memd: a server that lends memory to the runtimes of other machines, as a library. weir-memd is
+ * this with a command line; tests run it inside their own process.
+ *
+ *   lease       a run of slots, lent to one client until it returns it or is silent for too long
+ *   client      who says the same random name in his hello; may have many connections
+ *   worker      a thread with its own connections. The first one also opens the door: who has not
+ *               proven that he has the key is with it, and nowhere else
+ *   keeper      a thread that ends leases, gives memory back and looks at the machine's
+ *   teller      a thread that answers what the server does, for people and for Prometheus
+ *
+ * Always: nothing is lent before the key was proven; the sum of what is lent never exceeds
+ * `memory`; what is lent is zero; the server's memory outside of a lease cannot be named by any
+ * message. Nothing is written to, allocated or locked for each message but what docs/BACKENDS.md
+ * says: a lease's own memory.
+ */
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include "transport/session.h"
+
+#define MEMD_LISTEN_MOST  16u
+#define MEMD_THREADS_MOST 64u
+
+struct memd;
+
+/* What may change while the server runs. */
+struct memd_limits {
+    uint64_t memory;            /* bytes that may be lent in all                            */
+    uint64_t quota;             /* bytes that one client may have; 0: no less than all      */
+    uint32_t lease_ms;          /* silence after which a lease is over                      */
+    uint32_t keep_free_percent; /* of the machine's memory: below it, asks for memory back  */
+};
+
+struct memd_options {
+    const char *const *listen; /* "tcp://HOST:PORT"; an IPv6 HOST in brackets; port 0: any one  */
+    uint32_t listen_count;
+    const struct wr_key *key; /* is copied                                                     */
+    struct memd_limits limits;
+    uint32_t threads;        /* workers; 0: as many as processors, at most 4                    */
+    const char *status_path; /* of a socket that tells `status` to who connects; NULL: none     */
+    const char *metrics;     /* "HOST:PORT" for Prometheus; NULL: none                          */
+    /* One event a line, the time first, no newline. Any thread, one at a time. NULL: nobody. */
+    void (*log)(void *context, const char *line);
+    void *log_context;
+};
+
+/* What the server has at this moment, and what it did since it began. */
+struct memd_gauges {
+    uint64_t memory_bytes, lent_bytes;
+    uint32_t leases, connections; /* connections: of those who have proven the key             */
+    bool is_asking_back;
+    uint64_t lent, returned, expired, refused; /* leases                                        */
+    uint64_t accepted, unproven, unsound;      /* connections: all; never in; ended for nonsense */
+    uint64_t messages, pages_read, pages_written, pages_discarded, bytes_in, bytes_out;
+};
+
+/*
+ * Start a server. WEIR_OK; or an error whose reason the log was told, and nothing is left behind.
+ * The caller has called wr_session_begin(). All signals are blocked in the server's threads;
+ * SIGPIPE is never raised.
+ */
+int memd_open(const struct memd_options *options, struct memd **memd_p);
+
+/* End it: connections are closed, all that was lent is gone. */
+void memd_close(struct memd *memd);
+
+/* The port that the listener of that index has. */
+uint16_t memd_port(const struct memd *memd, uint32_t index);
+
+/* The port of `metrics`. */
+uint16_t memd_metrics_port(const struct memd *memd);
+
+/* Drawn when it was opened; tells this life of the server from all others. */
+uint64_t memd_epoch(const struct memd *memd);
+
+/* Other limits from now on. Less memory than is lent: none is lent any more and some asked back. */
+void memd_tune(struct memd *memd, const struct memd_limits *limits);
+
+/* Lend nothing more and ask for everything back: the server is going to be closed. */
+void memd_drain(struct memd *memd);
+
+/* All of these: any thread. */
+void memd_measure(struct memd *memd, struct memd_gauges *gauges_p);
+void memd_print_status(struct memd *memd, FILE *file);
+void memd_print_metrics(struct memd *memd, FILE *file);
