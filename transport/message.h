@@ -9,6 +9,9 @@
  *   epoch    one life of a server. It is drawn at random at its start, so that one that started
  *            again, empty, is never taken for one that has the pages
  *   id       the client's number of a request; the answer bears the same
+ *   line     a connection of a lease, by a number below 256 that the client chooses (LEASE,
+ * ATTACH); before the server welcomes a later one of the same number, it has done the last that it
+ *            will do of what was said on the earlier
  *   seal     the last 16 bytes of the header: see session.h
  *
  * Always: nothing is believed of a message before wr_message_parse() has found it sound: the
@@ -33,7 +36,7 @@
     X(WELCOME, 4, 0, 0, false)     /* server: you are in                             */   \
     X(LEASE, 5, 0, 0, false)       /* client: lend me `count` slots                  */   \
     X(LEASED, 6, 16, 16, false)    /* server: lent, for `count` ms; the lease's name */   \
-    X(ATTACH, 7, 16, 16, false)    /* client: a line of that lease: its `slot`-th   */    \
+    X(ATTACH, 7, 16, 16, false)    /* client: a line of that lease, its `slot`-th   */    \
     X(ATTACHED, 8, 0, 0, false)    /* server: `count` slots                          */   \
     X(RENEW, 9, 0, 0, false)       /* client: I live                                 */   \
     X(RENEWED, 10, 0, 0, false)    /* server: so do I, for `count` ms; see `pages`   */   \

@@ -11,14 +11,15 @@
 #include <unistd.h>
 
 #include "tests/unit/backend_kit.h"
-#include "tests/unit/memd_kit.h"
 #include "tests/unit/proxy.h"
+#include "transport/memd/memd.h"
 
 #define SLOTS   1024u
 #define OPTIONS "size=4m&patience=20&timeout=1"
 
 static struct memd *memd;
 static struct proxy *proxy;
+static struct wr_key key;
 static const char *key_file;
 
 /* A file of so many bytes, for its owner alone. */
@@ -39,6 +40,28 @@ static const char *spec_to(uint16_t port, const char *options)
     return kit_text("tcp://127.0.0.1:%d?key=%s&%s", port, key_file, options);
 }
 
+static struct memd *start(uint32_t lease_ms)
+{
+    const char *const listen[] = {"tcp://127.0.0.1:0"};
+    const struct memd_options options = {.listen = listen,
+                                         .listen_count = 1,
+                                         .key = &key,
+                                         .limits = {.memory = 64 << 20, .lease_ms = lease_ms},
+                                         .threads = 2};
+    struct memd *server;
+
+    cr_assert_eq(memd_open(&options, &server), WEIR_OK);
+    return server;
+}
+
+static uint32_t leases(void)
+{
+    struct memd_gauges gauges;
+
+    memd_measure(memd, &gauges);
+    return gauges.leases;
+}
+
 /* A server whose key is that of the file, and a proxy before it. */
 static void open_server(uint32_t lease_ms)
 {
@@ -46,8 +69,8 @@ static void open_server(uint32_t lease_ms)
 
     cr_assert(wr_session_begin());
     key_file = make_key("key", 'k');
-    cr_assert_eq(wr_key_read(key_file, &kit_key, &why), WEIR_OK);
-    memd = kit_memd(64 * KIT_MIB, 0, lease_ms);
+    cr_assert_eq(wr_key_read(key_file, &key, &why), WEIR_OK);
+    memd = start(lease_ms);
     proxy = proxy_open(memd_port(memd, 0));
 }
 
@@ -85,7 +108,7 @@ Test(backend_tcp, pages_come_back, .timeout = 60)
     cr_expect(kit_holds(backend, 0, 512, 0), "discarded memory is zero");
     channel->backend->ops->channel_close(channel);
     kit_close(backend);
-    cr_expect_eq(kit_gauges(memd).leases, 0, "the lease was returned");
+    cr_expect_eq(leases(), 0, "the lease was returned");
     close_server();
 }
 
@@ -313,13 +336,13 @@ Test(backend_tcp, a_server_that_starts_again_is_not_taken_for_the_one_that_had_t
     proxy_shut(proxy, 1);
     proxy_cut(proxy);
     memd_close(memd);
-    memd = kit_memd(64 * KIT_MIB, 0, 60000);
+    memd = start(60000);
     proxy_retarget(proxy, memd_port(memd, 0));
     proxy_shut(proxy, 0);
     expect_lost(backend, channel, "has been started again");
     backend->ops->channel_close(channel);
     kit_close(backend);
-    cr_expect_eq(kit_gauges(memd).leases, 0);
+    cr_expect_eq(leases(), 0);
     close_server();
 }
 
@@ -336,7 +359,7 @@ Test(backend_tcp, a_lease_that_is_over_is_noticed, .timeout = 120)
     cr_expect(kit_holds(backend, 0, 1, 1), "it is renewed");
     proxy_shut(proxy, 1);
     proxy_cut(proxy);
-    for (int i = 0; i < 100 && kit_gauges(memd).leases > 0; i++)
+    for (int i = 0; i < 100 && leases() > 0; i++)
         usleep(100000);
     proxy_shut(proxy, 0);
     expect_lost(backend, channel, "heard nothing of us");

@@ -7,6 +7,7 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -261,11 +262,15 @@ int kit_lease(struct kit_client *client, uint64_t slots)
     return error;
 }
 
+static _Atomic(uint32_t) lines; /* numbers that were given */
+
 int kit_attach(struct kit_client *client, const struct kit_client *owner)
 {
     struct wr_message answer;
     int error = ask(client,
-                    (struct wr_message){.type = WR_MESSAGE_ATTACH, .length = sizeof(owner->lease)},
+                    (struct wr_message){.type = WR_MESSAGE_ATTACH,
+                                        .length = sizeof(owner->lease),
+                                        .slot = 1 + atomic_fetch_add(&lines, 1) % 255},
                     owner->lease, WR_MESSAGE_ATTACHED, &answer, NULL);
 
     client->slots = error ? 0 : answer.count;

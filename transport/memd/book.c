@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "transport/memd/book.h"
 
+#include <sched.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <time.h>
@@ -244,6 +245,37 @@ struct memd_lease *memd_book_attach(struct memd_book *book, const struct memd_cl
         found->users++;
     pthread_mutex_unlock(&book->lock);
     return found;
+}
+
+uint32_t memd_line_take(struct memd_lease *lease, uint32_t number)
+{
+    _Atomic(uint32_t) *line = &lease->lines[number];
+    uint32_t seen = atomic_load_explicit(line, memory_order_relaxed), turn;
+
+    /* Acquire: what the one before did to the lease's memory comes before what we do to it. It does
+     * not wait for anything while it is heard. */
+    do {
+        while (seen & 1) {
+            sched_yield();
+            seen = atomic_load_explicit(line, memory_order_relaxed);
+        }
+        turn = seen / 2 + 1;
+    } while (!atomic_compare_exchange_weak_explicit(line, &seen, 2 * turn + 1, memory_order_acquire,
+                                                    memory_order_relaxed));
+    return turn;
+}
+
+bool memd_line_enter(struct memd_lease *lease, uint32_t number, uint32_t turn)
+{
+    uint32_t wanted = 2 * turn;
+
+    return atomic_compare_exchange_strong_explicit(&lease->lines[number], &wanted, wanted + 1,
+                                                   memory_order_acquire, memory_order_relaxed);
+}
+
+void memd_line_leave(struct memd_lease *lease, uint32_t number)
+{
+    atomic_fetch_and_explicit(&lease->lines[number], ~1u, memory_order_release);
 }
 
 static void call_keeper_locked(struct memd_book *book)

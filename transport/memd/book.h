@@ -6,8 +6,10 @@
  *
  *   user      a connection that may touch a lease's memory
  *   watcher   a connection that returned its lease and waits for the memory to be given back
- *   over      a lease that was returned or whose time is up; its users are asked to leave
- *   gone      its memory is unmapped; the entry waits for its watchers
+ *   line      a user by the number that its client gave it. A later one of the same number takes
+ * its turn: what the earlier one has still to say is not heard any more over      a lease that was
+ * returned or whose time is up; its users are asked to leave gone      its memory is unmapped; the
+ * entry waits for its watchers
  *
  * A lease moves FREE -> LENT -> OVER -> LEAVING -> GONE -> FREE.
  *
@@ -25,6 +27,7 @@
 #include "transport/memd/memd.h"
 
 #define MEMD_LEASES_MOST      256u
+#define MEMD_LINES_MOST       256u
 #define MEMD_CONNECTIONS_MOST 1024u
 #define MEMD_WHO_BYTES        112u /* "label at address", for the log */
 
@@ -52,6 +55,7 @@ struct memd_lease {
     /* Written under the book's lock; read without it by who has a hold on the lease: a stale LENT
      * is corrected by the bell that follows. */
     _Atomic(enum memd_lease_state) state;
+    _Atomic(uint32_t) lines[MEMD_LINES_MOST]; /* twice the turn, and 1 while it is heard */
     /* Kept by the book's lock. */
     uint32_t users, watchers;
 };
@@ -95,6 +99,12 @@ int memd_book_lend(struct memd_book *book, const struct memd_client *client, uin
 /* One more user of the client's own lease of that name; NULL: there is none. */
 struct memd_lease *memd_book_attach(struct memd_book *book, const struct memd_client *client,
                                     const uint8_t name[WR_NAME_BYTES]);
+/* From now on the line of this number is the caller's, and heard. When it returns, whoever had it
+ * before is not in the midst of anything, and will not be heard again. Returns its turn. */
+uint32_t memd_line_take(struct memd_lease *lease, uint32_t number);
+/* Hear it; false: another has its number. */
+bool memd_line_enter(struct memd_lease *lease, uint32_t number, uint32_t turn);
+void memd_line_leave(struct memd_lease *lease, uint32_t number);
 void memd_book_leave(struct memd_book *book, struct memd_lease *lease);
 /* The lease is over, and its user becomes a watcher. */
 void memd_book_return(struct memd_book *book, struct memd_lease *lease);

@@ -21,6 +21,7 @@ void memd_talk_begin(struct memd_talk *talk, const struct memd_identity *identit
 
 void memd_talk_end(struct memd_talk *talk)
 {
+    memd_talk_leave(talk);
     if (talk->lease && talk->state == MEMD_TALK_RETURNING)
         memd_book_unwatch(talk->book, talk->lease);
     else if (talk->lease)
@@ -189,16 +190,24 @@ static void hear_proof(struct memd_talk *talk, const uint8_t *message)
 
 /* --- Leases ---------------------------------------------------------------------------------- */
 
+static void take_line(struct memd_talk *talk, const struct wr_message *message)
+{
+    talk->line = (uint32_t)message->slot;
+    talk->turn = memd_line_take(talk->lease, talk->line);
+    talk->is_heard = true;
+}
+
 static void hear_lease(struct memd_talk *talk, const struct wr_message *message)
 {
     int error = WEIR_EINVAL;
 
-    if (!talk->lease)
+    if (!talk->lease && message->slot < MEMD_LINES_MOST)
         error = memd_book_lend(talk->book, &talk->client, message->count, &talk->lease);
     if (error) {
         refuse(talk, message, error);
         return;
     }
+    take_line(talk, message);
     say(talk,
         (struct wr_message){.type = WR_MESSAGE_LEASED,
                             .length = WR_NAME_BYTES,
@@ -211,7 +220,7 @@ static void hear_lease(struct memd_talk *talk, const struct wr_message *message)
 static void hear_attach(struct memd_talk *talk, const struct wr_message *message,
                         const uint8_t *name)
 {
-    if (talk->lease) {
+    if (talk->lease || message->slot >= MEMD_LINES_MOST) {
         refuse(talk, message, WEIR_EINVAL);
         return;
     }
@@ -220,6 +229,7 @@ static void hear_attach(struct memd_talk *talk, const struct wr_message *message
         refuse(talk, message, WEIR_ENOENT);
         return;
     }
+    take_line(talk, message);
     memd_lease_heard(talk->lease, talk->now_ms);
     say(talk,
         (struct wr_message){
@@ -249,6 +259,7 @@ static void hear_return(struct memd_talk *talk, const struct wr_message *message
     }
     talk->write.id = message->id; /* answered when the memory is given back */
     talk->state = MEMD_TALK_RETURNING;
+    memd_talk_leave(talk);
     memd_book_return(talk->book, talk->lease);
 }
 
@@ -414,6 +425,21 @@ static bool next_message(struct memd_talk *talk)
     talk->in_from += bytes;
     hear(talk, &message, header);
     return true;
+}
+
+bool memd_talk_enter(struct memd_talk *talk)
+{
+    if (!talk->lease || talk->state == MEMD_TALK_RETURNING)
+        return true;
+    talk->is_heard = memd_line_enter(talk->lease, talk->line, talk->turn);
+    return talk->is_heard;
+}
+
+void memd_talk_leave(struct memd_talk *talk)
+{
+    if (talk->is_heard)
+        memd_line_leave(talk->lease, talk->line);
+    talk->is_heard = false;
 }
 
 enum memd_wish memd_talk_go(struct memd_talk *talk)

@@ -84,6 +84,8 @@ struct memd_talk {
     bool is_failed, is_admitted;
     bool is_writing;          /* a WRITE's pages are coming                           */
     struct memd_lease *lease; /* used; when RETURNING, watched; or NULL               */
+    uint32_t line, turn;      /* of a lease that is used                              */
+    bool is_heard;            /* between memd_talk_enter() and memd_talk_leave()      */
     struct wr_message write;  /* of which they are                                    */
     char *body;               /* where its next byte goes; NULL: it is thrown away    */
     uint64_t body_left;
@@ -100,6 +102,11 @@ void memd_talk_begin(struct memd_talk *talk, const struct memd_identity *identit
                      struct memd_book *book, struct memd_counts *counts, const char *where);
 /* Leaves its lease. */
 void memd_talk_end(struct memd_talk *talk);
+
+/* Before and after each run of the calls below. False: another connection has its line; nothing
+ * that is still to come may be heard. */
+bool memd_talk_enter(struct memd_talk *talk);
+void memd_talk_leave(struct memd_talk *talk);
 
 /* Understand what was received. */
 enum memd_wish memd_talk_go(struct memd_talk *talk);

@@ -148,7 +148,8 @@ static const char *why_gone(const struct memd_connection *connection)
 }
 
 /* Do what the talk wishes, until that has to be waited for. False: the connection has ended. */
-static bool run(struct memd_worker *worker, struct memd_connection *connection, bool has_input)
+static bool run_heard(struct memd_worker *worker, struct memd_connection *connection,
+                      bool has_input)
 {
     struct memd_talk *talk = &connection->talk;
     size_t sent = 0;
@@ -181,6 +182,18 @@ static bool run(struct memd_worker *worker, struct memd_connection *connection, 
         connection->progress_ms = worker->now_ms;
         has_input = has_input && wish == MEMD_WISH_SEND;
     }
+}
+
+static bool run(struct memd_worker *worker, struct memd_connection *connection, bool has_input)
+{
+    if (!memd_talk_enter(&connection->talk)) {
+        end(worker, connection, NULL); /* its client has opened it anew */
+        return false;
+    }
+    if (!run_heard(worker, connection, has_input))
+        return false;
+    memd_talk_leave(&connection->talk);
+    return true;
 }
 
 /* --- From the first worker to the others ----------------------------------------------------- */
