@@ -5,6 +5,7 @@
 #include <criterion/criterion.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
@@ -161,6 +162,28 @@ Test(memd_hostile, who_says_nothing_keeps_nobody_out)
         close(fds[i]);
     }
     cr_expect_geq(kit_gauges(memd).unproven, SILENT);
+    expect_alive(memd);
+    memd_close(memd);
+}
+
+/* The server has no descriptor left for one who knocks: he waits until there is one. */
+Test(memd_hostile, descriptors_run_out)
+{
+    struct memd *memd = serve();
+    struct rlimit before, few;
+    struct kit_client client;
+    int fd = dup(STDIN_FILENO);
+
+    cr_assert(fd >= 0);
+    close(fd);
+    cr_assert_eq(getrlimit(RLIMIT_NOFILE, &before), 0);
+    few = before;
+    few.rlim_cur = (rlim_t)fd + 1;
+    cr_assert_eq(setrlimit(RLIMIT_NOFILE, &few), 0);
+    fd = kit_dial(memd);
+    cr_expect(kit_was_told("raise ulimit -n"));
+    cr_assert_eq(setrlimit(RLIMIT_NOFILE, &before), 0);
+    cr_expect(kit_shake(&client, fd, &kit_key, "patient"));
     expect_alive(memd);
     memd_close(memd);
 }

@@ -34,13 +34,14 @@ static uint64_t draw_epoch(void)
 
 static int start(struct memd *memd, const struct memd_options *options)
 {
-    int error = memd_teller_start(memd, options);
+    int error = memd_teller_open(memd, options);
 
     if (!error)
         error = memd_doors_open(memd, options);
     if (error)
         return error;
-    if (memd_keeper_start(memd) != 0 || memd_workers_start(memd, threads_of(options)) != 0) {
+    if (memd_keeper_start(memd) != 0 || memd_workers_start(memd, threads_of(options)) != 0 ||
+        memd_teller_start(memd) != 0) {
         memd_log(&memd->log, MEMD_LOG_EVENT, "no thread can be started: see ulimit -u and -n");
         return WEIR_ENOMEM;
     }
@@ -64,6 +65,8 @@ int memd_open(const struct memd_options *options, struct memd **memd_p)
     memd->book.bell_context = memd;
     error = memd_pool_open(memd) ? start(memd, options) : WEIR_ENOMEM;
     if (error) {
+        if (!memd->pool)
+            memd_log(&memd->log, MEMD_LOG_EVENT, "out of memory: see ulimit -v");
         memd_close(memd);
         return error;
     }

@@ -6,7 +6,8 @@
  * this with a command line; tests run it inside their own process.
  *
  *   lease       a run of slots, lent to one client until it returns it or is silent for too long
- *   client      who says the same random name in his hello; may have many connections
+ *   client      who says the same random name in his hello; may have many connections, and is the
+ *               only one who can attach them to his leases
  *   worker      a thread with its own connections. The first one also opens the door: who has not
  *               proven that he has the key is with it, and nowhere else
  *   keeper      a thread that ends leases, gives memory back and looks at the machine's
@@ -14,8 +15,7 @@
  *
  * Always: nothing is lent before the key was proven; the sum of what is lent never exceeds
  * `memory`; what is lent is zero; the server's memory outside of a lease cannot be named by any
- * message. Nothing is written to, allocated or locked for each message but what docs/BACKENDS.md
- * says: a lease's own memory.
+ * message. No message of pages allocates anything or takes a lock.
  */
 
 #include <stdbool.h>
@@ -45,7 +45,8 @@ struct memd_options {
     uint32_t threads;        /* workers; 0: as many as processors, at most 4                    */
     const char *status_path; /* of a socket that tells `status` to who connects; NULL: none     */
     const char *metrics;     /* "HOST:PORT" for Prometheus; NULL: none                          */
-    /* One event a line, the time first, no newline. Any thread, one at a time. NULL: nobody. */
+    /* One event a line, the time first, no newline. Any thread, one at a time; it may not call the
+     * server, and keeps clients waiting if it takes long. NULL: nobody. */
     void (*log)(void *context, const char *line);
     void *log_context;
 };

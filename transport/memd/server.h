@@ -113,5 +113,7 @@ int memd_thread_start(pthread_t *thread_p, const char *name, void *(*work)(void 
                       void *argument);
 int memd_keeper_start(struct memd *memd);
 void memd_keeper_stop(struct memd *memd);
-int memd_teller_start(struct memd *memd, const struct memd_options *options);
+/* Its sockets, before anybody is let in; and its thread, which looks at everything: last. */
+int memd_teller_open(struct memd *memd, const struct memd_options *options);
+int memd_teller_start(struct memd *memd);
 void memd_teller_stop(struct memd *memd);

@@ -196,7 +196,7 @@ static int open_status(struct memd *memd, const char *path)
     return WEIR_OK;
 }
 
-static int open_both(struct memd *memd, const struct memd_options *options)
+int memd_teller_open(struct memd *memd, const struct memd_options *options)
 {
     int error = WEIR_OK;
 
@@ -212,22 +212,18 @@ static int open_both(struct memd *memd, const struct memd_options *options)
     return error;
 }
 
-int memd_teller_start(struct memd *memd, const struct memd_options *options)
+int memd_teller_start(struct memd *memd)
 {
     int error;
 
-    if (!options->status_path && !options->metrics)
-        return WEIR_OK;
-    error = open_both(memd, options);
-    if (error)
-        return error;
+    if (memd->status_fd < 0 && memd->metrics_fd < 0)
+        return 0;
     memd->teller_bell = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (memd->teller_bell < 0 || memd_thread_start(&memd->teller, "memd-teller", work, memd) != 0) {
-        memd_log(&memd->log, MEMD_LOG_EVENT, "no thread can be started: see ulimit -u and -n");
-        return WEIR_ENOMEM;
-    }
-    memd->has_teller = true;
-    return WEIR_OK;
+    if (memd->teller_bell < 0)
+        return errno;
+    error = memd_thread_start(&memd->teller, "memd-teller", work, memd);
+    memd->has_teller = !error;
+    return error;
 }
 
 static void close_one(int *fd)
