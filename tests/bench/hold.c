@@ -135,7 +135,8 @@ void bench_hold_serve(struct bench_hold *hold)
     refresh(hold);
     hold->count++;
     hold->is_over = hold->vain >= VAIN_MAX;
-    /* Who waits is woken when killing is allowed, which is all that wakes it. */
+    /* Who waits is woken by nothing but this. Who runs out of memory in between is killed, and
+     * said to have been. */
     set_killing(hold, true);
     if (!hold->is_over)
         set_killing(hold, false);
