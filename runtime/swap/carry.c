@@ -107,13 +107,15 @@ static void compare(const struct wr_carry *carry, uint32_t first, int errors[WR_
 {
     const struct wr_space *space = space_of(carry->carrier);
     uint32_t left = carry->count - first, pages = left < WR_SUM_TOGETHER ? left : WR_SUM_TOGETHER;
-    const uint8_t *bytes[WR_SUM_TOGETHER];
+    const uint8_t *bytes[WR_SUM_TOGETHER], *next = NULL;
     uint32_t sums[WR_SUM_TOGETHER];
 
+    if (left > pages)
+        next = wr_host_frame(space->host, frame_of(carry, first + pages));
     for (uint32_t i = 0; i < pages; i++)
         bytes[i] = wr_host_frame(space->host, frame_of(carry, first + i));
     if (carry->io.error == WEIR_OK)
-        wr_swap_sums(carry->carrier->lane->swap, pages, &carry->pages[first], bytes, sums);
+        wr_swap_sums(carry->carrier->lane->swap, pages, &carry->pages[first], bytes, next, sums);
     for (uint32_t i = 0; i < pages; i++) {
         errors[i] = carry->io.error;
         if (errors[i] == WEIR_OK && sums[i] != carry->sums[first + i]) {

@@ -95,14 +95,14 @@ static uint32_t take_group(struct wr_space *space, const struct wr_extent *exten
     return i;
 }
 
-/* How many are zeros, and forgotten. */
-static uint32_t judge_group(struct wr_swap *swap, struct group *group)
+/* How many are zeros, and forgotten. next: the bytes that come after them, or NULL. */
+static uint32_t judge_group(struct wr_swap *swap, struct group *group, const uint8_t *next)
 {
     uint32_t sums[WR_SUM_TOGETHER], zeros = 0;
 
     /* Nobody can change the bytes any more, so that the sums hold until the write. And they have
      * brought the bytes here, so that to look for zeros after them costs little. */
-    wr_swap_sums(swap, group->count, group->pages, group->bytes, sums);
+    wr_swap_sums(swap, group->count, group->pages, group->bytes, next, sums);
     for (uint32_t i = 0; i < group->count; i++) {
         struct wr_hold *hold = &group->holds[i];
 
@@ -125,8 +125,11 @@ uint32_t wr_launder_inspect(struct wr_pager *pager, struct wr_extent *extent)
     struct group group;
 
     for (uint32_t i = 0; i < extent->fill;) {
+        const uint8_t *next;
+
         i = take_group(swap->space, extent, i, &group);
-        zeros += judge_group(swap, &group);
+        next = wr_host_frame(swap->space->host, extent->first_frame + i);
+        zeros += judge_group(swap, &group, i < extent->fill ? next : NULL);
         seen += group.count;
     }
     count(swap, WR_COUNT_pages_elided_zero, zeros);

@@ -2,9 +2,10 @@
 
 /*
  * Pages that leave, or have just been read, are in no cache of the processor: to fetch their bytes
- * takes three times as long as to sum them. And a processor fetches ahead within one page only, so
- * that it waits at the start of each, and the lines of one do not fill its queue. So eight pages
- * are summed line by line in turns: 0.33 us a page instead of 0.46 (Xeon, pages of 256 MiB ago).
+ * takes twice as long as to sum them. And a processor fetches ahead within one page only, so that
+ * it waits at the start of each, and the lines of one do not fill its queue. So eight pages are
+ * summed line by line in turns, and the first lines of the next eight are asked for in time. In
+ * kswapd, beside a program that writes: 0.30 us a page, where one after the other took 0.47.
  *
  * The steps are those of XXH3 for long inputs, in the words of its specification
  * (github.com/Cyan4973/xxHash, doc/xxhash_spec.md); sum_test compares with the library's own, which
@@ -25,6 +26,7 @@
 #define LINE         64u /* bytes: a stripe                                        */
 #define LINES        (WEIR_PAGE_BYTES / LINE)
 #define BLOCK_LINES  16u /* between two scrambles: the secret is used up           */
+#define AHEAD        12u /* lines that are asked for before they are needed        */
 #define SECRET_WORDS 24u
 
 /* Where in the secret, in bytes. */
@@ -127,7 +129,15 @@ static uint32_t finish(const struct adder *a)
     return (uint32_t)(sum ^ (sum >> 32));
 }
 
-AVX2 static void sum_together(const uint32_t *pages, const uint8_t *const *bytes, uint32_t *sums)
+/* A line that will be needed soon, of this page or of the one that comes after it. */
+static const uint8_t *line_ahead(const uint8_t *page, const uint8_t *next, uint32_t line)
+{
+    return line + AHEAD < LINES ? page + (line + AHEAD) * LINE
+                                : next + (line + AHEAD - LINES) * LINE;
+}
+
+AVX2 static void sum_together(const uint32_t *pages, const uint8_t *const *bytes,
+                              const uint8_t *next, uint32_t *sums)
 {
     struct adder adders[WR_SUM_TOGETHER];
 
@@ -137,8 +147,10 @@ AVX2 static void sum_together(const uint32_t *pages, const uint8_t *const *bytes
         const bool is_last = line == LINES - 1, ends_block = line % BLOCK_LINES == BLOCK_LINES - 1;
         const uint32_t secret_at = is_last ? SECRET_LAST : line % BLOCK_LINES * SECRET_STEP;
 
-        for (uint32_t i = 0; i < WR_SUM_TOGETHER; i++)
+        for (uint32_t i = 0; i < WR_SUM_TOGETHER; i++) {
+            __builtin_prefetch(line_ahead(bytes[i], next + (size_t)i * WEIR_PAGE_BYTES, line));
             add_line(&adders[i], bytes[i] + line * LINE, secret_at);
+        }
         for (uint32_t i = 0; i < WR_SUM_TOGETHER && ends_block && !is_last; i++)
             scramble(&adders[i]);
     }
@@ -151,13 +163,14 @@ uint32_t wr_sum(uint32_t page, const void *bytes)
     return (uint32_t)XXH3_64bits_withSeed(bytes, WEIR_PAGE_BYTES, page);
 }
 
-void wr_sums(uint32_t count, const uint32_t *pages, const uint8_t *const *bytes, uint32_t *sums)
+void wr_sums(uint32_t count, const uint32_t *pages, const uint8_t *const *bytes,
+             const uint8_t *next, uint32_t *sums)
 {
-    uint32_t i = 0;
-
-    if (__builtin_cpu_supports("avx2"))
-        for (; count - i >= WR_SUM_TOGETHER; i += WR_SUM_TOGETHER)
-            sum_together(pages + i, bytes + i, sums + i);
-    for (; i < count; i++)
+    if (count == WR_SUM_TOGETHER && __builtin_cpu_supports("avx2")) {
+        /* To ask for what is here already costs nothing. */
+        sum_together(pages, bytes, next ? next : bytes[0], sums);
+        return;
+    }
+    for (uint32_t i = 0; i < count; i++)
         sums[i] = wr_sum(pages[i], bytes[i]);
 }

@@ -14,5 +14,8 @@
 
 /* Any thread, any signal handler. */
 uint32_t wr_sum(uint32_t page, const void *bytes);
-/* The same of several pages: sums[i] == wr_sum(pages[i], bytes[i]). */
-void wr_sums(uint32_t count, const uint32_t *pages, const uint8_t *const *bytes, uint32_t *sums);
+/* The same of at most so many pages: sums[i] == wr_sum(pages[i], bytes[i]). next: where the bytes
+ * lie, one page after another, that are to be summed after these, or NULL: they are on their way
+ * then. */
+void wr_sums(uint32_t count, const uint32_t *pages, const uint8_t *const *bytes,
+             const uint8_t *next, uint32_t *sums);

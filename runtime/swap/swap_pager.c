@@ -29,10 +29,10 @@ uint32_t wr_swap_sum(const struct wr_swap *swap, uint32_t page, const void *byte
 }
 
 void wr_swap_sums(const struct wr_swap *swap, uint32_t count, const uint32_t *pages,
-                  const uint8_t *const *bytes, uint32_t *sums)
+                  const uint8_t *const *bytes, const uint8_t *next, uint32_t *sums)
 {
     if (swap->wish.checksums)
-        wr_sums(count, pages, bytes, sums);
+        wr_sums(count, pages, bytes, next, sums);
     else
         memset(sums, 0, count * sizeof(*sums));
 }
@@ -293,16 +293,22 @@ static void finish_if_last(struct wr_fetch *fetch)
 }
 
 /* A few pages of a request. */
-static void arrive(const struct wr_swap *swap, struct wr_fetch *fetch, uint32_t first,
-                   uint32_t pages, int error)
+static void arrive(const struct wr_swap *swap, const struct wr_fetch_request *request,
+                   uint32_t from, uint32_t pages)
 {
+    struct wr_fetch *fetch = request->fetch;
+    const uint32_t first = request->index + from;
+    const uint8_t *at = fetch->bytes + (uint64_t)first * WEIR_PAGE_BYTES;
+    const uint8_t *end = at + (uint64_t)pages * WEIR_PAGE_BYTES;
     const uint8_t *bytes[WR_SUM_TOGETHER];
     uint32_t sums[WR_SUM_TOGETHER];
+    int error = request->io.error;
 
     for (uint32_t i = 0; i < pages; i++)
-        bytes[i] = fetch->bytes + (uint64_t)(first + i) * WEIR_PAGE_BYTES;
+        bytes[i] = at + (uint64_t)i * WEIR_PAGE_BYTES;
     if (error == WEIR_OK)
-        wr_swap_sums(swap, pages, &fetch->page[first], bytes, sums);
+        wr_swap_sums(swap, pages, &fetch->page[first], bytes,
+                     from + pages < request->io.pages ? end : NULL, sums);
     for (uint32_t i = 0; i < pages; i++) {
         bool is_good = error != WEIR_OK || sums[i] == fetch->sum[first + i];
 
@@ -324,8 +330,7 @@ static void fetch_done(struct weir_io *io)
         wr_stats_count(swap->space->stats, WR_COUNT_read_errors);
     }
     for (uint32_t i = 0; i < io->pages; i += WR_SUM_TOGETHER)
-        arrive(swap, fetch, request->index + i,
-               io->pages - i < WR_SUM_TOGETHER ? io->pages - i : WR_SUM_TOGETHER, io->error);
+        arrive(swap, request, i, io->pages - i < WR_SUM_TOGETHER ? io->pages - i : WR_SUM_TOGETHER);
     request->is_busy = false;
     finish_if_last(fetch);
 }
