@@ -197,22 +197,22 @@ void wr_staging_retry(struct wr_staging *staging, const struct wr_segment *segme
     wr_lock_drop(&staging->lock);
 }
 
-/* 1: it was held until now. */
-static uint32_t unhold(struct wr_extent *extent, uint32_t index)
+/* How many of these frames, of one word of bits, were held until now. */
+static uint32_t unhold(struct wr_extent *extent, uint32_t from, uint32_t to)
 {
-    uint64_t bit = 1ull << (index % 64);
+    uint64_t bits = (UINT64_MAX >> (64 - (to - from))) << (from % 64);
 
-    return (atomic_fetch_and_explicit(&extent->held[index / 64], ~bit, memory_order_relaxed) &
-            bit) != 0;
+    return (uint32_t)__builtin_popcountll(
+        atomic_fetch_and_explicit(&extent->held[from / 64], ~bits, memory_order_relaxed) & bits);
 }
 
 void wr_staging_release_one(struct wr_staging *staging, uint32_t frame)
 {
-    uint32_t index = frame - staging->first_frame;
-    struct wr_extent *extent = &staging->extents[index / WR_EXTENT_FRAMES];
+    uint32_t index = (frame - staging->first_frame) % WR_EXTENT_FRAMES;
+    struct wr_extent *extent = &staging->extents[(frame - staging->first_frame) / WR_EXTENT_FRAMES];
 
     staging->host->ops->release(staging->host, frame, 1);
-    WR_CHECK(unhold(extent, index % WR_EXTENT_FRAMES));
+    WR_CHECK(unhold(extent, index, index + 1) == 1);
     atomic_fetch_sub_explicit(&staging->held_count, 1, memory_order_relaxed);
     wr_frames_put(staging->frames, 1);
 }
@@ -225,8 +225,11 @@ void wr_staging_release(struct wr_staging *staging, const struct wr_segment *seg
     if (segment->from < segment->to)
         staging->host->ops->release(staging->host, wr_segment_frame(segment, segment->from),
                                     segment->to - segment->from);
-    for (uint32_t i = segment->from; i < segment->to; i++)
-        freed += unhold(extent, i);
+    for (uint32_t i = segment->from, end; i < segment->to; i = end) {
+        end = i - i % 64 + 64;
+        end = end < segment->to ? end : segment->to;
+        freed += unhold(extent, i, end);
+    }
     wr_lock_take(&staging->lock);
     extent->released += segment->to - segment->from;
     WR_CHECK(extent->released <= extent->fill);

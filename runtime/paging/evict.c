@@ -238,9 +238,6 @@ static void revoked(struct wr_evict *e, struct wr_victim *victim, const struct w
         wr_page_move(hold, WR_PAGE_RESIDENT_DIRTY, WR_PAGE_CACHED_DIRTY);
         wr_staging_hold(&e->space->staging, e->extent, revoke->frame - e->extent->first_frame,
                         hold->number);
-        count(e, WR_COUNT_cache_added, 1);
-        count(e, WR_COUNT_cache_added_reclaim, 1);
-        count(e, WR_COUNT_reclaim_marked, 1);
         break;
     case WR_REVOKE_MISSING: /* dropped by the program's own madvise: it reads as zero */
         wr_hold_set(hold, WR_PAGE_AHEAD, false);
@@ -284,6 +281,9 @@ static void note_staged(struct wr_evict *e, uint32_t staged)
 {
     if (staged)
         e->staged_ns = e->space->host->ops->now_ns(e->space->host);
+    count(e, WR_COUNT_cache_added, staged);
+    count(e, WR_COUNT_cache_added_reclaim, staged);
+    count(e, WR_COUNT_reclaim_marked, staged);
     e->revoked += staged;
     e->staged_lately += staged;
     wr_aging_unmapped(e->space->aging, staged);

@@ -13,6 +13,7 @@
 
 #include "runtime/memory/gate.h"
 #include "runtime/memory/heat.h"
+#include "runtime/swap/sum.h"
 #include "runtime/swap/swap.h"
 
 /* A back end that failed is left alone for a while, twice as long every time; after so many
@@ -36,65 +37,128 @@ static bool is_zero(const uint8_t *bytes)
            memcmp(bytes, bytes + 1, WEIR_PAGE_BYTES - 1) == 0;
 }
 
-/* Lock the page of a staged frame, if the frame is still where its bytes are. Inside the gate. */
-static bool take_staged(struct wr_space *space, const struct wr_extent *extent, uint32_t index,
-                        struct wr_hold *hold)
+enum taken { TAKEN, TAKEN_NOT, TAKEN_BUSY };
+
+/* Lock the page of a staged frame, if the frame is still where its bytes are. waits: or else, find
+ * it busy. Inside the gate. */
+static enum taken take_staged_how(struct wr_space *space, const struct wr_extent *extent,
+                                  uint32_t index, bool waits, struct wr_hold *hold)
 {
     uint32_t page = extent->pages[index];
 
     if (!wr_extent_holds(extent, index) || !wr_page_is_owned(&space->pages, page))
-        return false;
-    wr_page_take(&space->pages, page, hold);
+        return TAKEN_NOT;
+    if (waits)
+        wr_page_take(&space->pages, page, hold);
+    else if (!wr_page_take_try(&space->pages, page, hold))
+        return TAKEN_BUSY;
     if (wr_hold_state(hold) == WR_PAGE_CACHED_DIRTY &&
         wr_hold_frame(hold) == extent->first_frame + index)
-        return true;
+        return TAKEN;
     wr_page_put(&space->pages, hold);
-    return false;
+    return TAKEN_NOT;
+}
+
+static bool take_staged(struct wr_space *space, const struct wr_extent *extent, uint32_t index,
+                        struct wr_hold *hold)
+{
+    return take_staged_how(space, extent, index, true, hold) == TAKEN;
+}
+
+/* Pages that are looked at together, under their locks. */
+struct group {
+    uint32_t count;
+    struct wr_hold holds[WR_SUM_TOGETHER];
+    uint32_t pages[WR_SUM_TOGETHER];
+    const uint8_t *bytes[WR_SUM_TOGETHER];
+};
+
+/* From this frame on; the first that was not looked at. Only the first page is waited for: who
+ * waits holds no other. */
+static uint32_t take_group(struct wr_space *space, const struct wr_extent *extent, uint32_t from,
+                           struct group *group)
+{
+    uint32_t i;
+
+    group->count = 0;
+    for (i = from; i < extent->fill && group->count < WR_SUM_TOGETHER; i++) {
+        struct wr_hold *hold = &group->holds[group->count];
+        enum taken taken = take_staged_how(space, extent, i, group->count == 0, hold);
+
+        if (taken == TAKEN_BUSY)
+            break;
+        if (taken == TAKEN_NOT)
+            continue;
+        group->pages[group->count] = hold->number;
+        group->bytes[group->count++] = wr_host_frame(space->host, extent->first_frame + i);
+    }
+    return i;
+}
+
+/* How many are zeros, and forgotten. next: the bytes that come after them, or NULL. */
+static uint32_t judge_group(struct wr_swap *swap, struct group *group, const uint8_t *next)
+{
+    uint32_t sums[WR_SUM_TOGETHER], zeros = 0;
+
+    /* Nobody can change the bytes any more, so that the sums hold until the write. And they have
+     * brought the bytes here, so that to look for zeros after them costs little. */
+    wr_swap_sums(swap, group->count, group->pages, group->bytes, next, sums);
+    for (uint32_t i = 0; i < group->count; i++) {
+        struct wr_hold *hold = &group->holds[i];
+
+        if (swap->wish.zero_elision && is_zero(group->bytes[i])) {
+            wr_page_move(hold, WR_PAGE_CACHED_DIRTY, WR_PAGE_EMPTY);
+            wr_hold_set_frame(hold, WR_FRAME_NONE);
+            zeros++;
+        } else {
+            wr_hold_set_sum(hold, sums[i]);
+        }
+        wr_page_put(&swap->space->pages, hold);
+    }
+    return zeros;
 }
 
 uint32_t wr_launder_inspect(struct wr_pager *pager, struct wr_extent *extent)
 {
     struct wr_swap *swap = (struct wr_swap *)(void *)pager;
-    struct wr_space *space = swap->space;
-    uint32_t live = 0, zeros = 0;
+    uint32_t seen = 0, zeros = 0;
+    struct group group;
 
-    for (uint32_t i = 0; i < extent->fill; i++) {
-        const uint8_t *bytes = wr_host_frame(space->host, extent->first_frame + i);
-        struct wr_hold hold;
+    for (uint32_t i = 0; i < extent->fill;) {
+        const uint8_t *next;
 
-        if (!take_staged(space, extent, i, &hold))
-            continue;
-        if (swap->wish.zero_elision && is_zero(bytes)) {
-            wr_page_move(&hold, WR_PAGE_CACHED_DIRTY, WR_PAGE_EMPTY);
-            wr_hold_set_frame(&hold, WR_FRAME_NONE);
-            zeros++;
-        } else {
-            /* Nobody can change the bytes any more, so that the sum holds until the write. */
-            wr_hold_set_sum(&hold, wr_swap_sum(swap, hold.number, bytes));
-            live++;
-        }
-        wr_page_put(&space->pages, &hold);
+        i = take_group(swap->space, extent, i, &group);
+        next = wr_host_frame(swap->space->host, extent->first_frame + i);
+        zeros += judge_group(swap, &group, i < extent->fill ? next : NULL);
+        seen += group.count;
     }
     count(swap, WR_COUNT_pages_elided_zero, zeros);
     count(swap, WR_COUNT_cache_deleted, zeros);
-    return live;
+    return seen - zeros;
 }
 
 /* --- The write is over ----------------------------------------------------------------------- */
 
-/* What became of one page of a write. True: its bytes are still only in the staging frame. */
-static bool settle(struct wr_writeout *w, uint32_t index, bool is_written)
+/* What became of one page of a write. */
+enum settled {
+    SETTLED_OUT,      /* it is at the back end alone                                */
+    SETTLED_STAYS,    /* its bytes are still only in the staging frame              */
+    SETTLED_ELSEWHERE /* it was taken back meanwhile, or is nobody's any more     */
+};
+
+static enum settled settle(struct wr_writeout *w, uint32_t index, bool is_written)
 {
     struct wr_space *space = w->lane->swap->space;
     uint32_t place = (uint32_t)w->io.slot + index;
     uint64_t slot = wr_slot_make(w->backend->number, place);
     enum wr_page_state state;
-    bool is_ours, stays = false;
+    enum settled settled = SETTLED_ELSEWHERE;
     struct wr_hold hold;
+    bool is_ours;
 
     if (!wr_page_is_owned(&space->pages, w->pages[index])) {
         wr_swap_free_slot(w->lane->swap, w->backend, place);
-        return false;
+        return SETTLED_ELSEWHERE;
     }
     wr_page_take(&space->pages, w->pages[index], &hold);
     state = wr_hold_state(&hold);
@@ -102,20 +166,52 @@ static bool settle(struct wr_writeout *w, uint32_t index, bool is_written)
               wr_hold_slot(&hold) == slot;
     if (is_ours && is_written && state == WR_PAGE_CACHED_WRITING) {
         wr_page_evict(&space->pages, &hold, state);
-        count(w->lane->swap, WR_COUNT_cache_deleted, 1);
+        settled = SETTLED_OUT;
     } else if (is_ours && is_written) {
         wr_page_move(&hold, state, WR_PAGE_RESIDENT_CLEAN);
     } else {
         /* Failed, or the page was written again or discarded while it was on its way. */
         if (is_ours) {
-            stays = state == WR_PAGE_CACHED_WRITING;
-            wr_page_move(&hold, state, stays ? WR_PAGE_CACHED_DIRTY : WR_PAGE_RESIDENT_DIRTY);
+            if (state == WR_PAGE_CACHED_WRITING)
+                settled = SETTLED_STAYS;
+            wr_page_move(&hold, state,
+                         settled == SETTLED_STAYS ? WR_PAGE_CACHED_DIRTY : WR_PAGE_RESIDENT_DIRTY);
             wr_hold_set_slot(&hold, WR_SLOT_NONE);
         }
         wr_swap_free_slot(w->lane->swap, w->backend, place);
     }
     wr_page_put(&space->pages, &hold);
-    return stays;
+    return settled;
+}
+
+/* In which segment is this frame? */
+static struct wr_segment *segment_of(struct wr_writeout *w, uint32_t frame)
+{
+    for (uint32_t i = 0; i < w->segment_count; i++) {
+        struct wr_segment *segment = &w->segments[i];
+
+        if (frame >= wr_segment_frame(segment, segment->from) &&
+            frame < wr_segment_frame(segment, segment->to))
+            return segment;
+    }
+    wr_check_failed("a written frame is in no segment of its write");
+}
+
+/* Of all pages of a write: how many are left in each segment. */
+static void settle_all(struct wr_writeout *w, bool is_written)
+{
+    uint32_t out = 0;
+
+    for (uint32_t i = 0; i < w->segment_count; i++)
+        w->segments[i].live = 0;
+    for (uint32_t i = 0; i < w->count; i++) {
+        enum settled settled = settle(w, i, is_written);
+
+        out += settled == SETTLED_OUT;
+        if (settled == SETTLED_STAYS)
+            segment_of(w, w->frames[i])->live++;
+    }
+    count(w->lane->swap, WR_COUNT_cache_deleted, out);
 }
 
 static uint32_t held_in(const struct wr_segment *segment)
@@ -163,19 +259,6 @@ static void mark_sick(struct wr_swap_backend *backend, const struct wr_space *sp
                                 "tried again every second");
 }
 
-/* In which segment is this frame? */
-static struct wr_segment *segment_of(struct wr_writeout *w, uint32_t frame)
-{
-    for (uint32_t i = 0; i < w->segment_count; i++) {
-        struct wr_segment *segment = &w->segments[i];
-
-        if (frame >= wr_segment_frame(segment, segment->from) &&
-            frame < wr_segment_frame(segment, segment->to))
-            return segment;
-    }
-    wr_check_failed("a written frame is in no segment of its write");
-}
-
 static void write_done(struct weir_io *io)
 {
     struct wr_writeout *w = io->owner;
@@ -188,11 +271,7 @@ static void write_done(struct weir_io *io)
     lane->holding[w->backend->number] -= w->held;
     wr_stats_time(space->stats, WR_TIME_write, space->host->ops->now_ns(space->host) - w->begun_ns);
     lane->coming -= w->held;
-    for (uint32_t i = 0; i < w->segment_count; i++)
-        w->segments[i].live = 0;
-    for (uint32_t i = 0; i < w->count; i++)
-        if (settle(w, i, is_written))
-            segment_of(w, w->frames[i])->live++;
+    settle_all(w, is_written);
     if (is_written) {
         atomic_store(&w->backend->sick_until_ns, 0);
         atomic_store(&w->backend->failures, 0);
@@ -220,11 +299,19 @@ static struct wr_writeout *free_writeout(struct wr_swap_lane *lane, uint32_t num
     return NULL;
 }
 
+static void count_written(struct wr_region *region, uint32_t pages)
+{
+    if (region)
+        wr_region_add(region, WR_REGION_pages_written, pages);
+}
+
 /* Take pages of a segment into the write, as far as there are slots. */
 static void gather_segment(struct wr_writeout *w, const struct wr_segment *segment,
                            const struct wr_slot_run *run)
 {
     struct wr_space *space = w->lane->swap->space;
+    struct wr_region *last = NULL; /* a cluster is mostly one region's */
+    uint32_t of_last = 0;
 
     for (uint32_t i = segment->from; i < segment->to; i++) {
         uint32_t place = run->place + w->count;
@@ -234,8 +321,12 @@ static void gather_segment(struct wr_writeout *w, const struct wr_segment *segme
         if (!take_staged(space, segment->extent, i, &hold))
             continue;
         region = wr_space_region(space, hold.number);
-        if (region)
-            wr_region_add(region, WR_REGION_pages_written, 1);
+        if (region != last) {
+            count_written(last, of_last);
+            of_last = 0;
+            last = region;
+        }
+        of_last++;
         WR_CHECK(w->count < run->count);
         wr_page_move(&hold, WR_PAGE_CACHED_DIRTY, WR_PAGE_CACHED_WRITING);
         wr_hold_set_slot(&hold, wr_slot_make(w->backend->number, place));
@@ -245,6 +336,7 @@ static void gather_segment(struct wr_writeout *w, const struct wr_segment *segme
         w->count++;
         wr_page_put(&space->pages, &hold);
     }
+    count_written(last, of_last);
 }
 
 static void gather(struct wr_writeout *w, const struct wr_slot_run *run, uint32_t target)

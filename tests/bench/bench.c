@@ -54,6 +54,11 @@ bench_run_fn bench_find_run(const char *name)
     return NULL;
 }
 
+bool bench_is_asked(const struct bench *bench, const char *point)
+{
+    return !bench->only || strstr(point, bench->only);
+}
+
 void bench_kernel_side(struct bench_side *side, const char *name, const char *run,
                        const char *missing, uint64_t budget, uint64_t pages)
 {
@@ -100,7 +105,7 @@ static void usage(FILE *to)
         "  --rounds=N   so many runs of each side; figures are medians (at most 15)\n"
         "  --dir=PATH   where the files of a bench are made (/var/tmp)\n"
         "  --bug=WORD   a side more: Weir with a historic bug (below)\n"
-        "  --only=TEXT  of trash: only the points with this in their name\n"
+        "  --only=TEXT  of policy and trash: only the points with this in their name\n"
         "  --verbose    what every run said, on standard error\n\n"
         "  all          every one of these, in turn\n");
     for (size_t i = 0; i < BENCH_COUNT; i++)

@@ -42,6 +42,9 @@ struct bench {
     const char *only; /* of a bench with many points, those with this in their name; NULL: all */
 };
 
+/* Whether a point of this name is asked for. Of policy and trash. */
+bool bench_is_asked(const struct bench *bench, const char *point);
+
 /* --- Figures: figure.c ----------------------------------------------------------------------- */
 
 uint64_t bench_now_ns(void);
@@ -64,6 +67,7 @@ struct bench_series {
     /* Of the same side with the bug, if there is one. */
     double bugged[BENCH_ROUNDS_MAX];
     unsigned bugged_count;
+    const struct bench_side *side; /* whose they are; NULL: nobody's */
 };
 double bench_median(const struct bench_series *series);
 /* One figure that is no measurement: a bound, for example. */
@@ -104,6 +108,9 @@ struct bench_side {
     bool may_fail;        /* a baseline: what it dies of is why it is missing  */
     char missing[200];    /* why it cannot run; empty: it can                  */
     char death[200];      /* what its last run died of                         */
+    unsigned deaths;      /* rounds that ended so                              */
+    bool is_held;         /* the kernel waits for us before it kills           */
+    unsigned held;        /* how often that was, in all rounds: see hold.c     */
     char group[400];      /* its cgroup, made by the first run                 */
     struct bench_results round[BENCH_ROUNDS_MAX];
     unsigned rounds;
@@ -149,6 +156,8 @@ extern volatile int bench_interrupted; /* by which signal; 0: it was not */
 /* --- What baselines need: ground.c ----------------------------------------------------------- */
 
 /* Each: false, and why in missing[200], if this machine does not let us. */
+bool bench_write_text(const char *path, const char *text);
+bool bench_read_text(const char *path, char *text, size_t room);
 bool bench_group_make(const char *name, uint64_t limit_bytes, char group[400], char missing[200]);
 bool bench_group_limit(const char *group, uint64_t limit_bytes, char missing[200]);
 /* Swap in a file of the bench's directory, or on zram, for a program with pages of so many bytes:
@@ -163,6 +172,26 @@ bool bench_swap_ahead(unsigned order, char missing[200]);
 uint64_t bench_vmstat(const char *name);
 /* A file of really written, incompressible pages. */
 bool bench_written_file(const char *path, uint64_t bytes, char missing[200]);
+
+/* --- What keeps a baseline alive: hold.c ----------------------------------------------------- */
+
+/* Of one run in one cgroup. */
+struct bench_hold {
+    char group[400]; /* "": none, and nothing is done        */
+    int event_fd;    /* readable: serve it; -1: there is none */
+    int tick_ms;     /* serve it so often anyway; 0: never   */
+    bool is_able;    /* the kernel waits before it kills     */
+    bool is_over;    /* it was given up                      */
+    unsigned count;  /* how often somebody waited            */
+    unsigned vain;   /* of them, in a row, with no page gone */
+    uint64_t gone, kills;
+};
+
+void bench_hold_open(struct bench_hold *hold, const char *group);
+void bench_hold_serve(struct bench_hold *hold);
+void bench_hold_close(struct bench_hold *hold);
+/* True: the kernel killed the run for want of memory; how, for people, in `why`. */
+bool bench_hold_explain(const struct bench_hold *hold, char why[200]);
 
 /* What a program of so many pages needs beside the budget: its page tables, its threads, their
  * notes. */

@@ -14,6 +14,9 @@ def wrong(line):
         return f"lacks {', '.join(sorted(missing))}"
     if line["better"] not in ("higher", "lower"):
         return "better is neither higher nor lower"
+    # Where the kernel waits before it kills, want of memory is no reason to die: there is swap.
+    if "baseline_held" in line and "baseline_deaths" in line:
+        return f"has a baseline that died: {line['baseline_death']}"
     if "ratio" not in line:
         return None if line.get("baseline_missing") else "has neither ratio nor baseline_missing"
     of, by = (line["weir"], line["baseline"])[:: 1 if line["better"] == "higher" else -1]

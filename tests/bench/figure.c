@@ -156,6 +156,21 @@ static void put_ratio(const struct bench_line *line)
         put_text("baseline_missing", "one of the two figures is 0: there is no ratio");
 }
 
+/* On what terms the baseline ran, if it ran in a cgroup. */
+static void put_terms(const struct bench_side *side)
+{
+    if (!side)
+        return;
+    if (side->limit_bytes)
+        put_number("baseline_limit_mib", (double)side->limit_bytes / (double)BENCH_MIB);
+    if (side->is_held)
+        put_number("baseline_held", side->held);
+    if (side->deaths) {
+        put_number("baseline_deaths", side->deaths);
+        put_text("baseline_death", side->death);
+    }
+}
+
 static void put_machine(const struct bench *bench)
 {
     struct utsname system;
@@ -210,6 +225,7 @@ void bench_print(const struct bench *bench, const struct bench_line *line)
     put_series("weir_rounds", &line->weir);
     if (has_baseline)
         put_series("baseline_rounds", &line->baseline);
+    put_terms(line->baseline.side);
     for (unsigned i = 0; i < sizeof(line->also) / sizeof(line->also[0]) && line->also[i].name; i++)
         put_number(line->also[i].name, line->also[i].value);
     put_machine(bench);

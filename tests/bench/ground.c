@@ -24,7 +24,7 @@ static bool refuse(char missing[200], const char *what, int error)
     return false;
 }
 
-static bool write_text(const char *path, const char *text)
+bool bench_write_text(const char *path, const char *text)
 {
     int fd = open(path, O_WRONLY | O_CLOEXEC);
     bool is_written;
@@ -39,7 +39,7 @@ static bool write_text(const char *path, const char *text)
     return is_written;
 }
 
-static bool read_text(const char *path, char *text, size_t room)
+bool bench_read_text(const char *path, char *text, size_t room)
 {
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     ssize_t got = fd < 0 ? -1 : read(fd, text, room - 1);
@@ -68,7 +68,7 @@ static bool find_hierarchy(int version, char *path, size_t room)
             is_found = strstr(options, ",memory") != NULL;
         } else if (version == 2 && strcmp(type, "cgroup2") == 0) {
             snprintf(line, sizeof(line), "%s/cgroup.controllers", place);
-            is_found = read_text(line, controllers, sizeof(controllers)) &&
+            is_found = bench_read_text(line, controllers, sizeof(controllers)) &&
                        strstr(controllers, "memory");
         }
     }
@@ -124,9 +124,9 @@ static bool make_unified(const char *mount, const char *name, char group[400])
     for (;;) {
         snprintf(parent, sizeof(parent), "%s%s", mount, own);
         snprintf(path, sizeof(path), "%s/cgroup.subtree_control", parent);
-        if (read_text(path, text, sizeof(text)) && strstr(text, "memory"))
+        if (bench_read_text(path, text, sizeof(text)) && strstr(text, "memory"))
             return make_in(parent, name, group);
-        if (write_text(path, "+memory")) {
+        if (bench_write_text(path, "+memory")) {
             bench_undo("disable", path);
             return make_in(parent, name, group);
         }
@@ -145,7 +145,8 @@ bool bench_group_limit(const char *group, uint64_t limit_bytes, char missing[200
     for (int i = 0; i < 2; i++) {
         snprintf(path, sizeof(path), "%s/%s", group, files[i]);
         if (access(path, F_OK) == 0)
-            return write_text(path, text) || refuse(missing, "cannot limit a memory cgroup", errno);
+            return bench_write_text(path, text) ||
+                   refuse(missing, "cannot limit a memory cgroup", errno);
     }
     return refuse(missing, "the cgroup has no memory limit", 0);
 }
@@ -214,12 +215,12 @@ bool bench_swap_ahead(unsigned order, char missing[200])
     static const char path[] = "/proc/sys/vm/page-cluster";
     char text[20];
 
-    if (!read_text(path, text, sizeof(text)))
+    if (!bench_read_text(path, text, sizeof(text)))
         return refuse(missing, "the kernel has no vm.page-cluster", errno);
     text[strcspn(text, "\n")] = '\0';
     bench_undo("page-cluster", text);
     snprintf(text, sizeof(text), "%u", order);
-    return write_text(path, text) || refuse(missing, "cannot set vm.page-cluster", errno);
+    return bench_write_text(path, text) || refuse(missing, "cannot set vm.page-cluster", errno);
 }
 
 uint64_t bench_vmstat(const char *name)
@@ -296,19 +297,19 @@ bool bench_swap_zram(uint64_t set_bytes, char name[80], char missing[200])
 
     if (geteuid() != 0)
         return refuse(missing, "needs root: a memory cgroup and swap", 0);
-    if (!read_text("/sys/class/zram-control/hot_add", number, sizeof(number)))
+    if (!bench_read_text("/sys/class/zram-control/hot_add", number, sizeof(number)))
         return refuse(missing, "the kernel has no zram (modprobe zram)", errno);
     number[strcspn(number, "\n")] = '\0';
     bench_undo("zram", number);
     snprintf(path, sizeof(path), "/sys/block/zram%s/comp_algorithm", number);
-    if (!read_text(path, text, sizeof(text)))
+    if (!bench_read_text(path, text, sizeof(text)))
         snprintf(text, sizeof(text), "[unknown]");
     word = strchr(text, '[') ? strchr(text, '[') + 1 : text;
     word[strcspn(word, "]")] = '\0';
     snprintf(name, 80, "kernel swap on zram (%.40s)", word);
     snprintf(path, sizeof(path), "/sys/block/zram%s/disksize", number);
     snprintf(text, sizeof(text), "%llu", (unsigned long long)bytes);
-    if (!write_text(path, text))
+    if (!bench_write_text(path, text))
         return refuse(missing, "cannot size a zram device", errno);
     snprintf(path, sizeof(path), "/dev/zram%s", number);
     return swap_on(path, bytes, missing);

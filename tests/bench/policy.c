@@ -160,6 +160,8 @@ bool bench_drive_policy(struct bench *bench)
     if (bench_swap_zram(pages * BENCH_PAGE, name, missing))
         bench_swap_ahead(0, missing);
     for (enum workload_kind kind = 0; kind < WORKLOAD_COUNT; kind++) {
+        if (!bench_is_asked(bench, workload_name(kind)))
+            continue;
         bench_side_init(&sides[0], "weir", "policy",
                         "budget=%llu pages=%llu spec=mem:?size=%lluM readahead=0 around=0",
                         (unsigned long long)budget, (unsigned long long)pages,

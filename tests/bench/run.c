@@ -20,6 +20,8 @@
 
 #define RESULT_FD   3
 #define PATIENCE_MS 300000 /* a run that says nothing for so long hangs */
+#define TELL_TRIES  100
+#define TELL_US     20000
 
 /* --- In the child ---------------------------------------------------------------------------- */
 
@@ -52,7 +54,13 @@ double bench_argument_real(const char *name, double fallback)
 
 void bench_tell(const char *result, double value)
 {
-    dprintf(RESULT_FD, "%s %.17g\n", result, value);
+    /* A pipe takes memory, and that of the cgroup may be used up just now. */
+    for (int i = 0; i < TELL_TRIES; i++) {
+        if (dprintf(RESULT_FD, "%s %.17g\n", result, value) > 0)
+            return;
+        usleep(TELL_US);
+    }
+    bench_fail("cannot tell %s: %s", result, strerror(errno));
 }
 
 void bench_fail(const char *format, ...)
@@ -141,24 +149,29 @@ static _Noreturn void become_run(struct bench_side *side, const char *bug, int f
 }
 
 /* What the child says until it closes its end. False: it went on for too long. */
-static bool listen(int fd, char *text, size_t room)
+static bool listen(int fd, struct bench_hold *hold, char *text, size_t room)
 {
+    const uint64_t patience_ns = PATIENCE_MS * 1000000ull;
+    uint64_t heard_ns = bench_now_ns();
     size_t length = 0;
 
     for (;;) {
-        struct pollfd poll_fd = {.fd = fd, .events = POLLIN};
-        int ready = poll(&poll_fd, 1, PATIENCE_MS);
+        struct pollfd ends[] = {{.fd = fd, .events = POLLIN},
+                                {.fd = hold->event_fd, .events = POLLIN}};
+        int ready = poll(ends, 2, hold->tick_ms ? hold->tick_ms : PATIENCE_MS);
         ssize_t got;
 
         text[length] = '\0';
-        if (bench_interrupted || ready == 0)
+        if (bench_interrupted || bench_now_ns() - heard_ns >= patience_ns)
             return false;
-        if (ready < 0)
+        bench_hold_serve(hold);
+        if (ready <= 0 || !ends[0].revents)
             continue;
         got = read(fd, text + length, room - 1 - length);
         if (got <= 0)
             return true;
         length += (size_t)got;
+        heard_ns = bench_now_ns();
     }
 }
 
@@ -178,30 +191,36 @@ static bool run_once(struct bench_side *side, const char *bug, struct bench_resu
                      char why[200], int *status_p)
 {
     static char text[16384];
+    struct bench_hold hold;
     bool has_ended;
     int ends[2];
     pid_t child;
 
+    bench_hold_open(&hold, side->group);
     if (pipe2(ends, O_CLOEXEC) != 0 || (child = fork()) < 0) {
         snprintf(why, 200, "cannot start a process: %s", strerror(errno));
+        bench_hold_close(&hold);
         return false;
     }
     if (child == 0)
         become_run(side, bug, ends[1]);
     close(ends[1]);
-    has_ended = listen(ends[0], text, sizeof(text));
+    has_ended = listen(ends[0], &hold, text, sizeof(text));
     if (!has_ended)
         kill(child, SIGKILL);
     close(ends[0]);
     while (waitpid(child, status_p, 0) < 0 && errno == EINTR)
         ;
     parse(text, results);
+    side->is_held = hold.is_able;
+    side->held += hold.count;
+    bench_hold_close(&hold);
     if (!has_ended)
         snprintf(why, 200, "%s", bench_interrupted ? "interrupted" : "the run hangs");
-    else if (WIFSIGNALED(*status_p))
+    else if (WIFSIGNALED(*status_p) && !bench_hold_explain(&hold, why))
         snprintf(why, 200, "the run was killed by signal %d (%s)", WTERMSIG(*status_p),
                  strsignal(WTERMSIG(*status_p)));
-    else
+    else if (WIFEXITED(*status_p))
         snprintf(why, 200, "the run ended with %d", WEXITSTATUS(*status_p));
     return has_ended && WIFEXITED(*status_p) && WEXITSTATUS(*status_p) == 0;
 }
@@ -258,6 +277,8 @@ static bool run_side(const struct bench *bench, struct bench_side *side)
         return false;
     }
     snprintf(side->death, sizeof(side->death), "%s", why);
+    side->deaths++;
+    fprintf(stderr, "bench %s: %s: %s\n", bench->name, side->name, why);
     return true;
 }
 
@@ -303,7 +324,7 @@ static unsigned collect(const struct bench_results *rounds, unsigned count, cons
 
 struct bench_series bench_series(const struct bench_side *side, const char *result)
 {
-    struct bench_series series = {0};
+    struct bench_series series = {.side = side};
 
     series.count = collect(side->round, side->rounds, result, series.value);
     series.bugged_count = collect(side->bugged, side->bugged_rounds, result, series.bugged);

@@ -357,7 +357,7 @@ static bool measure(const struct bench *bench, const struct trash_plan *plan, co
 {
     static struct bench_side sides[TRASH_SIDES];
 
-    if (bench->only && !strstr(point, bench->only))
+    if (!bench_is_asked(bench, point))
         return true;
     trash_sides(sides, plan, spec, missing);
     if (!bench_rounds(bench, sides, TRASH_SIDES, 1))
