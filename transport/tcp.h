@@ -110,8 +110,9 @@ struct wr_tcp {
     uint64_t slots, epoch;
     uint8_t lease[WR_NAME_BYTES];
 
-    _Atomic(bool) is_lost; /* the pages are gone, for ever                          */
-    _Atomic(bool) is_away; /* nobody answers; requests wait for as long as patience */
+    _Atomic(bool) is_lost;     /* the pages are gone, for ever                          */
+    _Atomic(bool) is_away;     /* nobody answers; requests wait for as long as patience */
+    _Atomic(uint64_t) away_ns; /* since when */
 
     struct wr_seat seats[WR_TCP_SEATS];
     _Atomic(uint32_t) seats_wanted; /* that many are to be open            */
@@ -130,6 +131,9 @@ struct wr_tcp {
     bool is_sure_again;                         /* channels that wait for that are to be told */
     uint64_t renew_ns, retry_ns, retry_wait_ns; /* when next; how long after that */
 };
+
+/* Is it away for longer than anybody waits? Then nobody begins to wait. Signal. */
+bool wr_tcp_is_given_up(const struct wr_tcp *tcp);
 
 /* tcp_seat.c */
 int wr_tcp_read(struct weir_backend *backend, uint64_t slot, uint32_t pages, void *bytes);

@@ -288,7 +288,7 @@ static bool is_silent(const struct wr_tcp_channel *c)
 
 static bool is_hopeless(const struct wr_tcp_channel *c)
 {
-    return atomic_load(&c->tcp->is_lost) ||
+    return wr_tcp_is_given_up(c->tcp) ||
            (c->broken_ns != 0 && c->first < c->end &&
             wr_line_now_ns() - c->broken_ns > c->tcp->options.patience * NS_SECOND);
 }

@@ -118,6 +118,13 @@ static void tend_channels(struct wr_tcp *tcp)
     pthread_mutex_unlock(&tcp->lock);
 }
 
+bool wr_tcp_is_given_up(const struct wr_tcp *tcp)
+{
+    return atomic_load(&tcp->is_lost) ||
+           (atomic_load(&tcp->is_away) &&
+            wr_line_now_ns() - atomic_load(&tcp->away_ns) > tcp->options.patience * NS_SECOND);
+}
+
 /* --- The lease ------------------------------------------------------------------------------- */
 
 /* Nobody answers: who waits on a line must not go on waiting for that one. */
@@ -126,8 +133,10 @@ static void go_away(struct wr_tcp *tcp, const char *why)
     wr_line_close(&tcp->control);
     tcp->retry_wait_ns = RETRY_LEAST_NS;
     tcp->retry_ns = wr_line_now_ns();
-    if (atomic_exchange(&tcp->is_away, true))
+    if (atomic_load(&tcp->is_away))
         return;
+    atomic_store(&tcp->away_ns, wr_line_now_ns());
+    atomic_store(&tcp->is_away, true);
     wr_tell(tcp->env, WEIR_WARNING, WEIR_EIO, 0,
             "tcp: %s:%s does not answer (%s); what needs it waits, %llu s at most",
             tcp->target.host, tcp->target.port, why, (unsigned long long)tcp->options.patience);

@@ -120,8 +120,7 @@ static int read_pages(struct wr_tcp *tcp, uint64_t slot, uint32_t pages, void *b
         put_seat(tcp, seat, asked == ASKED_BROKEN);
         if (asked != ASKED_BROKEN)
             return asked == ASKED_OK ? WEIR_OK : error;
-    } while (!atomic_load_explicit(&tcp->is_lost, memory_order_relaxed) &&
-             wr_line_now_ns() < until);
+    } while (!wr_tcp_is_given_up(tcp) && wr_line_now_ns() < until);
     return WEIR_EIO;
 }
 

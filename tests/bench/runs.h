@@ -29,26 +29,29 @@
     X(copystream, "a stream of clean pages beside a hot set, as a copy beside a database")    \
     X(failures, "a back end that fails, fills up, is slow, hangs and reorders")               \
     X(bigiron, "an object of twice the budget, in 200 views, beside the kernel's swap file")  \
-    X(rastride, "reading in five orders, with readahead and without")
+    X(rastride, "reading in five orders, with readahead and without")                         \
+    X(remote, "pages at a weir-memd over TCP, beside bare requests, streams and kernel swap")
 
 /* Each prints its lines. False: it could not be finished, and why has been said. */
 #define BENCH_DECLARE(name, help) bool bench_drive_##name(struct bench *bench);
 BENCH_MAP(BENCH_DECLARE)
 #undef BENCH_DECLARE
 
-#define BENCH_RUN_MAP(X) \
-    X(raw)               \
-    X(raw_scan)          \
-    X(swapin)            \
-    X(load)              \
-    X(scan)              \
-    X(wbfault)           \
-    X(zero)              \
-    X(align)             \
-    X(drain)             \
-    X(swapoff)           \
-    X(cycle)             \
-    X(bigiron) X(hit) X(meta) X(budget) X(policy) X(trash) X(rastride) X(copystream) X(failures)
+#define BENCH_RUN_MAP(X)                                                                        \
+    X(raw)                                                                                      \
+    X(raw_scan)                                                                                 \
+    X(swapin)                                                                                   \
+    X(load)                                                                                     \
+    X(scan)                                                                                     \
+    X(wbfault)                                                                                  \
+    X(zero)                                                                                     \
+    X(align)                                                                                    \
+    X(drain)                                                                                    \
+    X(swapoff)                                                                                  \
+    X(cycle)                                                                                    \
+    X(bigiron)                                                                                  \
+    X(hit) X(meta) X(budget) X(policy) X(trash) X(rastride) X(copystream) X(failures) X(remote) \
+        X(bare_scan)
 
 #define BENCH_DECLARE(name) void bench_run_##name(void);
 BENCH_RUN_MAP(BENCH_DECLARE)
