@@ -128,6 +128,7 @@ struct wr_tcp {
     int bell; /* eventfd; anybody rings, also in a signal handler */
     _Atomic(bool) stop;
     struct wr_line control;
+    bool is_asked_back;                         /* and the program was told */
     bool is_sure_again;                         /* channels that wait for that are to be told */
     uint64_t renew_ns, retry_ns, retry_wait_ns; /* when next; how long after that */
 };

@@ -149,6 +149,17 @@ static void go_away(struct wr_tcp *tcp, const char *why)
     }
 }
 
+/* The server needs its memory itself. What to do about that is the program's decision. */
+static void heed(struct wr_tcp *tcp, bool is_asked_back)
+{
+    if (is_asked_back && !tcp->is_asked_back)
+        wr_tell(tcp->env, WEIR_WARNING, WEIR_OK, 0,
+                "tcp: %s:%s asks for its memory back, or is about to end: "
+                "weir_backend_drain() moves the pages elsewhere",
+                tcp->target.host, tcp->target.port);
+    tcp->is_asked_back = is_asked_back;
+}
+
 static void renew(struct wr_tcp *tcp)
 {
     struct wr_message message = {.type = WR_MESSAGE_RENEW}, answer;
@@ -158,6 +169,8 @@ static void renew(struct wr_tcp *tcp)
         go_away(tcp, "the connection has ended, or is silent");
     else if (answer.type != WR_MESSAGE_RENEWED)
         lose(tcp, "the server does not know our lease any more");
+    else
+        heed(tcp, answer.pages & WR_MESSAGE_ASKED_BACK);
 }
 
 static void come_back(struct wr_tcp *tcp)

@@ -368,6 +368,20 @@ Test(backend_tcp, a_lease_that_is_over_is_noticed, .timeout = 120)
     close_server();
 }
 
+Test(backend_tcp, a_server_that_wants_its_memory_back_is_heard, .timeout = 60)
+{
+    struct weir_backend *backend;
+
+    open_server(60000);
+    backend = kit_open(spec_to(memd_port(memd, 0), OPTIONS), WEIR_OK);
+    memd_drain(memd);
+    for (int i = 0; i < 50 && !strstr(kit_told.text, "asks for its memory back"); i++)
+        usleep(100000);
+    cr_expect(strstr(kit_told.text, "asks for its memory back"));
+    kit_close(backend);
+    close_server();
+}
+
 Test(backend_tcp, patience_ends, .timeout = 120)
 {
     unsigned char *page = kit_pages(1, 0);
