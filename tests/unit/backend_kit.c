@@ -10,6 +10,7 @@
 #include <linux/loop.h>
 #include <linux/seccomp.h>
 #include <poll.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -22,6 +23,7 @@
 #include <unistd.h>
 
 struct kit_told kit_told;
+static pthread_mutex_t hearing = PTHREAD_MUTEX_INITIALIZER;
 
 #define TEXTS 128 /* more than any test asks for */
 
@@ -31,13 +33,30 @@ static int loop = -1;
 static void hear(void *context, int severity, int error, int os_error, const char *text)
 {
     struct kit_told *told = context;
-    const size_t length = strlen(told->text);
+    size_t length;
 
+    pthread_mutex_lock(&hearing);
+    length = strlen(told->text);
     told->count++;
     told->severity = severity;
     told->error = error;
     told->os_error = os_error;
     snprintf(told->text + length, sizeof(told->text) - length, "%s\n", text);
+    pthread_mutex_unlock(&hearing);
+}
+
+bool kit_has_heard(const char *words)
+{
+    bool has_heard = false;
+
+    for (int i = 0; i < 500 && !has_heard; i++) {
+        if (i > 0)
+            usleep(10000);
+        pthread_mutex_lock(&hearing);
+        has_heard = strstr(kit_told.text, words) != NULL;
+        pthread_mutex_unlock(&hearing);
+    }
+    return has_heard;
 }
 
 const struct weir_backend_env kit_env = {.context = &kit_told, .tell = hear};

@@ -25,6 +25,9 @@ struct kit_told {
 extern struct kit_told kit_told;
 extern const struct weir_backend_env kit_env;
 
+/* Was that told, or is it within five seconds? Of back ends that have threads. */
+bool kit_has_heard(const char *words);
+
 /* printf into one of many static buffers: the text of a specification or path. */
 const char *kit_text(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
