@@ -82,8 +82,7 @@ enum wr_seat_state {
 struct wr_seat {
     _Atomic(uint32_t) state;
     struct wr_line line; /* his whose turn it is by the state                                   */
-    bool is_unsure;      /* likewise: a discard was sent on it, and may come to pass until the
-                            server has ended that line: nothing is written meanwhile            */
+    bool is_unsure;      /* likewise: a discard was sent, and no answer came */
 };
 
 enum wr_link_state {
@@ -110,6 +109,10 @@ struct wr_tcp {
     uint64_t slots, epoch;
     uint8_t lease[WR_NAME_BYTES];
 
+    /* Lines that broke with something on its way that changes memory. Until the server has ended
+     * them it may still come to pass; nothing is written meanwhile. */
+    _Atomic(uint32_t) unsure;
+
     _Atomic(bool) is_lost;     /* the pages are gone, for ever                          */
     _Atomic(bool) is_away;     /* nobody answers; requests wait for as long as patience */
     _Atomic(uint64_t) away_ns; /* since when */
@@ -117,11 +120,11 @@ struct wr_tcp {
     struct wr_seat seats[WR_TCP_SEATS];
     _Atomic(uint32_t) seats_wanted; /* that many are to be open            */
     _Atomic(uint32_t) seats_freed;  /* grows: a futex for those who wait   */
-    _Atomic(uint32_t) seats_unsure;
 
     /* Kept by `lock`: which channels there are. The keeper walks them. */
     pthread_mutex_t lock;
     struct wr_tcp_channel *channels[WR_TCP_CHANNELS];
+    bool has_ghost[WR_TCP_CHANNELS]; /* the last channel of that number left an unsure line */
 
     /* The keeper's. */
     pthread_t keeper;

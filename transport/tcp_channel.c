@@ -38,6 +38,7 @@ struct wr_tcp_channel {
 
     _Atomic(uint32_t) link; /* enum wr_link_state: whose the line is */
     struct wr_line line;
+    bool is_unsure; /* likewise: it broke with a write on its way */
 
     /* Kept by the channel's thread. */
     struct weir_io **ring;
@@ -84,6 +85,11 @@ static void watch(struct wr_tcp_channel *c, int how)
 /* The keeper closes it, which also takes it off the poll_fd, and brings another. */
 static void break_line(struct wr_tcp_channel *c)
 {
+    for (uint64_t i = c->first; i < c->next + (c->sent > 0) && !c->is_unsure; i++)
+        if (io_at(c, i)->is_write) {
+            c->is_unsure = true;
+            atomic_fetch_add(&c->tcp->unsure, 1);
+        }
     if (c->broken_ns == 0)
         c->broken_ns = wr_line_now_ns();
     c->next = c->first;
@@ -114,8 +120,12 @@ void wr_tcp_channel_tend(struct wr_tcp_channel *c, uint64_t number)
         wr_line_break(&c->line);
     if (link == WR_LINK_BROKEN) {
         wr_line_close(&c->line);
-        if (!is_away && wr_tcp_attach(c->tcp, &c->line, number, why) == WEIR_OK)
+        if (!is_away && wr_tcp_attach(c->tcp, &c->line, number, why) == WEIR_OK) {
+            c->tcp->is_sure_again |= c->is_unsure;
+            atomic_fetch_sub(&c->tcp->unsure, c->is_unsure);
+            c->is_unsure = false;
             atomic_store_explicit(&c->link, WR_LINK_NEW, memory_order_release);
+        }
     }
     if (link != WR_LINK_OPEN || is_away || c->tcp->is_sure_again || atomic_load(&c->tcp->is_lost))
         ring_bell(c);
@@ -174,7 +184,7 @@ static bool send_next(struct wr_tcp_channel *c, bool *full_p)
         ssize_t sent;
 
         if (c->sealed != c->next + 1) {
-            if (io->is_write && atomic_load(&c->tcp->seats_unsure) > 0)
+            if (io->is_write && atomic_load(&c->tcp->unsure) > 0)
                 return true; /* the keeper rings */
             make_header(c, io);
         }
@@ -369,6 +379,8 @@ static int register_channel(struct wr_tcp_channel *c)
         if (tcp->channels[i])
             continue;
         tcp->channels[i] = c;
+        c->is_unsure = tcp->has_ghost[i];
+        tcp->has_ghost[i] = false;
         error = WEIR_OK;
     }
     pthread_mutex_unlock(&tcp->lock);
@@ -379,8 +391,10 @@ static void unregister_channel(struct wr_tcp_channel *c)
 {
     pthread_mutex_lock(&c->tcp->lock);
     for (uint32_t i = 0; i < WR_TCP_CHANNELS; i++)
-        if (c->tcp->channels[i] == c)
+        if (c->tcp->channels[i] == c) {
             c->tcp->channels[i] = NULL;
+            c->tcp->has_ghost[i] = c->is_unsure;
+        }
     pthread_mutex_unlock(&c->tcp->lock);
 }
 

@@ -97,7 +97,7 @@ static void open_seats(struct wr_tcp *tcp)
             !atomic_load(&tcp->is_away) &&
             wr_tcp_attach(tcp, &seat->line, NUMBER_SEATS + i, why) == WEIR_OK) {
             tcp->is_sure_again |= seat->is_unsure;
-            atomic_fetch_sub(&tcp->seats_unsure, seat->is_unsure);
+            atomic_fetch_sub(&tcp->unsure, seat->is_unsure);
             seat->is_unsure = false;
             /* Release: whoever takes it finds the line whole. */
             atomic_store_explicit(&seat->state, WR_SEAT_FREE, memory_order_release);
@@ -108,9 +108,27 @@ static void open_seats(struct wr_tcp *tcp)
     wr_tcp_wake_seats(tcp);
 }
 
+/* A channel has closed whose line was unsure: another line of its number ends that. */
+static void lay_ghost(struct wr_tcp *tcp, uint32_t i)
+{
+    struct wr_line line;
+    char why[WR_WHY_ROOM];
+
+    if (atomic_load(&tcp->is_away) ||
+        wr_tcp_attach(tcp, &line, NUMBER_CHANNELS + i, why) != WEIR_OK)
+        return;
+    wr_line_close(&line);
+    tcp->has_ghost[i] = false;
+    tcp->is_sure_again = true;
+    atomic_fetch_sub(&tcp->unsure, 1);
+}
+
 static void tend_channels(struct wr_tcp *tcp)
 {
     pthread_mutex_lock(&tcp->lock);
+    for (uint32_t i = 0; i < WR_TCP_CHANNELS; i++)
+        if (tcp->has_ghost[i])
+            lay_ghost(tcp, i);
     for (uint32_t i = 0; i < WR_TCP_CHANNELS; i++)
         if (tcp->channels[i])
             wr_tcp_channel_tend(tcp->channels[i], NUMBER_CHANNELS + i);

@@ -148,7 +148,7 @@ void wr_tcp_discard(struct wr_tcp *tcp, uint64_t slot, uint64_t count)
                               wr_line_now_ns() + tcp->options.timeout * NS_SECOND) == WEIR_OK;
     if (!is_answered) {
         seat->is_unsure = true;
-        atomic_fetch_add(&tcp->seats_unsure, 1);
+        atomic_fetch_add(&tcp->unsure, 1);
     }
     put_seat(tcp, seat, !is_answered);
 }

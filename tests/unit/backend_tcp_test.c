@@ -265,6 +265,46 @@ Test(backend_tcp, an_old_write_that_arrives_late_changes_nothing, .timeout = 120
     close_server();
 }
 
+/* The same where it failed in the end, and another channel wrote the slot after that. */
+static void fail_and_write_elsewhere(bool closes)
+{
+    struct weir_backend *backend;
+    struct weir_channel *channel, *other;
+
+    open_server(60000);
+    backend = kit_open(spec_to(proxy_port(proxy), "size=4m&patience=1&timeout=1"), WEIR_OK);
+    other = kit_channel(backend, 8);
+    channel = kit_channel(backend, 8);
+    write_version(other, 6, 1, 1);
+    write_version(channel, 5, 1, 1);
+    proxy_shut(proxy, 1);
+    proxy_stall(proxy);
+    cr_assert_eq(kit_write(channel, 5, 1, 2, NULL), WEIR_EIO, "nobody answered");
+    if (closes)
+        backend->ops->channel_close(channel);
+    proxy_shut(proxy, 0);
+    cr_assert(kit_has_heard("answers again"));
+    write_version(other, 5, 1, 3);
+    proxy_release(proxy);
+    usleep(200000);
+    cr_expect(kit_holds(backend, 5, 1, 3));
+    backend->ops->channel_close(other);
+    if (!closes)
+        backend->ops->channel_close(channel);
+    kit_close(backend);
+    close_server();
+}
+
+Test(backend_tcp, a_write_that_failed_and_arrives_late_changes_nothing, .timeout = 120)
+{
+    fail_and_write_elsewhere(false);
+}
+
+Test(backend_tcp, nor_when_its_channel_has_closed, .timeout = 120)
+{
+    fail_and_write_elsewhere(true);
+}
+
 /* The same of a discard. */
 Test(backend_tcp, an_old_discard_that_arrives_late_changes_nothing, .timeout = 120)
 {
