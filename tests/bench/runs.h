@@ -37,21 +37,29 @@
 BENCH_MAP(BENCH_DECLARE)
 #undef BENCH_DECLARE
 
-#define BENCH_RUN_MAP(X)                                                                        \
-    X(raw)                                                                                      \
-    X(raw_scan)                                                                                 \
-    X(swapin)                                                                                   \
-    X(load)                                                                                     \
-    X(scan)                                                                                     \
-    X(wbfault)                                                                                  \
-    X(zero)                                                                                     \
-    X(align)                                                                                    \
-    X(drain)                                                                                    \
-    X(swapoff)                                                                                  \
-    X(cycle)                                                                                    \
-    X(bigiron)                                                                                  \
-    X(hit) X(meta) X(budget) X(policy) X(trash) X(rastride) X(copystream) X(failures) X(remote) \
-        X(bare_scan)
+#define BENCH_RUN_MAP(X) \
+    X(raw)               \
+    X(raw_scan)          \
+    X(swapin)            \
+    X(load)              \
+    X(scan)              \
+    X(wbfault)           \
+    X(zero)              \
+    X(align)             \
+    X(drain)             \
+    X(swapoff)           \
+    X(cycle)             \
+    X(bigiron)           \
+    X(hit)               \
+    X(meta)              \
+    X(budget)            \
+    X(policy)            \
+    X(trash)             \
+    X(rastride)          \
+    X(copystream)        \
+    X(failures)          \
+    X(remote)            \
+    X(bare_scan)
 
 #define BENCH_DECLARE(name) void bench_run_##name(void);
 BENCH_RUN_MAP(BENCH_DECLARE)
