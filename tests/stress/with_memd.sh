@@ -10,7 +10,7 @@ dir=$(mktemp -d)
 trap 'kill "$server" 2>/dev/null; rm -rf "$dir"' EXIT
 head -c 32 /dev/urandom >"$dir/key"
 chmod 600 "$dir/key"
-"$memd" --memory 3G --listen tcp://127.0.0.1:0 --key-file "$dir/key" 2>"$dir/log" &
+"$memd" --memory 9G --listen tcp://127.0.0.1:0 --key-file "$dir/key" 2>"$dir/log" &
 server=$!
 for _ in $(seq 100); do
     place=$(sed -n 's/.*listens at \(tcp:[^ ]*\).*/\1/p' "$dir/log")
