@@ -104,6 +104,7 @@ static void name_ourselves(struct wr_tcp *tcp)
 static void free_tcp(struct wr_tcp *tcp)
 {
     wr_key_forget(&tcp->key);
+    wr_line_forget(&tcp->target);
     pthread_mutex_destroy(&tcp->lock);
     free(tcp->options.key);
     free(tcp->host);

@@ -45,13 +45,17 @@ struct wr_line_target {
     const struct wr_key *key;
     uint8_t client[WR_NAME_BYTES];
     char label[WR_LABEL_BYTES];
+    /* Where the host was found last; looked up again when nobody answers there. Of who opens lines.
+     */
+    struct addrinfo *found;
 };
 
 /* Connect and prove ourselves, until the deadline. WEIR_OK, or an error that why says in words.
  * Never in a signal handler. */
 #define WR_WHY_ROOM 160u
-int wr_line_open(struct wr_line *line, const struct wr_line_target *target, uint64_t deadline_ns,
+int wr_line_open(struct wr_line *line, struct wr_line_target *target, uint64_t deadline_ns,
                  char why[WR_WHY_ROOM]);
+void wr_line_forget(struct wr_line_target *target);
 /* Signal. */
 void wr_line_close(struct wr_line *line);
 /* Whoever waits on it, in another thread, sees its end. */

@@ -184,21 +184,39 @@ static int connect_to(const struct addrinfo *address, uint64_t deadline_ns, int 
     return 0;
 }
 
-static int connect_any(const struct wr_line_target *target, uint64_t deadline_ns, int *fd_p,
+/* 0, or the errno of the last that was tried. */
+static int connect_found(const struct wr_line_target *target, uint64_t deadline_ns, int *fd_p)
+{
+    int error = EADDRNOTAVAIL;
+
+    for (const struct addrinfo *a = target->found; a && error; a = a->ai_next)
+        error = connect_to(a, deadline_ns, fd_p);
+    return error;
+}
+
+void wr_line_forget(struct wr_line_target *target)
+{
+    if (target->found)
+        freeaddrinfo(target->found);
+    target->found = NULL;
+}
+
+static int connect_any(struct wr_line_target *target, uint64_t deadline_ns, int *fd_p,
                        char why[WR_WHY_ROOM])
 {
     const struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_ADDRCONFIG};
-    struct addrinfo *found;
-    int error = getaddrinfo(target->host, target->port, &hints, &found);
+    int error;
 
+    if (connect_found(target, deadline_ns, fd_p) == 0)
+        return WEIR_OK;
+    wr_line_forget(target);
+    error = getaddrinfo(target->host, target->port, &hints, &target->found);
     if (error) {
+        target->found = NULL;
         snprintf(why, WR_WHY_ROOM, "the name is not known: %s", gai_strerror(error));
         return WEIR_ENOENT;
     }
-    error = EADDRNOTAVAIL;
-    for (const struct addrinfo *a = found; a && error; a = a->ai_next)
-        error = connect_to(a, deadline_ns, fd_p);
-    freeaddrinfo(found);
+    error = connect_found(target, deadline_ns, fd_p);
     if (!error)
         return WEIR_OK;
     snprintf(why, WR_WHY_ROOM, "%s%s", strerrordesc_np(error),
@@ -251,7 +269,7 @@ static int shake_hands(struct wr_line *line, const struct wr_line_target *target
     return WEIR_OK;
 }
 
-int wr_line_open(struct wr_line *line, const struct wr_line_target *target, uint64_t deadline_ns,
+int wr_line_open(struct wr_line *line, struct wr_line_target *target, uint64_t deadline_ns,
                  char why[WR_WHY_ROOM])
 {
     int error;
