@@ -31,6 +31,7 @@
 struct line {
     struct memd_talk talk;
     bool is_up, is_proven; /* is_proven: the client's end, too, has a session */
+    uint8_t client;
     struct wr_session session;
     uint8_t to[TO_BYTES]; /* said, and not arrived yet */
     size_t to_from, to_to;
@@ -43,6 +44,7 @@ struct line {
     struct {
         uint64_t id;
         uint8_t type;
+        bool is_strange; /* to attach to a lease that was never told to this client */
     } asked[ASKED_MOST];
     uint32_t asked_from, asked_to;
     uint64_t id;
@@ -53,7 +55,9 @@ static struct {
     struct memd_book book;
     struct memd_counts counts;
     struct line lines[LINES];
-    uint8_t leases[4][WR_NAME_BYTES]; /* names that were told */
+    struct {
+        uint8_t name[WR_NAME_BYTES], client;
+    } leases[4]; /* that were told, and to whom */
     uint32_t lease_count;
     bool is_written[SLOTS_MOST]; /* in some lease, perhaps */
     uint64_t later_ms;           /* how far our clock is ahead */
@@ -134,21 +138,29 @@ static void say_bytes(struct line *line, const void *bytes, size_t count)
     line->to_to += count;
 }
 
+static void note_lease(const struct line *line)
+{
+    const uint32_t at = world.lease_count++ % 4;
+
+    memcpy(world.leases[at].name, line->head + WR_MESSAGE_BYTES, WR_NAME_BYTES);
+    world.leases[at].client = line->client;
+}
+
 static void check_answer(struct line *line, const struct wr_message *answer)
 {
-    const uint64_t id = line->asked[line->asked_from % ASKED_MOST].id;
-    const uint8_t type = line->asked[line->asked_from % ASKED_MOST].type;
+    const uint32_t at = line->asked_from % ASKED_MOST;
     const bool has_pages = wr_message_has_pages(answer);
 
     FUZZ_ASSERT(wr_session_check(&line->session, line->head, line->head + WR_MESSAGE_BYTES,
                                  has_pages ? 0 : answer->length));
     FUZZ_ASSERT(line->asked_from < line->asked_to);
     line->asked_from++;
-    FUZZ_ASSERT(answer->id == id && answer->epoch == EPOCH);
-    FUZZ_ASSERT(answer->type == type + 1 || answer->type == WR_MESSAGE_REFUSED);
+    FUZZ_ASSERT(answer->id == line->asked[at].id && answer->epoch == EPOCH);
+    FUZZ_ASSERT(answer->type == line->asked[at].type + 1 || answer->type == WR_MESSAGE_REFUSED);
     FUZZ_ASSERT((answer->type == WR_MESSAGE_REFUSED) == (answer->error != 0));
+    FUZZ_ASSERT(answer->type != WR_MESSAGE_ATTACHED || !line->asked[at].is_strange);
     if (answer->type == WR_MESSAGE_LEASED)
-        memcpy(world.leases[world.lease_count++ % 4], line->head + WR_MESSAGE_BYTES, WR_NAME_BYTES);
+        note_lease(line);
     if (has_pages)
         line->pages_left = answer->length;
 }
@@ -270,6 +282,15 @@ static void call(struct line *line)
     line->ear = UINT64_MAX;
 }
 
+static void expect(struct line *line, const struct wr_message *asked, bool is_strange)
+{
+    const uint32_t at = line->asked_to++ % ASKED_MOST;
+
+    line->asked[at].id = asked->id;
+    line->asked[at].type = asked->type;
+    line->asked[at].is_strange = is_strange;
+}
+
 /* As a client that has the key; how: which client, and what is wrong with it. */
 static void shake(struct line *line, uint8_t how)
 {
@@ -296,8 +317,8 @@ static void shake(struct line *line, uint8_t how)
         wr_proof_say(&shake, proof, &line->session);
         run(line, 0);
         line->is_proven = true;
-        line->asked[line->asked_to++ % ASKED_MOST].type = WR_MESSAGE_WELCOME - 1;
-        line->asked[0].id = 0;
+        line->client = how & 1;
+        expect(line, &(const struct wr_message){.type = WR_MESSAGE_WELCOME - 1}, false);
         say_bytes(line, proof, sizeof(proof));
         run(line, sizeof(proof));
     }
@@ -338,12 +359,18 @@ static void note_written(const struct wr_message *message)
         world.is_written[message->slot + i] = true;
 }
 
-static void choose_payload(struct fuzz_bytes *bytes, const struct wr_message *message,
-                           uint8_t *payload, size_t room)
+/* True: it names a lease that this client was never told of. */
+static bool choose_payload(struct fuzz_bytes *bytes, const struct line *line,
+                           const struct wr_message *message, uint8_t *payload, size_t room)
 {
+    uint32_t lease;
+
     memset(payload, 0xa5, message->length < room ? message->length : room);
-    if (message->type == WR_MESSAGE_ATTACH)
-        memcpy(payload, world.leases[fuzz_byte(bytes) % 4], WR_NAME_BYTES);
+    if (message->type != WR_MESSAGE_ATTACH)
+        return false;
+    lease = fuzz_byte(bytes) % 4;
+    memcpy(payload, world.leases[lease].name, WR_NAME_BYTES);
+    return world.leases[lease].client != line->client || world.lease_count <= lease;
 }
 
 static struct wr_message choose_message(struct fuzz_bytes *bytes, struct line *line)
@@ -382,19 +409,18 @@ static void say(struct fuzz_bytes *bytes, struct line *line)
     uint8_t header[WR_MESSAGE_BYTES];
     const size_t length = message.length < TO_BYTES ? message.length : TO_BYTES;
     struct wr_message parsed;
+    bool is_strange;
 
     if (line->asked_to - line->asked_from == ASKED_MOST)
         return;
-    choose_payload(bytes, &message, payload, TO_BYTES);
+    is_strange = choose_payload(bytes, line, &message, payload, TO_BYTES);
     note_written(&message);
     wr_message_put(&message, header);
     wr_session_seal(&line->session, header, payload, wr_message_has_pages(&message) ? 0 : length);
     say_bytes(line, header, sizeof(header));
     say_bytes(line, payload, length);
-    if (!wr_message_parse(header, &parsed))
-        return;
-    line->asked[line->asked_to % ASKED_MOST].id = message.id;
-    line->asked[line->asked_to++ % ASKED_MOST].type = message.type;
+    if (wr_message_parse(header, &parsed))
+        expect(line, &message, is_strange);
 }
 
 /* --- All of it ------------------------------------------------------------------------------- */
