@@ -28,6 +28,7 @@ static struct {
     struct server server;
     struct fuzz_bytes bytes;
     unsigned lines_left;      /* that the keeper brings */
+    bool is_mute;             /* nothing arrives any more of what the server says on this line */
     struct wr_message wanted; /* the right answer to what is asked now, but for its id */
     const void *payload;
     enum server_truth truth; /* of what was said last */
@@ -54,9 +55,13 @@ static void prepare(struct wr_line *line)
         server_hang_up(&world.server);
     else
         server_send(&world.server, SERVER_OUT);
+    if (how >= 240 && how < 253) {
+        shutdown(world.server.fd, SHUT_WR);
+        world.is_mute = true;
+    }
     if (cut || how == 253) /* what is missing never comes */
         world.truth = SERVER_WRONG;
-    world.server.is_wrong |= cut > 0;
+    world.server.is_wrong |= cut > 0 || world.is_mute;
 }
 
 /* The keeper: another line for one that has broken, and the end after some of them. */
@@ -74,6 +79,7 @@ void wr_tcp_ring(const struct wr_tcp *constant)
     }
     world.lines_left--;
     server_connect(&world.server, &seat->line);
+    world.is_mute = false;
     atomic_fetch_sub(&world.tcp.seats_unsure, seat->is_unsure);
     seat->is_unsure = false;
     prepare(&seat->line);
@@ -150,7 +156,7 @@ static void discard_some(void)
     if (world.truth != SERVER_WRONG && !wr_message_has_pages(&world.said))
         FUZZ_ASSERT(!world.tcp.seats[0].is_unsure);
     /* Any sealed answer will do: it says that the server is past the question. */
-    if (!world.tcp.seats[0].is_unsure)
+    if (!world.tcp.seats[0].is_unsure && !world.is_mute)
         world.server.is_wrong = false;
     take_what_was_asked();
 }
@@ -167,6 +173,7 @@ static void sit(void)
     world.lines_left = fuzz_byte(&world.bytes) % 4;
     world.payload = NULL;
     server_connect(&world.server, &seat->line);
+    world.is_mute = false;
     atomic_store(&seat->state, WR_SEAT_FREE);
     for (uint32_t i = 0; i < ASKS_MOST && world.bytes.left && !world.tcp.is_lost; i++)
         if (fuzz_byte(&world.bytes) < 224)
@@ -187,6 +194,7 @@ static void ask(void)
     int error;
 
     server_connect(&world.server, &line);
+    world.is_mute = false;
     world.payload = name;
     world.wanted = (struct wr_message){.type = WR_MESSAGE_LEASED,
                                        .length = WR_NAME_BYTES,

@@ -315,6 +315,7 @@ static void shake(struct line *line, uint8_t how)
     if (wr_challenge_hear(&shake, memd_talk_unsent(&line->talk, &count)->iov_base, &epoch) ==
         WEIR_OK) {
         wr_proof_say(&shake, proof, &line->session);
+        proof[WR_MESSAGE_BYTES] ^= how & 128;
         run(line, 0);
         line->is_proven = true;
         line->client = how & 1;
