@@ -33,7 +33,10 @@ struct line {
     bool is_up, is_proven; /* is_proven: the client's end, too, has a session */
     uint8_t client;
     struct wr_session session;
-    uint8_t to[TO_BYTES]; /* said, and not arrived yet */
+    uint8_t lease[WR_NAME_BYTES]; /* that it is a line of, as far as the client knows */
+    uint64_t number;
+    bool is_leased, is_over; /* is_over: a later line has its number */
+    uint8_t to[TO_BYTES];    /* said, and not arrived yet */
     size_t to_from, to_to;
     uint64_t ear; /* bytes that the client still listens to */
     /* The answer that is coming. */
@@ -44,6 +47,8 @@ struct line {
     struct {
         uint64_t id;
         uint8_t type;
+        uint64_t number;
+        uint8_t lease[WR_NAME_BYTES];
         bool is_strange; /* to attach to a lease that was never told to this client */
     } asked[ASKED_MOST];
     uint32_t asked_from, asked_to;
@@ -93,7 +98,7 @@ static void hang_up(struct line *line)
 {
     if (line->is_up)
         memd_talk_end(&line->talk);
-    line->is_up = line->is_proven = false;
+    line->is_up = line->is_proven = line->is_leased = line->is_over = false;
     line->to_from = line->to_to = line->head_bytes = 0;
     line->pages_left = 0;
     line->asked_from = line->asked_to = 0;
@@ -146,6 +151,21 @@ static void note_lease(const struct line *line)
     world.leases[at].client = line->client;
 }
 
+/* From now on nothing is heard any more of who had that number before. */
+static void note_line(struct line *line, const uint8_t *lease, uint64_t number)
+{
+    for (uint32_t i = 0; i < LINES; i++) {
+        struct line *other = &world.lines[i];
+
+        if (other != line && other->is_leased && other->number == number &&
+            memcmp(other->lease, lease, WR_NAME_BYTES) == 0)
+            other->is_over = true;
+    }
+    memcpy(line->lease, lease, WR_NAME_BYTES);
+    line->number = number;
+    line->is_leased = true;
+}
+
 static void check_answer(struct line *line, const struct wr_message *answer)
 {
     const uint32_t at = line->asked_from % ASKED_MOST;
@@ -159,8 +179,15 @@ static void check_answer(struct line *line, const struct wr_message *answer)
     FUZZ_ASSERT(answer->type == line->asked[at].type + 1 || answer->type == WR_MESSAGE_REFUSED);
     FUZZ_ASSERT((answer->type == WR_MESSAGE_REFUSED) == (answer->error != 0));
     FUZZ_ASSERT(answer->type != WR_MESSAGE_ATTACHED || !line->asked[at].is_strange);
-    if (answer->type == WR_MESSAGE_LEASED)
+    FUZZ_ASSERT(!line->is_over);
+    if (answer->type == WR_MESSAGE_LEASED) {
         note_lease(line);
+        note_line(line, line->head + WR_MESSAGE_BYTES, line->asked[at].number);
+    } else if (answer->type == WR_MESSAGE_ATTACHED) {
+        note_line(line, line->asked[at].lease, line->asked[at].number);
+    } else if (answer->type == WR_MESSAGE_RETURNED) {
+        line->is_leased = false;
+    }
     if (has_pages)
         line->pages_left = answer->length;
 }
@@ -282,12 +309,16 @@ static void call(struct line *line)
     line->ear = UINT64_MAX;
 }
 
-static void expect(struct line *line, const struct wr_message *asked, bool is_strange)
+static void expect(struct line *line, const struct wr_message *asked, const uint8_t *lease,
+                   bool is_strange)
 {
     const uint32_t at = line->asked_to++ % ASKED_MOST;
 
     line->asked[at].id = asked->id;
     line->asked[at].type = asked->type;
+    line->asked[at].number = asked->slot;
+    if (asked->type == WR_MESSAGE_ATTACH)
+        memcpy(line->asked[at].lease, lease, WR_NAME_BYTES);
     line->asked[at].is_strange = is_strange;
 }
 
@@ -319,7 +350,7 @@ static void shake(struct line *line, uint8_t how)
         run(line, 0);
         line->is_proven = true;
         line->client = how & 1;
-        expect(line, &(const struct wr_message){.type = WR_MESSAGE_WELCOME - 1}, false);
+        expect(line, &(const struct wr_message){.type = WR_MESSAGE_WELCOME - 1}, NULL, false);
         say_bytes(line, proof, sizeof(proof));
         run(line, sizeof(proof));
     }
@@ -421,7 +452,7 @@ static void say(struct fuzz_bytes *bytes, struct line *line)
     say_bytes(line, header, sizeof(header));
     say_bytes(line, payload, length);
     if (wr_message_parse(header, &parsed))
-        expect(line, &message, is_strange);
+        expect(line, &message, payload, is_strange);
 }
 
 /* --- All of it ------------------------------------------------------------------------------- */
