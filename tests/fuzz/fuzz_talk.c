@@ -413,11 +413,11 @@ static struct wr_message choose_message(struct fuzz_bytes *bytes, struct line *l
     const uint8_t kind = fuzz_byte(bytes), odd = fuzz_byte(bytes);
     struct wr_message message = {.type = kind < 240 ? usual[kind % sizeof(usual)] : kind % 24,
                                  .id = ++line->id,
-                                 .epoch = EPOCH,
-                                 .slot = choose_slot(bytes),
-                                 .pages = choose_pages(bytes),
-                                 .count = choose_count(bytes)};
+                                 .epoch = EPOCH};
 
+    message.slot = choose_slot(bytes);
+    message.pages = choose_pages(bytes);
+    message.count = choose_count(bytes);
     if (message.type == WR_MESSAGE_WRITE)
         message.length = message.pages * WEIR_SLOT_BYTES;
     else if (message.type == WR_MESSAGE_ATTACH)

@@ -89,7 +89,7 @@ static unsigned spoil(struct fuzz_bytes *bytes, struct wr_message *message)
     case 11: message->length = fuzz_byte(bytes); break;
     case 12: message->epoch += (uint64_t)fuzz_byte(bytes) - 1; break;
     case 13: message->count = fuzz_number(bytes, 8); break;
-    default: return 1 + fuzz_byte(bytes) + 256u * (fuzz_byte(bytes) & 1);
+    default: return 1 + (unsigned)fuzz_number(bytes, 2) % (8 * WR_MESSAGE_BYTES);
     }
     return 0;
 }
@@ -127,8 +127,8 @@ enum server_truth server_answer(struct server *server, struct fuzz_bytes *bytes,
 
     if (how >= 96)
         turned = spoil(bytes, &said);
-    if (how >= 224)
-        turned |= spoil(bytes, &said);
+    if (how >= 224 && !turned)
+        turned = spoil(bytes, &said);
     wr_message_put(&said, header);
     truth = judge(&right, &said, header);
     if (payload)
@@ -136,7 +136,7 @@ enum server_truth server_answer(struct server *server, struct fuzz_bytes *bytes,
     wr_session_seal(&server->session, header, small,
                     wr_message_has_pages(&said) || said.length > sizeof(small) ? 0 : said.length);
     if (turned) {
-        header[(turned - 1) / 8 % WR_MESSAGE_BYTES] ^= (uint8_t)(1u << (turned - 1) % 8);
+        header[(turned - 1) / 8] ^= (uint8_t)(1u << (turned - 1) % 8);
         truth = SERVER_WRONG;
     }
     if (server->is_wrong)
