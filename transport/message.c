@@ -103,6 +103,20 @@ bool wr_message_has_pages(const struct wr_message *message)
     return message->type == WR_MESSAGE_CONTENT || message->type == WR_MESSAGE_WRITE;
 }
 
+int wr_message_error(const struct wr_message *message)
+{
+    const int error = -(int)message->error;
+
+    switch (error) {
+    case WEIR_OK:
+#define X(name, value, text) case name:
+        WEIR_ERROR_MAP(X)
+#undef X
+        return error;
+    default: return WEIR_EIO;
+    }
+}
+
 const char *wr_message_name(uint8_t type)
 {
     const struct rule *rule = rule_of(type);

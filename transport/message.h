@@ -81,5 +81,9 @@ bool wr_message_parse(const uint8_t header[WR_MESSAGE_BYTES], struct wr_message 
  * sums, or are sealed themselves.) */
 bool wr_message_has_pages(const struct wr_message *message);
 
+/* WEIR_OK or an error of the closed list: what the other end says that is on no list of ours is
+ * WEIR_EIO. */
+int wr_message_error(const struct wr_message *message);
+
 /* "READ", for a log; "?" of what is none. */
 const char *wr_message_name(uint8_t type);

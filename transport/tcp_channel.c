@@ -278,7 +278,7 @@ static void receive(struct wr_tcp_channel *c, uint32_t most)
         if (!receive_some(c, &is_done, &is_empty)) {
             break_line(c);
         } else if (is_done) {
-            end_io(c, io_at(c, c->first), -(int)c->answer.error, 0);
+            end_io(c, io_at(c, c->first), wr_message_error(&c->answer), 0);
             c->first++;
             c->got = 0;
             c->broken_ns = 0;

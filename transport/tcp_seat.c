@@ -91,7 +91,7 @@ static enum asked ask_pages(const struct wr_tcp *tcp, struct wr_line *line, uint
         answer.id != message.id || answer.epoch != line->epoch)
         return ASKED_BROKEN;
     if (answer.error && answer.length == 0) {
-        *error_p = -(int)answer.error;
+        *error_p = wr_message_error(&answer);
         return ASKED_REFUSED;
     }
     if (answer.type != WR_MESSAGE_CONTENT || answer.slot != slot || answer.pages != pages ||

@@ -181,3 +181,17 @@ Test(message, an_answer_that_says_no_brings_nothing)
     message.error = 0;
     cr_expect_not(is_parsed(&message), "it says yes and brings nothing");
 }
+
+Test(message, an_error_is_of_the_closed_list)
+{
+    struct wr_message message = {.type = WR_MESSAGE_REFUSED};
+
+    cr_expect_eq(wr_message_error(&message), WEIR_OK);
+    for (uint32_t error = 1; error <= UINT16_MAX; error++) {
+        message.error = (uint16_t)error;
+        if (error <= -WEIR_EFORKED)
+            cr_expect_eq(wr_message_error(&message), -(int)error);
+        else
+            cr_expect_eq(wr_message_error(&message), WEIR_EIO, "what nobody knows: %u", error);
+    }
+}
