@@ -102,7 +102,8 @@ static enum memd_wish carry(void)
 static void put(const void *bytes, size_t count)
 {
     cr_assert_leq(wire.to_bytes + count, LINE_BYTES);
-    memcpy(wire.to + wire.to_bytes, bytes, count);
+    if (count) /* or bytes may be NULL */
+        memcpy(wire.to + wire.to_bytes, bytes, count);
     wire.to_bytes += count;
 }
 
