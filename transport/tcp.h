@@ -141,7 +141,12 @@ struct wr_tcp {
 };
 
 /* Is it away for longer than anybody waits? Then nobody begins to wait. Signal. */
-bool wr_tcp_is_given_up(const struct wr_tcp *tcp);
+static inline bool wr_tcp_is_given_up(const struct wr_tcp *tcp)
+{
+    return atomic_load(&tcp->is_lost) ||
+           (atomic_load(&tcp->is_away) &&
+            wr_line_now_ns() - atomic_load(&tcp->away_ns) > tcp->options.patience * 1000000000ull);
+}
 
 /* tcp_seat.c */
 int wr_tcp_read(struct weir_backend *backend, uint64_t slot, uint32_t pages, void *bytes);

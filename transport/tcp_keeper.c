@@ -136,13 +136,6 @@ static void tend_channels(struct wr_tcp *tcp)
     pthread_mutex_unlock(&tcp->lock);
 }
 
-bool wr_tcp_is_given_up(const struct wr_tcp *tcp)
-{
-    return atomic_load(&tcp->is_lost) ||
-           (atomic_load(&tcp->is_away) &&
-            wr_line_now_ns() - atomic_load(&tcp->away_ns) > tcp->options.patience * NS_SECOND);
-}
-
 /* --- The lease ------------------------------------------------------------------------------- */
 
 /* Nobody answers: who waits on a line must not go on waiting for that one. */

@@ -43,7 +43,8 @@ static struct {
     struct weir_channel *channel;
     struct server server;
     bool is_refusing; /* brings no line */
-    bool has_failed;  /* some request: what was sent of it may be heard later */
+    bool is_seat_unsure;
+    bool has_failed; /* some request: what was sent of it may be heard later */
     struct ask asks[ASKS];
     uint64_t numbers; /* of sound requests, in the order of submit() */
     /* What the server understands. */
@@ -53,6 +54,13 @@ static struct {
     uint64_t heard_count, answered;
     uint64_t body_left;
 } world;
+
+/* As if a discard were on its way on a seat that broke. */
+static void set_seat_unsure(bool is_unsure)
+{
+    atomic_fetch_add(&world.tcp.unsure, (uint32_t)is_unsure - (uint32_t)world.is_seat_unsure);
+    world.is_seat_unsure = is_unsure;
+}
 
 /* --- The keeper ------------------------------------------------------------------------------ */
 
@@ -332,7 +340,7 @@ static void step(struct fuzz_bytes *bytes)
         break;
     default:
         atomic_store(&world.tcp.is_away, (choice & 16) != 0);
-        atomic_store(&world.tcp.seats_unsure, (choice & 32) != 0);
+        set_seat_unsure((choice & 32) != 0);
         world.tcp.is_sure_again = choice & 64;
         break;
     }
@@ -353,7 +361,7 @@ static void finish(bool is_lost)
 
     world.is_refusing = false;
     atomic_store(&world.tcp.is_away, false);
-    atomic_store(&world.tcp.seats_unsure, 0);
+    set_seat_unsure(false);
     atomic_store(&world.tcp.is_lost, is_lost);
     for (uint32_t round = 0; is_flying(); round++) {
         FUZZ_ASSERT(round < ROUNDS_MOST);

@@ -80,7 +80,7 @@ void wr_tcp_ring(const struct wr_tcp *constant)
     world.lines_left--;
     server_connect(&world.server, &seat->line);
     world.is_mute = false;
-    atomic_fetch_sub(&world.tcp.seats_unsure, seat->is_unsure);
+    atomic_fetch_sub(&world.tcp.unsure, seat->is_unsure);
     seat->is_unsure = false;
     prepare(&seat->line);
     atomic_store(&seat->state, WR_SEAT_FREE);
@@ -151,7 +151,7 @@ static void discard_some(void)
     world.lines_left = 0;
     prepare(&world.tcp.seats[0].line);
     wr_tcp_discard(&world.tcp, 5, 7);
-    FUZZ_ASSERT(world.tcp.seats[0].is_unsure == (world.tcp.seats_unsure == 1));
+    FUZZ_ASSERT(world.tcp.seats[0].is_unsure == (world.tcp.unsure == 1));
     FUZZ_ASSERT(world.tcp.seats[0].is_unsure == atomic_load(&world.tcp.is_lost));
     if (world.truth != SERVER_WRONG && !wr_message_has_pages(&world.said))
         FUZZ_ASSERT(!world.tcp.seats[0].is_unsure);
@@ -221,7 +221,7 @@ static void ask(void)
 #define SPEECH_BYTES (2 * WR_MESSAGE_BYTES + WR_CHALLENGE_BYTES) /* challenge and welcome */
 
 static const struct wr_key key = {{42}};
-static const struct wr_line_target target = {
+static struct wr_line_target target = {
     .host = "127.0.0.1", .port = "1", .key = &key, .client = "sixteen letters", .label = "one"};
 static uint8_t speech[SPEECH_BYTES + 256];
 static size_t speech_bytes;
@@ -305,6 +305,7 @@ static void shake_hands(void)
                     memcmp(line.session.key_in, session.key_out, WR_KEY_BYTES) == 0 &&
                     memcmp(line.session.key_out, session.key_in, WR_KEY_BYTES) == 0);
     wr_line_close(&line);
+    wr_line_forget(&target);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t count)
