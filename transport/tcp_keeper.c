@@ -49,8 +49,7 @@ static void lose(struct wr_tcp *tcp, const char *why)
     if (atomic_exchange(&tcp->is_lost, true))
         return;
     wr_tell(tcp->env, WEIR_FAILURE, WEIR_EIO, 0,
-            "tcp: the pages at %s:%s are lost: %s. Whoever touches one of them has an error; use "
-            "mirror() where that must not be",
+            "tcp: the pages at %s:%s are lost: %s. Whoever touches one of them has an error",
             tcp->target.host, tcp->target.port, why);
 }
 
