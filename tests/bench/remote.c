@@ -224,6 +224,7 @@ static void start_memory(const struct bench *bench, uint64_t bytes, pid_t *child
     int fd[2];
 
     snprintf(key_path, sizeof(key_path), "%s/key", bench->dir);
+    bench_undo("unlink", key_path);
     make_key(key_path, &key);
     if (pipe(fd) != 0)
         bench_fail("no pipe");
