@@ -4,8 +4,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "runtime/swap/sum.h"
-
 #define GAP_MAX \
     32u /* dead slots in a row that are read with their neighbours rather than left out */
 
@@ -102,29 +100,6 @@ static uint32_t frame_of(const struct wr_carry *carry, uint32_t i)
 
 /* --- Arriving -------------------------------------------------------------------------------- */
 
-/* Are the bytes of the next few pages, from the i-th on, what was written? */
-static void compare(const struct wr_carry *carry, uint32_t first, int errors[WR_SUM_TOGETHER])
-{
-    const struct wr_space *space = space_of(carry->carrier);
-    uint32_t left = carry->count - first, pages = left < WR_SUM_TOGETHER ? left : WR_SUM_TOGETHER;
-    const uint8_t *bytes[WR_SUM_TOGETHER], *next = NULL;
-    uint32_t sums[WR_SUM_TOGETHER];
-
-    if (left > pages)
-        next = wr_host_frame(space->host, frame_of(carry, first + pages));
-    for (uint32_t i = 0; i < pages; i++)
-        bytes[i] = wr_host_frame(space->host, frame_of(carry, first + i));
-    if (carry->io.error == WEIR_OK)
-        wr_swap_sums(carry->carrier->lane->swap, pages, &carry->pages[first], bytes, next, sums);
-    for (uint32_t i = 0; i < pages; i++) {
-        errors[i] = carry->io.error;
-        if (errors[i] == WEIR_OK && sums[i] != carry->sums[first + i]) {
-            wr_stats_count(space->stats, WR_COUNT_checksum_errors);
-            errors[i] = WEIR_EIO;
-        }
-    }
-}
-
 /* The page's bytes are in its frame, or not. True: they stay there. */
 static bool settle(struct wr_carry *carry, uint32_t i, int error)
 {
@@ -136,6 +111,11 @@ static bool settle(struct wr_carry *carry, uint32_t i, int error)
     bool is_gone, is_staged = false;
     struct wr_hold hold;
 
+    if (error == WEIR_OK && wr_swap_sum(c->lane->swap, carry->pages[i],
+                                        wr_host_frame(space->host, frame)) != carry->sums[i]) {
+        wr_stats_count(space->stats, WR_COUNT_checksum_errors);
+        error = WEIR_EIO;
+    }
     wr_page_take(&space->pages, carry->pages[i], &hold);
     is_gone = wr_hold_has(&hold, WR_PAGE_CANCELLED);
     if (is_gone) {
@@ -167,13 +147,10 @@ static void settle_all(struct wr_carry *carry)
 {
     struct wr_carrier *c = carry->carrier;
     struct wr_space *space = space_of(c);
-    int errors[WR_SUM_TOGETHER];
     uint32_t empty = 0;
 
     for (uint32_t i = 0; i < carry->count; i++) {
-        if (i % WR_SUM_TOGETHER == 0)
-            compare(carry, i, errors);
-        if (settle(carry, i, errors[i % WR_SUM_TOGETHER]))
+        if (settle(carry, i, carry->io.error))
             continue;
         space->host->ops->release(space->host, frame_of(carry, i), 1);
         empty++;

@@ -13,7 +13,6 @@
 
 #include "runtime/memory/gate.h"
 #include "runtime/memory/heat.h"
-#include "runtime/swap/sum.h"
 #include "runtime/swap/swap.h"
 
 /* A back end that failed is left alone for a while, twice as long every time; after so many
@@ -37,104 +36,48 @@ static bool is_zero(const uint8_t *bytes)
            memcmp(bytes, bytes + 1, WEIR_PAGE_BYTES - 1) == 0;
 }
 
-enum taken { TAKEN, TAKEN_NOT, TAKEN_BUSY };
-
-/* Lock the page of a staged frame, if the frame is still where its bytes are. waits: or else, find
- * it busy. Inside the gate. */
-static enum taken take_staged_how(struct wr_space *space, const struct wr_extent *extent,
-                                  uint32_t index, bool waits, struct wr_hold *hold)
+/* Lock the page of a staged frame, if the frame is still where its bytes are. Inside the gate. */
+static bool take_staged(struct wr_space *space, const struct wr_extent *extent, uint32_t index,
+                        struct wr_hold *hold)
 {
     uint32_t page = extent->pages[index];
 
     if (!wr_extent_holds(extent, index) || !wr_page_is_owned(&space->pages, page))
-        return TAKEN_NOT;
-    if (waits)
-        wr_page_take(&space->pages, page, hold);
-    else if (!wr_page_take_try(&space->pages, page, hold))
-        return TAKEN_BUSY;
+        return false;
+    wr_page_take(&space->pages, page, hold);
     if (wr_hold_state(hold) == WR_PAGE_CACHED_DIRTY &&
         wr_hold_frame(hold) == extent->first_frame + index)
-        return TAKEN;
+        return true;
     wr_page_put(&space->pages, hold);
-    return TAKEN_NOT;
-}
-
-static bool take_staged(struct wr_space *space, const struct wr_extent *extent, uint32_t index,
-                        struct wr_hold *hold)
-{
-    return take_staged_how(space, extent, index, true, hold) == TAKEN;
-}
-
-/* Pages that are looked at together, under their locks. */
-struct group {
-    uint32_t count;
-    struct wr_hold holds[WR_SUM_TOGETHER];
-    uint32_t pages[WR_SUM_TOGETHER];
-    const uint8_t *bytes[WR_SUM_TOGETHER];
-};
-
-/* From this frame on; the first that was not looked at. Only the first page is waited for: who
- * waits holds no other. */
-static uint32_t take_group(struct wr_space *space, const struct wr_extent *extent, uint32_t from,
-                           struct group *group)
-{
-    uint32_t i;
-
-    group->count = 0;
-    for (i = from; i < extent->fill && group->count < WR_SUM_TOGETHER; i++) {
-        struct wr_hold *hold = &group->holds[group->count];
-        enum taken taken = take_staged_how(space, extent, i, group->count == 0, hold);
-
-        if (taken == TAKEN_BUSY)
-            break;
-        if (taken == TAKEN_NOT)
-            continue;
-        group->pages[group->count] = hold->number;
-        group->bytes[group->count++] = wr_host_frame(space->host, extent->first_frame + i);
-    }
-    return i;
-}
-
-/* How many are zeros, and forgotten. next: the bytes that come after them, or NULL. */
-static uint32_t judge_group(struct wr_swap *swap, struct group *group, const uint8_t *next)
-{
-    uint32_t sums[WR_SUM_TOGETHER], zeros = 0;
-
-    /* Nobody can change the bytes any more, so that the sums hold until the write. And they have
-     * brought the bytes here, so that to look for zeros after them costs little. */
-    wr_swap_sums(swap, group->count, group->pages, group->bytes, next, sums);
-    for (uint32_t i = 0; i < group->count; i++) {
-        struct wr_hold *hold = &group->holds[i];
-
-        if (swap->wish.zero_elision && is_zero(group->bytes[i])) {
-            wr_page_move(hold, WR_PAGE_CACHED_DIRTY, WR_PAGE_EMPTY);
-            wr_hold_set_frame(hold, WR_FRAME_NONE);
-            zeros++;
-        } else {
-            wr_hold_set_sum(hold, sums[i]);
-        }
-        wr_page_put(&swap->space->pages, hold);
-    }
-    return zeros;
+    return false;
 }
 
 uint32_t wr_launder_inspect(struct wr_pager *pager, struct wr_extent *extent)
 {
     struct wr_swap *swap = (struct wr_swap *)(void *)pager;
-    uint32_t seen = 0, zeros = 0;
-    struct group group;
+    struct wr_space *space = swap->space;
+    uint32_t live = 0, zeros = 0;
 
-    for (uint32_t i = 0; i < extent->fill;) {
-        const uint8_t *next;
+    for (uint32_t i = 0; i < extent->fill; i++) {
+        const uint8_t *bytes = wr_host_frame(space->host, extent->first_frame + i);
+        struct wr_hold hold;
 
-        i = take_group(swap->space, extent, i, &group);
-        next = wr_host_frame(swap->space->host, extent->first_frame + i);
-        zeros += judge_group(swap, &group, i < extent->fill ? next : NULL);
-        seen += group.count;
+        if (!take_staged(space, extent, i, &hold))
+            continue;
+        if (swap->wish.zero_elision && is_zero(bytes)) {
+            wr_page_move(&hold, WR_PAGE_CACHED_DIRTY, WR_PAGE_EMPTY);
+            wr_hold_set_frame(&hold, WR_FRAME_NONE);
+            zeros++;
+        } else {
+            /* Nobody can change the bytes any more, so that the sum holds until the write. */
+            wr_hold_set_sum(&hold, wr_swap_sum(swap, hold.number, bytes));
+            live++;
+        }
+        wr_page_put(&space->pages, &hold);
     }
     count(swap, WR_COUNT_pages_elided_zero, zeros);
     count(swap, WR_COUNT_cache_deleted, zeros);
-    return seen - zeros;
+    return live;
 }
 
 /* --- The write is over ----------------------------------------------------------------------- */

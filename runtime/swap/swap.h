@@ -177,7 +177,5 @@ uint64_t wr_discard(struct wr_swap_lane *lane);
 uint32_t wr_launder_inspect(struct wr_pager *pager, struct wr_extent *extent);
 enum wr_laundered wr_launder(struct wr_lane *lane);
 uint32_t wr_launder_coming(const struct wr_lane *lane);
-/* The checksum of a page, or of several, as in sum.h; 0 where none are wished for. */
+/* The checksum of a page; its number goes in, so that a page in the wrong slot is found out. */
 uint32_t wr_swap_sum(const struct wr_swap *swap, uint32_t page, const void *bytes);
-void wr_swap_sums(const struct wr_swap *swap, uint32_t count, const uint32_t *pages,
-                  const uint8_t *const *bytes, const uint8_t *next, uint32_t *sums);

@@ -3,10 +3,10 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <xxh_x86dispatch.h>
 
 #include "runtime/base/text.h"
 #include "runtime/memory/gate.h"
-#include "runtime/swap/sum.h"
 
 #define READ_TRIES    3
 #define CHANNEL_DEPTH 512u
@@ -25,16 +25,7 @@ static struct wr_swap_lane *lane_of(struct wr_lane *lane)
 
 uint32_t wr_swap_sum(const struct wr_swap *swap, uint32_t page, const void *bytes)
 {
-    return swap->wish.checksums ? wr_sum(page, bytes) : 0;
-}
-
-void wr_swap_sums(const struct wr_swap *swap, uint32_t count, const uint32_t *pages,
-                  const uint8_t *const *bytes, const uint8_t *next, uint32_t *sums)
-{
-    if (swap->wish.checksums)
-        wr_sums(count, pages, bytes, next, sums);
-    else
-        memset(sums, 0, count * sizeof(*sums));
+    return swap->wish.checksums ? (uint32_t)XXH3_64bits_withSeed(bytes, WEIR_PAGE_BYTES, page) : 0;
 }
 
 /* --- One page, now --------------------------------------------------------------------------- */
@@ -292,30 +283,6 @@ static void finish_if_last(struct wr_fetch *fetch)
         fetch->finished(fetch);
 }
 
-/* A few pages of a request. */
-static void arrive(const struct wr_swap *swap, const struct wr_fetch_request *request,
-                   uint32_t from, uint32_t pages)
-{
-    struct wr_fetch *fetch = request->fetch;
-    const uint32_t first = request->index + from;
-    const uint8_t *at = fetch->bytes + (uint64_t)first * WEIR_PAGE_BYTES;
-    const uint8_t *end = at + (uint64_t)pages * WEIR_PAGE_BYTES;
-    const uint8_t *bytes[WR_SUM_TOGETHER];
-    uint32_t sums[WR_SUM_TOGETHER];
-    int error = request->io.error;
-
-    for (uint32_t i = 0; i < pages; i++)
-        bytes[i] = at + (uint64_t)i * WEIR_PAGE_BYTES;
-    if (error == WEIR_OK)
-        wr_swap_sums(swap, pages, &fetch->page[first], bytes,
-                     from + pages < request->io.pages ? end : NULL, sums);
-    for (uint32_t i = 0; i < pages; i++) {
-        bool is_good = error != WEIR_OK || sums[i] == fetch->sum[first + i];
-
-        fetch->arrived(fetch, first + i, is_good ? error : WEIR_EIO);
-    }
-}
-
 static void fetch_done(struct weir_io *io)
 {
     struct wr_fetch_request *request = io->owner;
@@ -329,8 +296,15 @@ static void fetch_done(struct weir_io *io)
         atomic_fetch_add_explicit(&backend->errors, 1, memory_order_relaxed);
         wr_stats_count(swap->space->stats, WR_COUNT_read_errors);
     }
-    for (uint32_t i = 0; i < io->pages; i += WR_SUM_TOGETHER)
-        arrive(swap, request, i, io->pages - i < WR_SUM_TOGETHER ? io->pages - i : WR_SUM_TOGETHER);
+    for (uint32_t i = 0; i < io->pages; i++) {
+        uint32_t index = request->index + i;
+        const uint8_t *bytes = fetch->bytes + (uint64_t)index * WEIR_PAGE_BYTES;
+        int error = io->error;
+
+        if (error == WEIR_OK && wr_swap_sum(swap, fetch->page[index], bytes) != fetch->sum[index])
+            error = WEIR_EIO;
+        fetch->arrived(fetch, index, error);
+    }
     request->is_busy = false;
     finish_if_last(fetch);
 }
