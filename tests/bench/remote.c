@@ -12,7 +12,6 @@
  */
 
 #include <arpa/inet.h>
-#include <fcntl.h>
 #include <netinet/tcp.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -22,7 +21,7 @@
 #include <unistd.h>
 
 #include "runs.h"
-#include "transport/memd/memd.h"
+#include "tests/server/server.h"
 
 #define ASKED_BYTES 64u
 #define STREAM_SIZE (2 * BENCH_MIB)
@@ -182,66 +181,26 @@ void bench_run_bare_scan(void)
 
 /* --- The bench ------------------------------------------------------------------------------- */
 
-static void make_key(const char *path, struct wr_key *key_p)
-{
-    uint8_t bytes[WR_KEY_BYTES];
-    int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
-    const char *why = "it cannot be written";
-
-    if (!wr_session_begin())
-        bench_fail("no random numbers");
-    wr_random(bytes, sizeof(bytes));
-    if (fd < 0 || write(fd, bytes, sizeof(bytes)) != (ssize_t)sizeof(bytes) || close(fd) != 0 ||
-        wr_key_read(path, key_p, &why) != WEIR_OK)
-        bench_fail("%s: %s", path, why);
-}
-
-static _Noreturn void serve_memory(const struct wr_key *key, uint64_t bytes, int port_fd)
-{
-    const char *const listen[] = {"tcp://127.0.0.1:0"};
-    const struct memd_options options = {.listen = listen,
-                                         .listen_count = 1,
-                                         .key = key,
-                                         .limits = {.memory = bytes, .lease_ms = 30000}};
-    struct memd *memd;
-    uint16_t port = 0;
-
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
-    if (memd_open(&options, &memd) == WEIR_OK)
-        port = memd_port(memd, 0);
-    if (write(port_fd, &port, sizeof(port)) != (ssize_t)sizeof(port))
-        _exit(1);
-    for (;;)
-        pause();
-}
-
 /* In a process of its own, and the specification that leads there. */
-static void start_memory(const struct bench *bench, uint64_t bytes, pid_t *child_p, char spec[400])
+static void start_memory(const struct bench *bench, uint64_t bytes, struct server *server_p,
+                         char spec[400])
 {
     char key_path[300];
-    struct wr_key key;
-    uint16_t port = 0;
-    int fd[2];
+    int os_error;
 
     snprintf(key_path, sizeof(key_path), "%s/key", bench->dir);
     bench_undo("unlink", key_path);
-    make_key(key_path, &key);
-    if (pipe(fd) != 0)
-        bench_fail("no pipe");
-    *child_p = fork();
-    if (*child_p == 0)
-        serve_memory(&key, bytes, fd[1]);
-    if (read(fd[0], &port, sizeof(port)) != (ssize_t)sizeof(port) || port == 0)
-        bench_fail("no memory server");
-    close(fd[0]);
-    close(fd[1]);
-    snprintf(spec, 400, "tcp://127.0.0.1:%u?size=%lluM&key=%s", port,
+    os_error = server_start(key_path, bytes, server_p);
+    if (os_error)
+        bench_fail("no memory server: %s", strerror(os_error));
+    snprintf(spec, 400, "tcp://127.0.0.1:%u?size=%lluM&key=%s", server_p->port,
              (unsigned long long)(bytes / BENCH_MIB), key_path);
 }
 
 struct stage {
     uint64_t budget, bytes; /* bytes: of the server */
-    pid_t memory, bare;
+    struct server memory;
+    pid_t bare;
     uint16_t bare_port;
     char spec[400];
     unsigned rounds;
@@ -350,7 +309,7 @@ bool bench_drive_remote(struct bench *bench)
     stage.bare_port = start_bare(&stage.bare);
     start_memory(bench, stage.bytes, &stage.memory, stage.spec);
     is_done = drive_miss(bench, &stage) && drive_scan(bench, &stage) && drive_thrash(bench, &stage);
-    kill(stage.memory, SIGKILL);
+    server_end(&stage.memory);
     kill(stage.bare, SIGKILL);
     return is_done;
 }

@@ -14,15 +14,13 @@
 #include <fcntl.h>
 #include <ftw.h>
 #include <linux/loop.h>
-#include <signal.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "tests/conformance/conform.h"
-#include "transport/memd/memd.h"
+#include "tests/server/server.h"
 
 /* Two clusters and a part of one, and less than a page behind that. */
 #define SIZE_BYTES (2 * 2097152 + 3 * 4096 + 512)
@@ -138,68 +136,25 @@ static void examine_device(struct tally *tally)
 
 /* --- A memory server ------------------------------------------------------------------------- */
 
-static void make_key(void)
-{
-    char bytes[WR_KEY_BYTES];
-    int fd = open("key", O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
-
-    memset(bytes, 'k', sizeof(bytes));
-    if (fd < 0 || write(fd, bytes, sizeof(bytes)) != (ssize_t)sizeof(bytes))
-        exit(CONFORM_FAILED);
-    close(fd);
-}
-
-static _Noreturn void serve(int port_fd)
-{
-    const char *const listen[] = {"tcp://127.0.0.1:0"};
-    struct memd_options options = {
-        .listen = listen, .listen_count = 1, .limits = {.memory = 64 << 20, .lease_ms = 300000}};
-    struct wr_key key;
-    struct memd *memd;
-    const char *why;
-    uint16_t port = 0;
-
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
-    options.key = &key;
-    if (wr_session_begin() && wr_key_read("key", &key, &why) == WEIR_OK &&
-        memd_open(&options, &memd) == WEIR_OK)
-        port = memd_port(memd, 0);
-    if (write(port_fd, &port, sizeof(port)) != (ssize_t)sizeof(port))
-        _Exit(CONFORM_FAILED);
-    for (;;)
-        pause();
-}
-
 /* In a process of its own, as a server is. */
 static void examine_tcp(struct tally *tally)
 {
-    uint16_t port = 0;
+    struct server server;
     char spec[128];
-    int pipe_fd[2];
-    pid_t server;
 
-    make_key();
-    if (pipe(pipe_fd) != 0)
-        exit(CONFORM_FAILED);
-    server = fork();
-    if (server == 0)
-        serve(pipe_fd[1]);
-    if (read(pipe_fd[0], &port, sizeof(port)) != (ssize_t)sizeof(port) || port == 0) {
+    if (server_start("key", 64 << 20, &server) != 0) {
         printf("# no memory server could be started\n");
         report(tally, "tcp", "all", CONFORM_FAILED << 8);
-    } else {
-        snprintf(spec, sizeof(spec), "tcp://127.0.0.1:%u?key=key&" SIZE, port);
-        examine(tally, spec);
-        snprintf(spec, sizeof(spec), "tcp://localhost:%u?key=key&spin_us=0&" SIZE, port);
-        examine(tally, spec);
-        snprintf(spec, sizeof(spec), "chaos(tcp://127.0.0.1:%u?key=key&" SIZE ")?seed=6&reorder=1",
-                 port);
-        examine(tally, spec);
+        return;
     }
-    kill(server, SIGKILL);
-    waitpid(server, NULL, 0);
-    close(pipe_fd[0]);
-    close(pipe_fd[1]);
+    snprintf(spec, sizeof(spec), "tcp://127.0.0.1:%u?key=key&" SIZE, server.port);
+    examine(tally, spec);
+    snprintf(spec, sizeof(spec), "tcp://localhost:%u?key=key&spin_us=0&" SIZE, server.port);
+    examine(tally, spec);
+    snprintf(spec, sizeof(spec), "chaos(tcp://127.0.0.1:%u?key=key&" SIZE ")?seed=6&reorder=1",
+             server.port);
+    examine(tally, spec);
+    server_end(&server);
 }
 
 /* --- All ------------------------------------------------------------------------------------- */

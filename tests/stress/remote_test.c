@@ -2,85 +2,33 @@
 
 /* Pages at a memory server in another process, which is stopped, or killed. */
 
-#include <fcntl.h>
 #include <pthread.h>
 #include <setjmp.h>
 #include <signal.h>
-#include <stdlib.h>
-#include <sys/prctl.h>
-#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
+#include "tests/server/server.h"
 #include "tests/stress/real.h"
-#include "transport/memd/memd.h"
 
 #define BUDGET (8 * MIB)
 #define PAGES  ((size_t)8192)
 
-struct server {
-    pid_t process;
-    uint16_t port;
-};
-
 static char key_path[64];
-
-static void make_key(struct wr_key *key_p)
-{
-    char bytes[WR_KEY_BYTES] = "a key of thirty-two characters.";
-    const char *why;
-    int fd;
-
-    snprintf(key_path, sizeof(key_path), "/var/tmp/weir-key-XXXXXX");
-    fd = mkstemp(key_path);
-    cr_assert(wr_session_begin());
-    cr_assert_eq(write(fd, bytes, sizeof(bytes)), (ssize_t)sizeof(bytes));
-    close(fd);
-    cr_assert_eq(wr_key_read(key_path, key_p, &why), WEIR_OK);
-}
-
-static _Noreturn void serve(const struct wr_key *key, int port_fd)
-{
-    const char *const listen[] = {"tcp://127.0.0.1:0"};
-    const struct memd_options options = {.listen = listen,
-                                         .listen_count = 1,
-                                         .key = key,
-                                         .limits = {.memory = 256 * MIB, .lease_ms = 60000},
-                                         .threads = 2};
-    struct memd *memd;
-    uint16_t port = 0;
-
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
-    if (memd_open(&options, &memd) == WEIR_OK)
-        port = memd_port(memd, 0);
-    if (write(port_fd, &port, sizeof(port)) != (ssize_t)sizeof(port))
-        _exit(1);
-    for (;;)
-        pause();
-}
 
 static struct server start_server(void)
 {
-    struct server server = {0};
-    struct wr_key key;
-    int fd[2];
+    struct server server;
 
-    make_key(&key);
-    cr_assert_eq(pipe(fd), 0);
-    server.process = fork();
-    if (server.process == 0)
-        serve(&key, fd[1]);
-    cr_assert_eq(read(fd[0], &server.port, sizeof(server.port)), (ssize_t)sizeof(server.port));
-    cr_assert_neq(server.port, 0);
-    close(fd[0]);
-    close(fd[1]);
+    snprintf(key_path, sizeof(key_path), "/var/tmp/weir-key-%d", (int)getpid());
+    unlink(key_path); /* of a process that was killed */
+    cr_assert_eq(server_start(key_path, 256 * MIB, &server), 0);
     return server;
 }
 
 static void end_server(const struct server *server)
 {
-    kill(server->process, SIGKILL);
-    waitpid(server->process, NULL, 0);
+    server_end(server);
     unlink(key_path);
 }
 
