@@ -134,6 +134,7 @@ static void describe_inner(struct wr_seal *seal)
     snprintf(seal->info.how, sizeof(seal->info.how), "%.60s, sealed with %s", how,
              wr_cipher_name(seal->cipher));
     seal->info.flags &= ~(uint32_t)(WEIR_BACKEND_REMOTE | WEIR_BACKEND_VOLATILE);
+    seal->info.flags |= WEIR_BACKEND_SEALED;
 }
 
 static void seal_close(struct weir_backend *backend)

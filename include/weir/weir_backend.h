@@ -75,8 +75,10 @@ struct weir_backend_env {
 enum weir_backend_flags {
     WEIR_BACKEND_FREE_ON_READ = 1u << 0, /* a slot is to be freed as soon as it was read          */
     WEIR_BACKEND_VOLATILE = 1u << 1,     /* fast memory: reads take no longer than a copy         */
-    WEIR_BACKEND_REMOTE = 1u << 2        /* pages leave this machine as they are given to it; of a
-                                            wrapper: of one of those in it                        */
+    /* Of a wrapper, each of these: of one of those in it. */
+    WEIR_BACKEND_REMOTE = 1u << 2, /* pages leave this machine as they are given to it          */
+    WEIR_BACKEND_SEALED = 1u << 3  /* what was read is looked at: each page of a request needs
+                                      memory of its own                                         */
 };
 
 struct weir_backend_info {
