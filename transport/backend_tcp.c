@@ -155,6 +155,7 @@ static void tcp_describe(struct weir_backend *backend, struct weir_backend_info 
     *info_p = (struct weir_backend_info){
         .slots = tcp->slots,
         .cluster_slots = WEIR_CLUSTER_SLOTS,
+        .flags = WEIR_BACKEND_REMOTE,
     };
     snprintf(info_p->how, sizeof(info_p->how), "weir-memd at %.60s:%.8s, TCP", tcp->target.host,
              tcp->target.port);

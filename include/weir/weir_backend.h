@@ -74,7 +74,11 @@ struct weir_backend_env {
 
 enum weir_backend_flags {
     WEIR_BACKEND_FREE_ON_READ = 1u << 0, /* a slot is to be freed as soon as it was read          */
-    WEIR_BACKEND_VOLATILE = 1u << 1      /* fast memory: reads take no longer than a copy         */
+    WEIR_BACKEND_VOLATILE = 1u << 1,     /* fast memory: reads take no longer than a copy         */
+    /* Of a wrapper, each of these: of one of those in it. */
+    WEIR_BACKEND_REMOTE = 1u << 2, /* pages leave this machine as they are given to it          */
+    WEIR_BACKEND_SEALED = 1u << 3  /* what was read is looked at: each page of a request needs
+                                      memory of its own                                         */
 };
 
 struct weir_backend_info {
@@ -153,11 +157,19 @@ int weir_backend_register(const struct weir_backend_ops *ops);
 
 /*
  * Open a back end by a whole specification ("file:/var/tmp?size=4G"). For back ends that wrap
- * others, and for tests; the caller then uses (*backend_p)->ops and ends it by ops->close().
- * WEIR_ENOENT: no such kind.
+ * others, and for tests; the caller then uses (*backend_p)->ops and ends it by ops->close(). With
+ * the option seal=on, which every kind has, pages are encrypted and authenticated before it gets
+ * them. WEIR_ENOENT: no such kind. WEIR_EINVAL: the specification is not understood.
  */
 int weir_backend_open(const char *spec, const struct weir_backend_env *env,
                       struct weir_backend **backend_p);
+
+/*
+ * The same, for who has pages of its own to put there, and no other back end around it, as the
+ * runtime: one that is WEIR_BACKEND_REMOTE is sealed unless the specification says seal=off.
+ */
+int weir_backend_open_outer(const char *spec, const struct weir_backend_env *env,
+                            struct weir_backend **backend_p);
 
 #pragma GCC visibility pop
 #ifdef __cplusplus

@@ -462,7 +462,7 @@ static int open_backend(struct wr_swap *swap, const char *spec, struct wr_swap_b
     backend->events = &swap->space->events;
     backend->env = (struct weir_backend_env){.context = backend, .tell = backend_tells};
     strncpy(backend->spec, spec, sizeof(backend->spec) - 1);
-    error = weir_backend_open(rest, &backend->env, &backend->backend);
+    error = weir_backend_open_outer(rest, &backend->env, &backend->backend);
     if (error != WEIR_OK)
         return error;
     backend->backend->ops->describe(backend->backend, &backend->info);

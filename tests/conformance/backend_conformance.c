@@ -7,7 +7,7 @@
  * this machine could run nothing.
  *
  *     backend_conformance
- *     backend_conformance mem file device chaos tcp
+ *     backend_conformance mem file device chaos seal tcp
  *     backend_conformance 'file:/dev/nvme1n1?overwrite=yes' 'chaos(mem:?size=8m)?short=1'
  */
 
@@ -45,6 +45,11 @@ static const struct {
     {"chaos", "chaos(mem:?" SIZE ")?seed=2&delay_us=20&jitter_us=60&reorder=1&short=0.5"},
     {"chaos", "chaos(file:.?" SIZE ")?seed=3&jitter_us=100&reorder=1&short=0.5"},
     {"chaos", "chaos(chaos(mem:?" SIZE ")?seed=4&jitter_us=100)?seed=5&reorder=1&short=0.5"},
+    {"seal", "mem:?seal=on&" SIZE},
+    {"seal", "mem:?seal=chacha20&" SIZE},
+    {"seal", "file:.?" SIZE "&seal=on"},
+    {"seal", "file:.?" SIZE "&uring=off&direct=off&seal=on"},
+    {"seal", "chaos(file:.?" SIZE ")?seed=7&jitter_us=100&reorder=1&short=0.5&seal=on"},
 };
 
 struct tally {
@@ -153,6 +158,8 @@ static void examine_tcp(struct tally *tally)
     examine(tally, spec);
     snprintf(spec, sizeof(spec), "chaos(tcp://127.0.0.1:%u?key=key&" SIZE ")?seed=6&reorder=1",
              server.port);
+    examine(tally, spec);
+    snprintf(spec, sizeof(spec), "tcp://127.0.0.1:%u?key=key&seal=on&" SIZE, server.port);
     examine(tally, spec);
     server_end(&server);
 }
