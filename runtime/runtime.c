@@ -277,6 +277,7 @@ static int build_paging(struct weir_runtime *rt)
         .writes_max = (uint32_t)s->writes_in_flight,
         .rouse = rouse,
         .rouse_context = rt,
+        .backends_lock = &rt->backends_lock,
     };
     int error = wr_reclaim_open(&rt->space, (uint32_t)s->drop_batch_pages, &rt->reclaim);
 
@@ -337,6 +338,8 @@ static int build(struct weir_runtime *rt)
 
 static void demolish(struct weir_runtime *rt)
 {
+    if (rt->swap)
+        wr_leave_stop(rt->swap->leave);
     wr_kheat_close(rt->kheat);
     wr_sweep_close(rt->sweep);
     wr_ahead_close(rt->space.ahead);

@@ -20,6 +20,8 @@ static const struct wr_spec_row rows[] = {
     {"patience", WR_SPEC_COUNT, offsetof(struct wr_tcp_options, patience), 1, 86400, NULL},
     {"timeout", WR_SPEC_COUNT, offsetof(struct wr_tcp_options, timeout), 1, 60, NULL},
     {"spin_us", WR_SPEC_COUNT, offsetof(struct wr_tcp_options, spin_us), 0, 1000, NULL},
+    {"asked_back", WR_SPEC_WORD, offsetof(struct wr_tcp_options, asked_back), 0, 0,
+     "drain\0tell\0"},
 };
 static const struct wr_spec_kind kind = {"tcp", rows, sizeof(rows) / sizeof(rows[0])};
 

@@ -97,8 +97,11 @@ enum wr_link_state {
 
 struct wr_tcp_channel;
 
+enum wr_tcp_asked_back { WR_TCP_DRAIN, WR_TCP_TELL };
+
 struct wr_tcp_options {
     uint64_t size, patience, spin_us, timeout;
+    uint64_t asked_back; /* enum wr_tcp_asked_back */
     char *key;
 };
 
@@ -135,17 +138,30 @@ struct wr_tcp {
     int bell; /* eventfd; anybody rings, also in a signal handler */
     _Atomic(bool) stop;
     struct wr_line control;
-    bool is_asked_back;                         /* and the program was told */
+    bool is_asked_back;                         /* and whoever is to know was told */
     bool is_sure_again;                         /* channels that wait for that are to be told */
     uint64_t renew_ns, retry_ns, retry_wait_ns; /* when next; how long after that */
 };
+
+static inline bool wr_tcp_is_away_for(const struct wr_tcp *tcp, uint64_t ns)
+{
+    return atomic_load(&tcp->is_away) && wr_line_now_ns() - atomic_load(&tcp->away_ns) > ns;
+}
 
 /* Is it away for longer than anybody waits? Then nobody begins to wait. Signal. */
 static inline bool wr_tcp_is_given_up(const struct wr_tcp *tcp)
 {
     return atomic_load(&tcp->is_lost) ||
-           (atomic_load(&tcp->is_away) &&
-            wr_line_now_ns() - atomic_load(&tcp->away_ns) > tcp->options.patience * 1000000000ull);
+           wr_tcp_is_away_for(tcp, tcp->options.patience * 1000000000ull);
+}
+
+/* Is it away for longer than a connection takes to be opened again? Then what is to be written had
+ * better go elsewhere, if whoever writes has said that it can. */
+#define WR_TCP_BRIEF_NS 500000000ull
+static inline bool wr_tcp_puts_off(const struct wr_tcp *tcp)
+{
+    return tcp->env && (tcp->env->flags & WEIR_ENV_PUTS_OFF) &&
+           wr_tcp_is_away_for(tcp, WR_TCP_BRIEF_NS);
 }
 
 /* tcp_seat.c */

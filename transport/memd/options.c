@@ -52,7 +52,7 @@ static void note_why(void *context, int severity, int error, int os_error, const
 static int set_number(struct memd_settings *settings, const struct memd_word *word,
                       char why[MEMD_WHY_BYTES])
 {
-    const struct weir_backend_env env = {why, note_why};
+    const struct weir_backend_env env = {.context = why, .tell = note_why};
     char option[LINE_BYTES];
 
     snprintf(option, sizeof(option), "%s=%s", word->key, word->value);
