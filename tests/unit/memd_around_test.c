@@ -304,11 +304,14 @@ Test(memd_around, status_and_metrics)
     text = ask_status(place);
     cr_expect(strstr(text, "4 MiB lent of 64 MiB"), "%s", text);
     cr_expect(strstr(text, "2 read, 3 written, 0 discarded"), "%s", text);
+    cr_expect(strstr(text, "of it in huge pages"), "%s", text);
     cr_expect(strstr(text, "reader at 127.0.0.1"), "%s", text);
     text = ask_http(memd, "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
     cr_expect(strncmp(text, "HTTP/1.0 200 OK\r\n", 17) == 0, "%s", text);
     cr_expect(strstr(text, "\nweir_memd_lent_bytes 4194304\n"), "%s", text);
     cr_expect(strstr(text, "\nweir_memd_pages_written_total 3\n"), "%s", text);
+    cr_expect(strstr(text, "\n# TYPE weir_memd_pages_written_total counter\n"), "%s", text);
+    cr_expect(strstr(text, "\n# TYPE weir_memd_huge_bytes gauge\n"), "%s", text);
     cr_expect(strncmp(ask_http(memd, "GET / HTTP/1.0\r\n\r\n"), "HTTP/1.0 404", 12) == 0);
     cr_expect(strncmp(ask_http(memd, "nonsense\r\n\r\n"), "HTTP/1.0 404", 12) == 0);
     cr_expect_eq(open_telling(place, &other), WEIR_EBUSY, "the socket is in use");

@@ -61,6 +61,7 @@ int memd_open(const struct memd_options *options, struct memd **memd_p)
     memd->identity.key = *options->key;
     memd->identity.epoch = draw_epoch();
     memd_book_open(&memd->book, &options->limits, &memd->log);
+    memd_ground_look(&memd->book.ground, options->huge_pages, options->numa);
     memd->book.bell = memd_workers_ring;
     memd->book.bell_context = memd;
     error = memd_pool_open(memd) ? start(memd, options) : WEIR_ENOMEM;

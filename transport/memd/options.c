@@ -18,6 +18,8 @@ static const struct wr_spec_row rows[] = {
     {"grace", WR_SPEC_COUNT, FIELD(grace), 0, 86400, NULL},
     {"keep-free", WR_SPEC_COUNT, FIELD(keep_free), 0, 99, NULL},
     {"threads", WR_SPEC_COUNT, FIELD(threads), 0, MEMD_THREADS_MOST, NULL},
+    {"huge-pages", WR_SPEC_WORD, FIELD(huge_pages), 0, 0, "auto\0transparent\0off\0"},
+    {"numa", WR_SPEC_WORD, FIELD(numa), 0, 0, "spread\0local\0"},
 };
 #define ROWS (sizeof(rows) / sizeof(rows[0]))
 
@@ -99,7 +101,7 @@ static int set(struct memd_settings *settings, const struct memd_word *word,
             return set_number(settings, word, why);
     snprintf(why, MEMD_WHY_BYTES,
              "there is no setting \"%s\"; there are memory, listen, key-file, quota, lease, "
-             "threads, grace, keep-free, status-socket, metrics",
+             "threads, grace, keep-free, huge-pages, numa, status-socket, metrics",
              word->key);
     return WEIR_EINVAL;
 }
@@ -225,6 +227,10 @@ const char *memd_settings_fixed(const struct memd_settings *one, const struct me
 {
     if (one->threads != other->threads)
         return "threads";
+    if (one->huge_pages != other->huge_pages)
+        return "huge-pages";
+    if (one->numa != other->numa)
+        return "numa";
     for (size_t i = 0; i < TEXTS; i++)
         if (!is_same(*const_text_at(one, i), *const_text_at(other, i)))
             return texts[i].key;
