@@ -135,6 +135,7 @@ static void describe_inner(struct wr_seal *seal)
              wr_cipher_name(seal->cipher));
     seal->info.flags &= ~(uint32_t)(WEIR_BACKEND_REMOTE | WEIR_BACKEND_VOLATILE);
     seal->info.flags |= WEIR_BACKEND_SEALED;
+    seal->info.slot_cost += sizeof(struct wr_record);
 }
 
 static void seal_close(struct weir_backend *backend)

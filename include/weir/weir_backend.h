@@ -98,6 +98,7 @@ struct weir_backend_info {
     uint64_t slots;         /* how many there are                                               */
     uint32_t cluster_slots; /* write unit: power of two, at most WEIR_CLUSTER_SLOTS             */
     uint32_t flags;         /* enum weir_backend_flags                                          */
+    uint32_t slot_cost;     /* bytes of bookkeeping, in this process, for each slot in use      */
     char how[96];           /* for the report, for example "O_DIRECT, io_uring"                 */
 };
 

@@ -543,12 +543,16 @@ void wr_swap_usage(const struct wr_swap *swap, uint64_t *used_p, uint64_t *total
 
 uint64_t wr_swap_metadata(const struct wr_swap *swap)
 {
-    uint64_t used, total, backends = 0;
+    uint64_t tables = 0, backends = 0;
 
-    wr_swap_usage(swap, &used, &total);
-    for (uint32_t i = 0; i < WR_BACKENDS_MAX; i++)
-        backends += wr_swap_backend(swap, i) != NULL;
-    return sizeof(*swap) + used * sizeof(uint32_t) +
-           backends * swap->wish.writes_max * sizeof(struct wr_writeout) +
+    for (uint32_t i = 0; i < WR_BACKENDS_MAX; i++) {
+        const struct wr_swap_backend *backend = wr_swap_backend(swap, i);
+
+        if (!backend)
+            continue;
+        backends++;
+        tables += wr_slots_used(&backend->slots) * (sizeof(uint32_t) + backend->info.slot_cost);
+    }
+    return sizeof(*swap) + tables + backends * swap->wish.writes_max * sizeof(struct wr_writeout) +
            WR_LANE_REQUESTS * sizeof(struct wr_fetch_request);
 }

@@ -181,9 +181,8 @@ void bench_run_bare_scan(void)
 
 /* --- The bench ------------------------------------------------------------------------------- */
 
-/* In a process of its own, and the specification that leads there. */
-static void start_memory(const struct bench *bench, uint64_t bytes, struct server *server_p,
-                         char spec[400])
+void bench_server_start(const struct bench *bench, uint64_t bytes, struct server *server_p,
+                        char spec[400])
 {
     char key_path[300];
     int os_error;
@@ -307,7 +306,7 @@ bool bench_drive_remote(struct bench *bench)
 
     stage.bytes = 20 * stage.budget;
     stage.bare_port = start_bare(&stage.bare);
-    start_memory(bench, stage.bytes, &stage.memory, stage.spec);
+    bench_server_start(bench, stage.bytes, &stage.memory, stage.spec);
     is_done = drive_miss(bench, &stage) && drive_scan(bench, &stage) && drive_thrash(bench, &stage);
     server_end(&stage.memory);
     kill(stage.bare, SIGKILL);

@@ -46,9 +46,7 @@ static const struct {
     {"chaos", "chaos(file:.?" SIZE ")?seed=3&jitter_us=100&reorder=1&short=0.5"},
     {"chaos", "chaos(chaos(mem:?" SIZE ")?seed=4&jitter_us=100)?seed=5&reorder=1&short=0.5"},
     {"seal", "mem:?seal=on&" SIZE},
-    {"seal", "mem:?seal=chacha20&" SIZE},
     {"seal", "file:.?" SIZE "&seal=on"},
-    {"seal", "file:.?" SIZE "&uring=off&direct=off&seal=on"},
     {"seal", "chaos(file:.?" SIZE ")?seed=7&jitter_us=100&reorder=1&short=0.5&seal=on"},
 };
 
@@ -158,8 +156,6 @@ static void examine_tcp(struct tally *tally)
     examine(tally, spec);
     snprintf(spec, sizeof(spec), "chaos(tcp://127.0.0.1:%u?key=key&" SIZE ")?seed=6&reorder=1",
              server.port);
-    examine(tally, spec);
-    snprintf(spec, sizeof(spec), "tcp://127.0.0.1:%u?key=key&seal=on&" SIZE, server.port);
     examine(tally, spec);
     server_end(&server);
 }

@@ -55,7 +55,10 @@ Test(remote, pages_are_lent_and_come_back, .timeout = 120)
     struct server server = start_server();
     struct weir_runtime *rt = open_at(&server, "timeout=2", "");
     void *memory = real_map(rt, PAGES * PAGE);
+    char report[16384];
 
+    weir_report(rt, report, sizeof(report));
+    cr_expect_not_null(strstr(report, "TCP, sealed with "), "as remote ones are: %s", report);
     for (uint64_t salt = 1; salt < 4; salt++) {
         real_fill(memory, PAGES, salt);
         real_check(memory, PAGES, salt);

@@ -37,8 +37,8 @@ static int spy_open(const char *spec, const struct weir_backend_env *env,
     spy->flags = WEIR_BACKEND_VOLATILE | WEIR_BACKEND_FREE_ON_READ;
     if (strcmp(spec, "far") == 0)
         spy->flags |= WEIR_BACKEND_REMOTE;
-    else if (strcmp(spec, "near") != 0)
-        cr_assert_fail("what is %s?", spec);
+    else
+        cr_assert_str_eq(spec, "near");
     spy->store = mmap(NULL, STORE_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1,
                       0);
     cr_assert_neq(spy->store, MAP_FAILED);
