@@ -43,6 +43,7 @@ struct memd_options {
     const struct wr_key *key; /* is copied                                                     */
     struct memd_limits limits;
     uint32_t threads;        /* workers; 0: as many as processors, at most 4                    */
+    uint32_t spin_us;        /* look for the next message so long before sleeping; 0: not       */
     const char *status_path; /* of a socket that tells `status` to who connects; NULL: none     */
     const char *metrics;     /* "HOST:PORT" for Prometheus; NULL: none                          */
     /* One event a line, the time first, no newline. Any thread, one at a time; it may not call the

@@ -18,6 +18,7 @@ static const struct wr_spec_row rows[] = {
     {"grace", WR_SPEC_COUNT, FIELD(grace), 0, 86400, NULL},
     {"keep-free", WR_SPEC_COUNT, FIELD(keep_free), 0, 99, NULL},
     {"threads", WR_SPEC_COUNT, FIELD(threads), 0, MEMD_THREADS_MOST, NULL},
+    {"spin-us", WR_SPEC_COUNT, FIELD(spin_us), 0, 1000, NULL},
 };
 #define ROWS (sizeof(rows) / sizeof(rows[0]))
 
@@ -99,7 +100,7 @@ static int set(struct memd_settings *settings, const struct memd_word *word,
             return set_number(settings, word, why);
     snprintf(why, MEMD_WHY_BYTES,
              "there is no setting \"%s\"; there are memory, listen, key-file, quota, lease, "
-             "threads, grace, keep-free, status-socket, metrics",
+             "threads, spin-us, grace, keep-free, status-socket, metrics",
              word->key);
     return WEIR_EINVAL;
 }
@@ -187,7 +188,7 @@ int memd_settings_read(const char *file, const struct memd_word *words, uint32_t
 {
     int error = WEIR_OK;
 
-    *settings_p = (struct memd_settings){.lease = 30, .grace = 10, .keep_free = 5};
+    *settings_p = (struct memd_settings){.lease = 30, .grace = 10, .keep_free = 5, .spin_us = 20};
     if (file)
         error = read_file(settings_p, file, why);
     for (uint32_t i = 0; i < count && !error; i++)
@@ -225,6 +226,8 @@ const char *memd_settings_fixed(const struct memd_settings *one, const struct me
 {
     if (one->threads != other->threads)
         return "threads";
+    if (one->spin_us != other->spin_us)
+        return "spin-us";
     for (size_t i = 0; i < TEXTS; i++)
         if (!is_same(*const_text_at(one, i), *const_text_at(other, i)))
             return texts[i].key;
