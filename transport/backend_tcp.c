@@ -2,6 +2,7 @@
 
 /* tcp: opening and closing, and what it says of itself. */
 
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -103,6 +104,14 @@ static void name_ourselves(struct wr_tcp *tcp)
     tcp->target.key = &tcp->key;
 }
 
+/* On which this process may run. */
+static uint32_t processors(void)
+{
+    cpu_set_t set;
+
+    return sched_getaffinity(0, sizeof(set), &set) == 0 ? (uint32_t)CPU_COUNT(&set) : 2;
+}
+
 static void free_tcp(struct wr_tcp *tcp)
 {
     wr_key_forget(&tcp->key);
@@ -127,6 +136,7 @@ static int tcp_open(const char *spec, const struct weir_backend_env *env,
     tcp->env = env;
     tcp->options = (struct wr_tcp_options){
         .size = 1ull << 30, .patience = 30, .timeout = 3, .spin_us = 20};
+    tcp->looking_most = processors() / 2;
     pthread_mutex_init(&tcp->lock, NULL);
     error = parse(tcp, spec);
     if (!error) {

@@ -9,7 +9,7 @@
 
 #define RAW_PIECE (2 * BENCH_MIB)
 
-/* name, and one line for those who ask for the list */
+/* name, written with - for _, and one line for those who ask for the list */
 #define BENCH_MAP(X)                                                                          \
     X(swapin, "a random miss of one page, beside a raw read of one page from the same file")  \
     X(thrash, "random touches over 4x the budget on a file, beside the kernel's swap file")   \
@@ -30,7 +30,9 @@
     X(failures, "a back end that fails, fills up, is slow, hangs and reorders")               \
     X(bigiron, "an object of twice the budget, in 200 views, beside the kernel's swap file")  \
     X(rastride, "reading in five orders, with readahead and without")                         \
-    X(remote, "pages at a weir-memd over TCP, beside bare requests, streams and kernel swap") \
+    X(remote, "a random miss at a weir-memd over TCP, beside a bare request and reply")       \
+    X(remote_thrash, "random touches at a weir-memd, beside the kernel's swap and a file")    \
+    X(remote_scan, "4x the budget read from a weir-memd, beside a bare stream")               \
     X(seal, "pages that are encrypted before they leave, beside pages that are not")
 
 /* Each prints its lines. False: it could not be finished, and why has been said. */

@@ -60,6 +60,7 @@ static _Noreturn void serve(const struct wr_key *key, uint64_t bytes, int port_f
     const struct memd_options options = {.listen = listen,
                                          .listen_count = 1,
                                          .key = key,
+                                         .spin_us = 20,
                                          .limits = {.memory = bytes, .lease_ms = LEASE_MS}};
     struct memd *memd;
     uint16_t port = 0;

@@ -41,17 +41,10 @@ static const struct memd_word enough[] = {
 
 Test(memd_settings, defaults_and_words)
 {
-    const struct memd_word words[] = {{"memory", "1.5G"},
-                                      {"listen", "a"},
-                                      {"listen", "b"},
-                                      {"key-file", "k"},
-                                      {"quota", "2m"},
-                                      {"lease", "7"},
-                                      {"threads", "3"},
-                                      {"grace", "0"},
-                                      {"keep-free", "9"},
-                                      {"metrics", "h:90"},
-                                      {"status-socket", "/run/s"}};
+    const struct memd_word words[] = {
+        {"memory", "1.5G"}, {"listen", "a"},    {"listen", "b"},     {"key-file", "k"},
+        {"quota", "2m"},    {"lease", "7"},     {"threads", "3"},    {"spin-us", "0"},
+        {"grace", "0"},     {"keep-free", "9"}, {"metrics", "h:90"}, {"status-socket", "/run/s"}};
     struct memd_settings settings;
     struct memd_limits limits;
 
@@ -62,15 +55,17 @@ Test(memd_settings, defaults_and_words)
     cr_expect_eq(limits.lease_ms, 30000);
     cr_expect_eq(limits.keep_free_percent, 5);
     cr_expect_eq(settings.grace, 10);
+    cr_expect_eq(settings.spin_us, 20);
     cr_expect_null(settings.metrics);
     memd_settings_free(&settings);
-    cr_assert_eq(memd_settings_read(NULL, words, 11, &settings, why), WEIR_OK, "%s", why);
+    cr_assert_eq(memd_settings_read(NULL, words, 12, &settings, why), WEIR_OK, "%s", why);
     limits = memd_settings_limits(&settings);
     cr_expect_eq(limits.memory, 3ull << 29);
     cr_expect_eq(limits.quota, 2 << 20);
     cr_expect_eq(limits.lease_ms, 7000);
     cr_expect_eq(limits.keep_free_percent, 9);
     cr_expect_eq(settings.threads, 3);
+    cr_expect_eq(settings.spin_us, 0);
     cr_expect_eq(settings.grace, 0);
     cr_expect_eq(settings.listen_count, 2);
     cr_expect_str_eq(settings.listen[1], "b");
@@ -85,15 +80,11 @@ Test(memd_settings, what_is_refused_names_what_to_do)
         struct memd_word word;
         const char *words;
     } bad[] = {
-        {{"memory", "much"}, "from 2097152"},
-        {{"memory", "1m"}, "from 2097152"},
-        {{"memory", ""}, "memory="},
-        {{"lease", "0"}, "from 1 to 86400"},
-        {{"lease", "30s"}, "a whole number"},
-        {{"keep-free", "100"}, "0 to 99"},
-        {{"threads", "65"}, "0 to 64"},
-        {{"quota", "-1"}, "bytes"},
-        {{"mem", "1G"}, "there are memory, listen"},
+        {{"memory", "much"}, "from 2097152"}, {{"memory", "1m"}, "from 2097152"},
+        {{"memory", ""}, "memory="},          {{"lease", "0"}, "from 1 to 86400"},
+        {{"lease", "30s"}, "a whole number"}, {{"keep-free", "100"}, "0 to 99"},
+        {{"threads", "65"}, "0 to 64"},       {{"spin-us", "1001"}, "0 to 1000"},
+        {{"quota", "-1"}, "bytes"},           {{"mem", "1G"}, "there are memory, listen"},
     };
     struct memd_settings settings;
 
@@ -149,7 +140,7 @@ Test(memd_settings, what_needs_a_restart)
         {{"quota", "1G"}, NULL},       {{"key-file", "/etc/key"}, NULL},
         {{"threads", "9"}, "threads"}, {{"key-file", "/etc/other"}, "key-file"},
         {{"metrics", "x"}, "metrics"}, {{"status-socket", "x"}, "status-socket"},
-        {{"listen", "x"}, "listen"},
+        {{"listen", "x"}, "listen"},   {{"spin-us", "9"}, "spin-us"},
     };
     struct memd_settings first, second;
 

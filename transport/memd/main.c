@@ -26,7 +26,7 @@
 __attribute__((visibility("default"))) const char *argp_program_version = "weir-memd " WEIR_VERSION;
 
 enum { KEY_CONFIG = 1000, KEY_STATUS, KEY_QUIET, KEY_WORD };
-#define KEY_WORDS 12
+#define KEY_WORDS 13
 
 /* The first ones are settings of memd_settings_read(), under the same names. */
 static const struct argp_option arguments[] = {
@@ -50,6 +50,8 @@ static const struct argp_option arguments[] = {
      0},
     {"numa", KEY_WORD + 11, "WHERE", 0,
      "spread: over all nodes; local: where it is written first (spread)", 0},
+    {"spin-us", KEY_WORD + 12, "N", 0,
+     "microseconds for which a thread looks for the next message before it sleeps (20)", 0},
     {"config", KEY_CONFIG, "FILE", 0,
      "settings, one a line: `memory = 64G`. SIGHUP reads memory, quota, lease, keep-free and grace "
      "again",
@@ -175,6 +177,7 @@ static int open_server(struct program *program)
                                    .threads = (uint32_t)settings->threads,
                                    .huge_pages = (enum memd_huge_pages)settings->huge_pages,
                                    .numa = (enum memd_numa)settings->numa,
+                                   .spin_us = (uint32_t)settings->spin_us,
                                    .status_path = settings->status_path,
                                    .metrics = settings->metrics,
                                    .log = write_line,

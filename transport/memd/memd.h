@@ -44,6 +44,7 @@ struct memd_options {
     const struct wr_key *key; /* is copied                                                     */
     struct memd_limits limits;
     uint32_t threads; /* workers; 0: as many as processors, at most 4                    */
+    uint32_t spin_us; /* look for the next message so long before sleeping; 0: not       */
     enum memd_huge_pages huge_pages;
     enum memd_numa numa;
     const char *status_path; /* of a socket that tells `status` to who connects; NULL: none     */
