@@ -18,7 +18,8 @@ struct wr_map_cluster {
 
 enum { PLACED = 1, HELD = 2, WANTED = 4, WAITED = 8, HOLED = 16 };
 
-/* --- Life -------------------------------------------------------------------------------------- */
+/* --- Life --------------------------------------------------------------------------------------
+ */
 
 /* Memory that costs nothing before it is touched. */
 static void *reserve(uint64_t bytes)
@@ -66,7 +67,8 @@ void wr_map_close(struct wr_map *map)
     release(map->control, map->clusters * sizeof(*map->control));
 }
 
-/* --- Words ------------------------------------------------------------------------------------- */
+/* --- Words -------------------------------------------------------------------------------------
+ */
 
 static _Atomic(uint64_t) *word_at(const struct wr_map *map, uint64_t cluster, uint32_t piece)
 {
@@ -93,10 +95,10 @@ static void set_piece(struct wr_map *map, uint64_t cluster, uint32_t number,
         map->missing += before.state == WR_PIECE_WHOLE;
         map->missing -= piece.state == WR_PIECE_WHOLE;
     }
-    atomic_store(word_at(map, cluster, number),
-                 (uint64_t)piece.place | (uint64_t)piece.member << MEMBER_SHIFT |
-                     (uint64_t)piece.state << STATE_SHIFT |
-                     (uint64_t)(piece.life & 1) << LIFE_SHIFT);
+    atomic_store(word_at(map, cluster, number), (uint64_t)piece.place |
+                                                    (uint64_t)piece.member << MEMBER_SHIFT |
+                                                    (uint64_t)piece.state << STATE_SHIFT |
+                                                    (uint64_t)(piece.life & 1) << LIFE_SHIFT);
 }
 
 static void set_state(struct wr_map *map, uint64_t cluster, uint32_t number,
@@ -141,7 +143,8 @@ static bool is_on(const struct wr_map *map, uint64_t cluster, uint32_t member)
     return false;
 }
 
-/* --- Pages ------------------------------------------------------------------------------------- */
+/* --- Pages -------------------------------------------------------------------------------------
+ */
 
 /* The bits of the pages [first, first + pages) in this word of them. */
 static uint64_t page_bits(uint32_t word, uint32_t first, uint32_t pages)
@@ -184,7 +187,8 @@ static void forget_written(struct wr_map *map, uint64_t cluster)
         atomic_store(&map->written[cluster * WR_MAP_WORDS + i], 0);
 }
 
-/* --- Places ------------------------------------------------------------------------------------ */
+/* --- Places ------------------------------------------------------------------------------------
+ */
 
 static uint32_t free_places(const struct wr_map_member *member)
 {
@@ -450,7 +454,8 @@ int wr_map_member_renew(struct wr_map *map, uint32_t number, uint32_t places)
     return WEIR_OK;
 }
 
-/* --- Writes ------------------------------------------------------------------------------------ */
+/* --- Writes ------------------------------------------------------------------------------------
+ */
 
 /* Pieces that have nothing, or not all: a write of the whole cluster gives it to them. */
 static uint32_t targets_of_all(struct wr_map *map, uint64_t cluster, uint32_t targets)
@@ -555,7 +560,8 @@ bool wr_map_discard(struct wr_map *map, uint64_t cluster, struct wr_map_piece *p
     return true;
 }
 
-/* --- Jobs -------------------------------------------------------------------------------------- */
+/* --- Jobs --------------------------------------------------------------------------------------
+ */
 
 static uint32_t rank_in(const uint32_t order[WR_MAP_MEMBERS], uint32_t member)
 {
@@ -683,7 +689,7 @@ static bool let_go(struct wr_map *map, uint64_t cluster)
     struct wr_map_cluster *control = &map->control[cluster];
     bool is_waited = control->flags & WAITED;
 
-    control->flags &= (uint8_t)~(HELD | WANTED | WAITED);
+    control->flags &= (uint8_t) ~(HELD | WANTED | WAITED);
     return is_waited;
 }
 
@@ -716,10 +722,11 @@ void wr_map_job_free(struct wr_map *map, const struct wr_map_job *job)
         give_place(map, job->before);
 }
 
-/* --- The law ----------------------------------------------------------------------------------- */
+/* --- The law -----------------------------------------------------------------------------------
+ */
 
-static const char *cluster_wrong(const struct wr_map *map, uint64_t cluster,
-                                 uint64_t *used, uint64_t *missing)
+static const char *cluster_wrong(const struct wr_map *map, uint64_t cluster, uint64_t *used,
+                                 uint64_t *missing)
 {
     const bool is_placed = map->control[cluster].flags & PLACED;
     const uint32_t whole = pieces_from(map, cluster, WR_PIECE_WHOLE);

@@ -49,7 +49,7 @@ struct wr_map_member {
     _Atomic(bool) is_up;
     bool is_gone;
     bool is_resting; /* something failed there a moment ago: nothing is rebuilt on it for now */
-    uint32_t life;         /* grows when its contents are lost, or it comes for the first time */
+    uint32_t life;   /* grows when its contents are lost, or it comes for the first time */
     uint32_t places, used; /* how many there are; how many were ever taken */
     uint32_t free_count;
     uint32_t *free;  /* those that were given back */
@@ -133,8 +133,7 @@ bool wr_map_discard(struct wr_map *map, uint64_t cluster, struct wr_map_piece *p
 int wr_map_job_begin(struct wr_map *map, uint64_t cluster, bool may_move, struct wr_map_job *job_p);
 /* Let go. is_done: the target has all the bytes. *waited_p: somebody waits for the cluster. True:
  * the piece is whole there now, and what it left is still to be freed by wr_map_job_free(). */
-bool wr_map_job_end(struct wr_map *map, const struct wr_map_job *job, bool is_done,
-                    bool *waited_p);
+bool wr_map_job_end(struct wr_map *map, const struct wr_map_job *job, bool is_done, bool *waited_p);
 /* When nobody reads there any more. */
 void wr_map_job_free(struct wr_map *map, const struct wr_map_job *job);
 /* The one who rebuilds does not want this cluster any more. True: somebody waits for it. */

@@ -22,7 +22,8 @@ static uint32_t draw(uint32_t limit)
     return (uint32_t)((z ^ z >> 31) % limit);
 }
 
-/* --- Where ------------------------------------------------------------------------------------- */
+/* --- Where -------------------------------------------------------------------------------------
+ */
 
 static void open_map(struct wr_map *map, uint32_t pieces, uint64_t clusters, uint32_t members,
                      uint32_t places)
@@ -108,7 +109,8 @@ Test(array_map, everything_can_be_placed)
         }
 }
 
-/* --- Stories ----------------------------------------------------------------------------------- */
+/* --- Stories -----------------------------------------------------------------------------------
+ */
 
 #define CLUSTERS 8u
 #define UNITS    4u /* runs of pages that are written and looked at together */
