@@ -247,7 +247,7 @@ static int add_backends(struct weir_runtime *rt)
             depth += rest[length] == '(' ? 1 : rest[length] == ')' ? -1 : 0;
         if (length >= sizeof(spec)) {
             wr_event(&rt->space.events, WEIR_FAILURE, WEIR_EINVAL, 0, 0,
-                     "a back end's specification (WEIR_BACKENDS) is longer than 255 characters");
+                     "a back end's specification (WEIR_BACKENDS) is longer than 2047 characters");
             return WEIR_EINVAL;
         }
         memcpy(spec, rest, length);

@@ -21,6 +21,8 @@ static const struct weir_backend_ops *const built_in[] = {
     &weir_backend_file,
     &weir_backend_chaos,
     &weir_backend_tcp,
+    &weir_backend_mirror,
+    &weir_backend_spread,
 };
 
 #define BUILT_IN_COUNT (sizeof(built_in) / sizeof(built_in[0]))

@@ -23,7 +23,7 @@
 #include "runtime/memory/space.h"
 #include "runtime/swap/slot.h"
 
-#define WR_SPEC_ROOM     256u
+#define WR_SPEC_ROOM     2048u /* an array of sixteen members with long paths */
 #define WR_PRIORITY_MAX  32767
 #define WR_SICK_PATIENCE 8u
 
