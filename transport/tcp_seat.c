@@ -16,8 +16,6 @@
 #define NS_MICROSECOND 1000ull
 #define LOOK_NS        50000000ull /* who waits for a seat looks again after so long */
 
-enum asked { ASKED_OK, ASKED_BROKEN, ASKED_REFUSED };
-
 void wr_tcp_wake_seats(struct wr_tcp *tcp)
 {
     atomic_fetch_add(&tcp->seats_freed, 1);
@@ -69,8 +67,8 @@ static void want_more(struct wr_tcp *tcp)
     wr_tcp_ring(tcp);
 }
 
-static enum asked ask_pages(const struct wr_tcp *tcp, struct wr_line *line, uint64_t slot,
-                            uint32_t pages, void *bytes, int *error_p)
+enum wr_asked wr_tcp_ask(const struct wr_tcp *tcp, struct wr_line *line, uint64_t slot,
+                         uint32_t pages, void *bytes, int *error_p)
 {
     const struct wr_message message = {.type = WR_MESSAGE_READ,
                                        .pages = pages,
@@ -89,16 +87,16 @@ static enum asked ask_pages(const struct wr_tcp *tcp, struct wr_line *line, uint
         !wr_line_receive(line, header, sizeof(header), spin, deadline) ||
         !wr_session_check(&line->session, header, NULL, 0) || !wr_message_parse(header, &answer) ||
         answer.id != message.id || answer.epoch != line->epoch)
-        return ASKED_BROKEN;
+        return WR_ASKED_BROKEN;
     if (answer.error && answer.length == 0) {
         *error_p = wr_message_error(&answer);
-        return ASKED_REFUSED;
+        return WR_ASKED_REFUSED;
     }
     if (answer.type != WR_MESSAGE_CONTENT || answer.slot != slot || answer.pages != pages ||
         answer.length != pages * WEIR_SLOT_BYTES ||
         !wr_line_receive(line, bytes, answer.length, spin, deadline))
-        return ASKED_BROKEN;
-    return ASKED_OK;
+        return WR_ASKED_BROKEN;
+    return WR_ASKED_OK;
 }
 
 static int read_pages(struct wr_tcp *tcp, uint64_t slot, uint32_t pages, void *bytes)
@@ -109,17 +107,17 @@ static int read_pages(struct wr_tcp *tcp, uint64_t slot, uint32_t pages, void *b
     do {
         uint32_t seen = atomic_load(&tcp->seats_freed);
         struct wr_seat *seat = take_seat(tcp);
-        enum asked asked;
+        enum wr_asked asked;
 
         if (!seat) {
             want_more(tcp);
             wait_for_seat(tcp, seen);
             continue;
         }
-        asked = ask_pages(tcp, &seat->line, slot, pages, bytes, &error);
-        put_seat(tcp, seat, asked == ASKED_BROKEN);
-        if (asked != ASKED_BROKEN)
-            return asked == ASKED_OK ? WEIR_OK : error;
+        asked = tcp->kind->ask(tcp, &seat->line, slot, pages, bytes, &error);
+        put_seat(tcp, seat, asked == WR_ASKED_BROKEN);
+        if (asked != WR_ASKED_BROKEN)
+            return asked == WR_ASKED_OK ? WEIR_OK : error;
     } while (!wr_tcp_is_given_up(tcp) && wr_line_now_ns() < until);
     return WEIR_EIO;
 }

@@ -138,11 +138,13 @@ struct weir_backend_ops {
  *   file    a file or block device: io_uring, O_DIRECT, large aligned writes
  *   chaos   wraps another: delays, reorders, fails, shortens, damages, from one seed
  *   tcp     the memory of another machine, lent by weir-memd over a connection
+ *   rdma    the same, read and written by the network card without that machine's processors
  */
 extern const struct weir_backend_ops weir_backend_mem;
 extern const struct weir_backend_ops weir_backend_file;
 extern const struct weir_backend_ops weir_backend_chaos;
 extern const struct weir_backend_ops weir_backend_tcp;
+extern const struct weir_backend_ops weir_backend_rdma;
 
 /*
  * Make a kind of back end known by its name, for specifications. The ops must live on. Before the

@@ -27,10 +27,10 @@ static int make_key(const char *path, struct wr_key *key_p)
     return written == (ssize_t)sizeof(bytes) && wr_key_read(path, key_p, &why) == WEIR_OK ? 0 : EIO;
 }
 
-static _Noreturn void serve(const struct wr_key *key, uint64_t bytes, int port_fd)
+static _Noreturn void serve(const char *listen, const struct wr_key *key, uint64_t bytes,
+                            int port_fd)
 {
-    const char *const listen[] = {"tcp://127.0.0.1:0"};
-    const struct memd_options options = {.listen = listen,
+    const struct memd_options options = {.listen = &listen,
                                          .listen_count = 1,
                                          .key = key,
                                          .limits = {.memory = bytes, .lease_ms = LEASE_MS}};
@@ -48,6 +48,12 @@ static _Noreturn void serve(const struct wr_key *key, uint64_t bytes, int port_f
 
 int server_start(const char *key_path, uint64_t bytes, struct server *server_p)
 {
+    return server_start_at("tcp://127.0.0.1:0", key_path, bytes, server_p);
+}
+
+int server_start_at(const char *listen, const char *key_path, uint64_t bytes,
+                    struct server *server_p)
+{
     struct server server = {.port = 0};
     struct wr_key key;
     int fd[2], error;
@@ -61,7 +67,7 @@ int server_start(const char *key_path, uint64_t bytes, struct server *server_p)
         return errno;
     server.process = fork();
     if (server.process == 0)
-        serve(&key, bytes, fd[1]);
+        serve(listen, &key, bytes, fd[1]);
     close(fd[1]);
     if (server.process < 0 ||
         read(fd[0], &server.port, sizeof(server.port)) != (ssize_t)sizeof(server.port) ||

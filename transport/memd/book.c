@@ -101,7 +101,8 @@ static void empty(char *memory, size_t bytes)
 
 void memd_book_discard(const struct memd_lease *lease, uint64_t slot, uint64_t count)
 {
-    empty(lease->memory + slot * WEIR_SLOT_BYTES, count * WEIR_SLOT_BYTES);
+    if (!atomic_load(&lease->is_pinned))
+        empty(lease->memory + slot * WEIR_SLOT_BYTES, count * WEIR_SLOT_BYTES);
 }
 
 /* --- Leases ---------------------------------------------------------------------------------- */
@@ -291,6 +292,13 @@ static void leave_locked(struct memd_book *book, struct memd_lease *lease)
         call_keeper_locked(book);
 }
 
+void memd_book_hold(struct memd_book *book, struct memd_lease *lease)
+{
+    pthread_mutex_lock(&book->lock);
+    lease->users++;
+    pthread_mutex_unlock(&book->lock);
+}
+
 void memd_book_leave(struct memd_book *book, struct memd_lease *lease)
 {
     pthread_mutex_lock(&book->lock);
@@ -402,6 +410,9 @@ bool memd_book_reap(struct memd_book *book)
     if (!lease)
         return false;
 
+    if (book->unpin)
+        book->unpin(book->unpin_context, lease);
+    atomic_store(&lease->is_pinned, false);
     empty(lease->memory, lease->slots * WEIR_SLOT_BYTES);
     munmap(lease->memory, lease->slots * WEIR_SLOT_BYTES);
 
