@@ -24,7 +24,13 @@ static const struct wr_spec_row rows[] = {
     {"asked_back", WR_SPEC_WORD, offsetof(struct wr_tcp_options, asked_back), 0, 0,
      "drain\0tell\0"},
 };
-static const struct wr_spec_kind kind = {"tcp", rows, sizeof(rows) / sizeof(rows[0])};
+
+const struct wr_tcp_kind wr_tcp_by_stream = {.ask = wr_tcp_ask, .tend = wr_tcp_channel_tend};
+
+static const char *name_of(const struct wr_tcp *tcp)
+{
+    return tcp->base.ops->name;
+}
 
 /* "//host:port", "//[address]:port" -> host and port, in one piece of memory that is free()d by the
  * host. */
@@ -55,8 +61,8 @@ static int split_place(const char *place, struct wr_tcp *tcp)
 wrong:
     free(host);
     wr_tell(tcp->env, WEIR_FAILURE, WEIR_EINVAL, 0,
-            "tcp: \"%s\" is no place; write tcp://host:7070?size=8G, an IPv6 address in brackets",
-            place);
+            "%s: \"%s\" is no place; write %s://host:7070?size=8G, an IPv6 address in brackets",
+            name_of(tcp), place, name_of(tcp));
     return WEIR_EINVAL;
 }
 
@@ -68,17 +74,19 @@ static int read_key(struct wr_tcp *tcp)
 
     if (!path) {
         wr_tell(tcp->env, WEIR_FAILURE, WEIR_EINVAL, 0,
-                "tcp: give the key file that the server has: key=FILE, or " KEY_VARIABLE);
+                "%s: give the key file that the server has: key=FILE, or " KEY_VARIABLE,
+                name_of(tcp));
         return WEIR_EINVAL;
     }
     error = wr_key_read(path, &tcp->key, &why);
     if (error)
-        wr_tell(tcp->env, WEIR_FAILURE, error, 0, "tcp: key file %s: %s", path, why);
+        wr_tell(tcp->env, WEIR_FAILURE, error, 0, "%s: key file %s: %s", name_of(tcp), path, why);
     return error;
 }
 
 static int parse(struct wr_tcp *tcp, const char *spec)
 {
+    const struct wr_spec_kind kind = {name_of(tcp), rows, sizeof(rows) / sizeof(rows[0])};
     char *place;
     const char *rest;
     int error = wr_spec_location(&kind, spec, tcp->env, &place, &rest);
@@ -91,6 +99,16 @@ static int parse(struct wr_tcp *tcp, const char *spec)
         error = wr_spec_options(&kind, rest, tcp->env, &tcp->options);
     if (!error)
         error = read_key(tcp);
+    return error;
+}
+
+static int prepare(const struct wr_tcp *tcp)
+{
+    char why[WR_WHY_ROOM];
+    int error = tcp->kind->prepare ? tcp->kind->prepare(why) : WEIR_OK;
+
+    if (error)
+        wr_tell(tcp->env, WEIR_FAILURE, error, 0, "%s: %s", name_of(tcp), why);
     return error;
 }
 
@@ -122,23 +140,28 @@ static void free_tcp(struct wr_tcp *tcp)
     free(tcp);
 }
 
-static int tcp_open(const char *spec, const struct weir_backend_env *env,
-                    struct weir_backend **backend_p)
+int wr_tcp_open(const struct weir_backend_ops *ops, const struct wr_tcp_kind *kind,
+                const char *spec, const struct weir_backend_env *env,
+                struct weir_backend **backend_p)
 {
     struct wr_tcp *tcp = wr_session_begin() ? calloc(1, sizeof(*tcp)) : NULL;
     int error;
 
     if (!tcp) {
-        wr_tell(env, WEIR_FAILURE, WEIR_ENOMEM, 0, "tcp: out of memory, or no random numbers");
+        wr_tell(env, WEIR_FAILURE, WEIR_ENOMEM, 0, "%s: out of memory, or no random numbers",
+                ops->name);
         return WEIR_ENOMEM;
     }
-    tcp->base.ops = &weir_backend_tcp;
+    tcp->base.ops = ops;
+    tcp->kind = kind;
     tcp->env = env;
     tcp->options = (struct wr_tcp_options){
         .size = 1ull << 30, .patience = 30, .timeout = 3, .spin_us = 20};
     tcp->looking_most = processors() / 2;
     pthread_mutex_init(&tcp->lock, NULL);
     error = parse(tcp, spec);
+    if (!error)
+        error = prepare(tcp);
     if (!error) {
         tcp->slots = tcp->options.size / WEIR_SLOT_BYTES;
         name_ourselves(tcp);
@@ -152,7 +175,13 @@ static int tcp_open(const char *spec, const struct weir_backend_env *env,
     return WEIR_OK;
 }
 
-static void tcp_close(struct weir_backend *backend)
+static int tcp_open(const char *spec, const struct weir_backend_env *env,
+                    struct weir_backend **backend_p)
+{
+    return wr_tcp_open(&weir_backend_tcp, &wr_tcp_by_stream, spec, env, backend_p);
+}
+
+void wr_tcp_close(struct weir_backend *backend)
 {
     struct wr_tcp *tcp = (struct wr_tcp *)backend;
 
@@ -160,7 +189,7 @@ static void tcp_close(struct weir_backend *backend)
     free_tcp(tcp);
 }
 
-static void tcp_describe(struct weir_backend *backend, struct weir_backend_info *info_p)
+void wr_tcp_describe(struct weir_backend *backend, struct weir_backend_info *info_p)
 {
     const struct wr_tcp *tcp = (const struct wr_tcp *)backend;
 
@@ -169,8 +198,8 @@ static void tcp_describe(struct weir_backend *backend, struct weir_backend_info 
         .cluster_slots = WEIR_CLUSTER_SLOTS,
         .flags = WEIR_BACKEND_REMOTE,
     };
-    snprintf(info_p->how, sizeof(info_p->how), "weir-memd at %.60s:%.8s, TCP", tcp->target.host,
-             tcp->target.port);
+    snprintf(info_p->how, sizeof(info_p->how), "weir-memd at %.60s:%.8s, %s", tcp->target.host,
+             tcp->target.port, tcp->kind == &wr_tcp_by_stream ? "TCP" : "RDMA");
 }
 
 static int tcp_discard(struct weir_backend *backend, uint64_t slot, uint64_t count)
@@ -188,8 +217,8 @@ const struct weir_backend_ops weir_backend_tcp = {
     .abi = WEIR_BACKEND_ABI,
     .name = "tcp",
     .open = tcp_open,
-    .close = tcp_close,
-    .describe = tcp_describe,
+    .close = wr_tcp_close,
+    .describe = wr_tcp_describe,
     .read = wr_tcp_read,
     .channel_open = wr_tcp_channel_open,
     .channel_close = wr_tcp_channel_close,

@@ -48,7 +48,11 @@
     X(WRITTEN, 16, 0, 0, true)    /* server: kept                                   */    \
     X(DISCARD, 17, 0, 0, false)   /* client: `count` slots from `slot` on are free  */    \
     X(DISCARDED, 18, 0, 0, false) /* server: so be it                               */    \
-    X(REFUSED, 19, 0, 0, false)   /* either: no, and `error` says why               */
+    X(REFUSED, 19, 0, 0, false)   /* either: no, and `error` says why               */    \
+    X(JOIN, 20, 0, 0, false)      /* client: a queue pair shall be of this line     */    \
+    X(JOINED, 21, 0, 0, false)    /* server: connect it to port `count`             */    \
+    X(LOCATE, 22, 0, 0, false)    /* client: it is connected; where is the lease?   */    \
+    X(LOCATED, 23, 0, 0, false)   /* server: `count` slots at `slot`, key `pages`   */
 
 #define WR_MESSAGE_PAYLOAD (WEIR_CLUSTER_SLOTS * WEIR_SLOT_BYTES)
 
@@ -65,10 +69,10 @@ struct wr_message {
     uint8_t type;    /* enum wr_message_type                                   */
     uint16_t error;  /* enum weir_error's value without its sign; 0: none      */
     uint32_t length; /* of the payload                                         */
-    uint32_t pages;  /* of a run; flags of RENEWED                             */
+    uint32_t pages;  /* of a run; flags of RENEWED; remote key of LOCATED      */
     uint64_t id;
     uint64_t epoch;
-    uint64_t slot;
+    uint64_t slot; /* of LOCATED: an address of the server's                   */
     uint64_t count;
 };
 

@@ -21,7 +21,8 @@ _Static_assert(sizeof(((struct wr_handshake *)0)->said) >=
 
 /* What a hash stands for, so that none can be used for another. */
 static const char SERVER[] = "weir server proves", CLIENT[] = "weir client proves",
-                  KEYS[] = "weir session keys", FILE_KEY[] = "weir key in a file";
+                  KEYS[] = "weir session keys", FILE_KEY[] = "weir key in a file",
+                  TOKEN[] = "weir queue pair";
 
 bool wr_session_begin(void)
 {
@@ -268,6 +269,13 @@ int wr_proof_hear(struct wr_handshake *shake,
         return WEIR_EDENIED;
     make_session(shake, false, session_p);
     return WEIR_OK;
+}
+
+void wr_session_token(const struct wr_session *session, bool is_client,
+                      uint8_t token[WR_TOKEN_BYTES])
+{
+    crypto_generichash(token, WR_TOKEN_BYTES, (const uint8_t *)TOKEN, sizeof(TOKEN),
+                       is_client ? session->key_out : session->key_in, WR_KEY_BYTES);
 }
 
 /* --- Seals ----------------------------------------------------------------------------------- */

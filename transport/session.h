@@ -91,6 +91,12 @@ int wr_proof_hear(struct wr_handshake *shake,
                   const uint8_t message[WR_MESSAGE_BYTES + WR_PROOF_BYTES],
                   struct wr_session *session_p);
 
+/* What only the two ends of this session know, and can show once where it is not sealed: whose a
+ * queue pair is. The same on both sides. */
+#define WR_TOKEN_BYTES 16u
+void wr_session_token(const struct wr_session *session, bool is_client,
+                      uint8_t token[WR_TOKEN_BYTES]);
+
 /* The next message that goes out; payload: of messages that have one and are not pages. Signal. */
 void wr_session_seal(struct wr_session *session, uint8_t header[WR_MESSAGE_BYTES],
                      const void *payload, size_t bytes);

@@ -17,6 +17,9 @@
  * line that broke can overwrite what was written after. Where the epoch or the lease has gone
  * everything is lost, and every request fails from then on; nothing is ever read from memory that
  * was lent anew.
+ *
+ * rdma (rdma.h) is the same with a queue pair beside each line, by which its pages go: it shares
+ * the keeper, the seats and the lease, and has a struct wr_tcp_kind of its own.
  */
 
 #include <pthread.h>
@@ -27,13 +30,15 @@
 #include <weir/weir_backend.h>
 
 #include "transport/session.h"
+#include "transport/tcp_kind.h"
 
 #define WR_TCP_SEATS    64u /* as many faults may wait for back ends at a time */
 #define WR_TCP_CHANNELS 64u
 #define WR_TCP_DEPTH    1024u
 
 struct wr_line {
-    int fd; /* -1: none */
+    int fd;                      /* -1: none */
+    struct wr_rdma_queue *queue; /* of rdma, by which pages go; NULL: none */
     uint64_t epoch;
     uint64_t id; /* of the last request */
     struct wr_session session;
@@ -52,7 +57,6 @@ struct wr_line_target {
 
 /* Connect and prove ourselves, until the deadline. WEIR_OK, or an error that why says in words.
  * Never in a signal handler. */
-#define WR_WHY_ROOM 160u
 int wr_line_open(struct wr_line *line, struct wr_line_target *target, uint64_t deadline_ns,
                  char why[WR_WHY_ROOM]);
 void wr_line_forget(struct wr_line_target *target);
@@ -103,8 +107,6 @@ enum wr_link_state {
     WR_LINK_NEW     /* the channel's again, which has not looked at it yet */
 };
 
-struct wr_tcp_channel;
-
 enum wr_tcp_asked_back { WR_TCP_DRAIN, WR_TCP_TELL };
 
 struct wr_tcp_options {
@@ -116,6 +118,7 @@ struct wr_tcp_options {
 struct wr_tcp {
     struct weir_backend base; /* first */
     /* Constant while open. */
+    const struct wr_tcp_kind *kind;
     const struct weir_backend_env *env;
     struct wr_tcp_options options;
     struct wr_line_target target;
@@ -142,7 +145,7 @@ struct wr_tcp {
 
     /* Kept by `lock`: which channels there are. The keeper walks them. */
     pthread_mutex_t lock;
-    struct wr_tcp_channel *channels[WR_TCP_CHANNELS];
+    struct weir_channel *channels[WR_TCP_CHANNELS];
     bool has_ghost[WR_TCP_CHANNELS]; /* the last channel of that number left an unsure line */
 
     /* The keeper's. */
@@ -176,7 +179,17 @@ static inline bool wr_tcp_puts_off(const struct wr_tcp *tcp)
            wr_tcp_is_away_for(tcp, WR_TCP_BRIEF_NS);
 }
 
+/* backend_tcp.c. As the operations of a back end have it. */
+extern const struct wr_tcp_kind wr_tcp_by_stream;
+int wr_tcp_open(const struct weir_backend_ops *ops, const struct wr_tcp_kind *kind,
+                const char *spec, const struct weir_backend_env *env,
+                struct weir_backend **backend_p);
+void wr_tcp_close(struct weir_backend *backend);
+void wr_tcp_describe(struct weir_backend *backend, struct weir_backend_info *info_p);
+
 /* tcp_seat.c */
+enum wr_asked wr_tcp_ask(struct wr_tcp *tcp, struct wr_line *line, uint64_t slot, uint32_t pages,
+                         void *bytes, int *error_p);
 int wr_tcp_read(struct weir_backend *backend, uint64_t slot, uint32_t pages, void *bytes);
 /* Discard slots, as far as there is a seat at the moment. Not in a signal handler. */
 void wr_tcp_discard(struct wr_tcp *tcp, uint64_t slot, uint64_t count);
@@ -187,8 +200,14 @@ void wr_tcp_wake_seats(struct wr_tcp *tcp);
 /* tcp_keeper.c. Open the lease, and lines for the first who fault. */
 int wr_tcp_keeper_open(struct wr_tcp *tcp);
 void wr_tcp_keeper_close(struct wr_tcp *tcp);
-/* A line that is one of the lease, under this number. The keeper's, or before it runs. */
+/* A line that is one of the lease, under this number; and one that is ready for pages. The
+ * keeper's, or before it runs. */
 int wr_tcp_attach(struct wr_tcp *tcp, struct wr_line *line, uint64_t number, char why[WR_WHY_ROOM]);
+int wr_tcp_open_line(struct wr_tcp *tcp, struct wr_line *line, uint64_t number, uint32_t depth,
+                     char why[WR_WHY_ROOM]);
+void wr_tcp_close_line(const struct wr_tcp *tcp, struct wr_line *line);
+/* When an answer is late. */
+uint64_t wr_tcp_soon(const struct wr_tcp *tcp);
 /* Signal. */
 void wr_tcp_ring(const struct wr_tcp *tcp);
 
@@ -199,6 +218,8 @@ void wr_tcp_channel_close(struct weir_channel *channel);
 uint32_t wr_tcp_submit(struct weir_channel *channel, struct weir_io *const *ios, uint32_t count);
 uint32_t wr_tcp_poll(struct weir_channel *channel, uint32_t max);
 int wr_tcp_wait_fd(struct weir_channel *channel);
-/* The keeper, under `lock`: replace its line if it has broken, and give it this number; break it if
- * nobody answers; have it look at the clock. */
-void wr_tcp_channel_tend(struct wr_tcp_channel *channel, uint64_t number);
+void wr_tcp_channel_tend(struct weir_channel *channel, uint64_t number);
+/* A channel that the keeper tends from now on; *is_unsure_p: it takes over a ghost. And no longer;
+ * is_unsure: it leaves one. */
+int wr_tcp_enlist(struct wr_tcp *tcp, struct weir_channel *channel, bool *is_unsure_p);
+void wr_tcp_delist(struct wr_tcp *tcp, const struct weir_channel *channel, bool is_unsure);

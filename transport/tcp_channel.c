@@ -110,8 +110,9 @@ static void adopt_line(struct wr_tcp_channel *c)
     atomic_store_explicit(&c->link, WR_LINK_OPEN, memory_order_relaxed);
 }
 
-void wr_tcp_channel_tend(struct wr_tcp_channel *c, uint64_t number)
+void wr_tcp_channel_tend(struct weir_channel *base, uint64_t number)
 {
+    struct wr_tcp_channel *c = channel_of(base);
     uint32_t link = atomic_load_explicit(&c->link, memory_order_acquire);
     bool is_away = atomic_load(&c->tcp->is_away);
     char why[WR_WHY_ROOM];
@@ -392,17 +393,16 @@ int wr_tcp_wait_fd(struct weir_channel *base)
 
 /* --- Life ------------------------------------------------------------------------------------- */
 
-static int register_channel(struct wr_tcp_channel *c)
+int wr_tcp_enlist(struct wr_tcp *tcp, struct weir_channel *channel, bool *is_unsure_p)
 {
-    struct wr_tcp *tcp = c->tcp;
     int error = WEIR_EBUSY;
 
     pthread_mutex_lock(&tcp->lock);
     for (uint32_t i = 0; i < WR_TCP_CHANNELS && error; i++) {
         if (tcp->channels[i])
             continue;
-        tcp->channels[i] = c;
-        c->is_unsure = tcp->has_ghost[i];
+        tcp->channels[i] = channel;
+        *is_unsure_p = tcp->has_ghost[i];
         tcp->has_ghost[i] = false;
         error = WEIR_OK;
     }
@@ -410,15 +410,15 @@ static int register_channel(struct wr_tcp_channel *c)
     return error;
 }
 
-static void unregister_channel(struct wr_tcp_channel *c)
+void wr_tcp_delist(struct wr_tcp *tcp, const struct weir_channel *channel, bool is_unsure)
 {
-    pthread_mutex_lock(&c->tcp->lock);
+    pthread_mutex_lock(&tcp->lock);
     for (uint32_t i = 0; i < WR_TCP_CHANNELS; i++)
-        if (c->tcp->channels[i] == c) {
-            c->tcp->channels[i] = NULL;
-            c->tcp->has_ghost[i] = c->is_unsure;
+        if (tcp->channels[i] == channel) {
+            tcp->channels[i] = NULL;
+            tcp->has_ghost[i] = is_unsure;
         }
-    pthread_mutex_unlock(&c->tcp->lock);
+    pthread_mutex_unlock(&tcp->lock);
 }
 
 static void free_channel(struct wr_tcp_channel *c)
@@ -460,7 +460,7 @@ int wr_tcp_channel_open(struct weir_backend *backend, uint32_t depth,
         free_channel(c);
         return WEIR_ENOMEM;
     }
-    error = register_channel(c);
+    error = wr_tcp_enlist(tcp, &c->base, &c->is_unsure);
     if (error) {
         free_channel(c);
         return error;
@@ -474,6 +474,6 @@ void wr_tcp_channel_close(struct weir_channel *base)
 {
     struct wr_tcp_channel *c = channel_of(base);
 
-    unregister_channel(c);
+    wr_tcp_delist(c->tcp, base, c->is_unsure);
     free_channel(c);
 }

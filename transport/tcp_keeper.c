@@ -36,9 +36,14 @@ void wr_tcp_ring(const struct wr_tcp *tcp)
     errno = saved_errno;
 }
 
+static const char *name_of(const struct wr_tcp *tcp)
+{
+    return tcp->base.ops->name;
+}
+
 /* --- Lines ----------------------------------------------------------------------------------- */
 
-static uint64_t soon(const struct wr_tcp *tcp)
+uint64_t wr_tcp_soon(const struct wr_tcp *tcp)
 {
     return wr_line_now_ns() + tcp->options.timeout * NS_SECOND;
 }
@@ -49,8 +54,8 @@ static void lose(struct wr_tcp *tcp, const char *why)
     if (atomic_exchange(&tcp->is_lost, true))
         return;
     wr_tell(tcp->env, WEIR_FAILURE, WEIR_EIO, 0,
-            "tcp: the pages at %s:%s are lost: %s. Whoever touches one of them has an error",
-            tcp->target.host, tcp->target.port, why);
+            "%s: the pages at %s:%s are lost: %s. Whoever touches one of them has an error",
+            name_of(tcp), tcp->target.host, tcp->target.port, why);
 }
 
 int wr_tcp_attach(struct wr_tcp *tcp, struct wr_line *line, uint64_t number, char why[WR_WHY_ROOM])
@@ -58,7 +63,7 @@ int wr_tcp_attach(struct wr_tcp *tcp, struct wr_line *line, uint64_t number, cha
     struct wr_message message = {
         .type = WR_MESSAGE_ATTACH, .length = WR_NAME_BYTES, .slot = number};
     struct wr_message answer;
-    int error = wr_line_open(line, &tcp->target, soon(tcp), why);
+    int error = wr_line_open(line, &tcp->target, wr_tcp_soon(tcp), why);
 
     if (error)
         return error;
@@ -66,7 +71,7 @@ int wr_tcp_attach(struct wr_tcp *tcp, struct wr_line *line, uint64_t number, cha
         lose(tcp, "the server has been started again");
         error = WEIR_ENOENT;
     } else {
-        error = wr_line_ask(line, &message, tcp->lease, &answer, NULL, 0, soon(tcp));
+        error = wr_line_ask(line, &message, tcp->lease, &answer, NULL, 0, wr_tcp_soon(tcp));
         if (!error && answer.type != WR_MESSAGE_ATTACHED) {
             if (answer.error == -WEIR_ENOENT)
                 lose(tcp, "the server has heard nothing of us for longer than it lends memory");
@@ -76,6 +81,34 @@ int wr_tcp_attach(struct wr_tcp *tcp, struct wr_line *line, uint64_t number, cha
     if (error)
         wr_line_close(line);
     return error;
+}
+
+void wr_tcp_close_line(const struct wr_tcp *tcp, struct wr_line *line)
+{
+    if (tcp->kind->part)
+        tcp->kind->part(line);
+    wr_line_close(line);
+}
+
+int wr_tcp_open_line(struct wr_tcp *tcp, struct wr_line *line, uint64_t number, uint32_t depth,
+                     char why[WR_WHY_ROOM])
+{
+    int error = wr_tcp_attach(tcp, line, number, why);
+
+    if (!error && tcp->kind->join) {
+        error = tcp->kind->join(tcp, line, depth, why);
+        if (error)
+            wr_line_close(line);
+    }
+    return error;
+}
+
+/* Whoever waits on it, in another thread, sees its end. */
+static void break_line(const struct wr_tcp *tcp, const struct wr_line *line)
+{
+    if (tcp->kind->interrupt)
+        tcp->kind->interrupt(line);
+    wr_line_break(line);
 }
 
 static void open_seats(struct wr_tcp *tcp)
@@ -88,13 +121,13 @@ static void open_seats(struct wr_tcp *tcp)
         uint32_t state = atomic_load_explicit(&seat->state, memory_order_acquire);
 
         if (state == WR_SEAT_BROKEN) {
-            wr_line_close(&seat->line);
+            wr_tcp_close_line(tcp, &seat->line);
             state = WR_SEAT_CLOSED;
             atomic_store_explicit(&seat->state, state, memory_order_relaxed);
         }
         if (state == WR_SEAT_CLOSED && (open < wanted || seat->is_unsure) &&
             !atomic_load(&tcp->is_away) &&
-            wr_tcp_attach(tcp, &seat->line, NUMBER_SEATS + i, why) == WEIR_OK) {
+            wr_tcp_open_line(tcp, &seat->line, NUMBER_SEATS + i, 1, why) == WEIR_OK) {
             tcp->is_sure_again |= seat->is_unsure;
             atomic_fetch_sub(&tcp->unsure, seat->is_unsure);
             seat->is_unsure = false;
@@ -105,6 +138,18 @@ static void open_seats(struct wr_tcp *tcp)
         open += state != WR_SEAT_CLOSED;
     }
     wr_tcp_wake_seats(tcp);
+}
+
+/* Who sits there notices by himself what went wrong with a stream; not with everything. */
+static void look_at_seats(struct wr_tcp *tcp)
+{
+    for (uint32_t i = 0; i < WR_TCP_SEATS && tcp->kind->is_ended; i++) {
+        uint32_t state = atomic_load_explicit(&tcp->seats[i].state, memory_order_acquire);
+
+        if ((state == WR_SEAT_TAKEN || state == WR_SEAT_FREE) &&
+            tcp->kind->is_ended(&tcp->seats[i].line))
+            break_line(tcp, &tcp->seats[i].line);
+    }
 }
 
 /* A channel has closed whose line was unsure: another line of its number ends that. */
@@ -130,7 +175,7 @@ static void tend_channels(struct wr_tcp *tcp)
             lay_ghost(tcp, i);
     for (uint32_t i = 0; i < WR_TCP_CHANNELS; i++)
         if (tcp->channels[i])
-            wr_tcp_channel_tend(tcp->channels[i], NUMBER_CHANNELS + i);
+            tcp->kind->tend(tcp->channels[i], NUMBER_CHANNELS + i);
     tcp->is_sure_again = false;
     pthread_mutex_unlock(&tcp->lock);
 }
@@ -148,14 +193,14 @@ static void go_away(struct wr_tcp *tcp, const char *why)
     atomic_store(&tcp->away_ns, wr_line_now_ns());
     atomic_store(&tcp->is_away, true);
     wr_tell(tcp->env, WEIR_WARNING, WEIR_EIO, 0,
-            "tcp: %s:%s does not answer (%s); what needs it waits, %llu s at most",
+            "%s: %s:%s does not answer (%s); what needs it waits, %llu s at most", name_of(tcp),
             tcp->target.host, tcp->target.port, why, (unsigned long long)tcp->options.patience);
     for (uint32_t i = 0; i < WR_TCP_SEATS; i++) {
         uint32_t state = atomic_load_explicit(&tcp->seats[i].state, memory_order_acquire);
 
         /* Who sits there sees the end of the line, and gets up. */
         if (state == WR_SEAT_TAKEN || state == WR_SEAT_FREE)
-            wr_line_break(&tcp->seats[i].line);
+            break_line(tcp, &tcp->seats[i].line);
     }
 }
 
@@ -169,13 +214,13 @@ static void heed(struct wr_tcp *tcp, bool is_asked_back)
     tcp->is_asked_back = is_asked_back;
     if (is_asked_back)
         wr_tell(tcp->env, WEIR_WARNING, WEIR_OK, 0,
-                "tcp: %s:%s asks for its memory back, or is about to end: %s", tcp->target.host,
-                tcp->target.port,
+                "%s: %s:%s asks for its memory back, or is about to end: %s", name_of(tcp),
+                tcp->target.host, tcp->target.port,
                 acts ? "its pages move to other back ends, if those have room"
                      : "weir_backend_drain() moves the pages elsewhere");
     else
-        wr_tell(tcp->env, WEIR_NOTE, WEIR_OK, 0, "tcp: %s:%s wants its memory back no longer",
-                tcp->target.host, tcp->target.port);
+        wr_tell(tcp->env, WEIR_NOTE, WEIR_OK, 0, "%s: %s:%s wants its memory back no longer",
+                name_of(tcp), tcp->target.host, tcp->target.port);
     if (acts)
         tcp->env->leave(tcp->env->context, is_asked_back);
 }
@@ -185,7 +230,7 @@ static void renew(struct wr_tcp *tcp)
     struct wr_message message = {.type = WR_MESSAGE_RENEW}, answer;
 
     tcp->renew_ns = wr_line_now_ns() + RENEW_NS;
-    if (wr_line_ask(&tcp->control, &message, NULL, &answer, NULL, 0, soon(tcp)) != WEIR_OK)
+    if (wr_line_ask(&tcp->control, &message, NULL, &answer, NULL, 0, wr_tcp_soon(tcp)) != WEIR_OK)
         go_away(tcp, "the connection has ended, or is silent");
     else if (answer.type != WR_MESSAGE_RENEWED)
         lose(tcp, "the server does not know our lease any more");
@@ -199,8 +244,8 @@ static void come_back(struct wr_tcp *tcp)
 
     if (wr_tcp_attach(tcp, &tcp->control, NUMBER_CONTROL, why) == WEIR_OK) {
         atomic_store(&tcp->is_away, false);
-        wr_tell(tcp->env, WEIR_NOTE, WEIR_OK, 0, "tcp: %s:%s answers again", tcp->target.host,
-                tcp->target.port);
+        wr_tell(tcp->env, WEIR_NOTE, WEIR_OK, 0, "%s: %s:%s answers again", name_of(tcp),
+                tcp->target.host, tcp->target.port);
         tcp->renew_ns = wr_line_now_ns() + RENEW_NS;
         return;
     }
@@ -212,13 +257,13 @@ static void come_back(struct wr_tcp *tcp)
 static int borrow(struct wr_tcp *tcp, char why[WR_WHY_ROOM])
 {
     struct wr_message message = {.type = WR_MESSAGE_LEASE, .count = tcp->slots}, answer;
-    int error = wr_line_open(&tcp->control, &tcp->target, soon(tcp), why);
+    int error = wr_line_open(&tcp->control, &tcp->target, wr_tcp_soon(tcp), why);
 
     if (error)
         return error;
     tcp->epoch = tcp->control.epoch;
     error = wr_line_ask(&tcp->control, &message, NULL, &answer, tcp->lease, sizeof(tcp->lease),
-                        soon(tcp));
+                        wr_tcp_soon(tcp));
     if (!error && answer.type == WR_MESSAGE_LEASED && answer.slot >= tcp->slots)
         return WEIR_OK;
     if (error)
@@ -266,6 +311,7 @@ static void *keep(void *context)
             else if (!atomic_load(&tcp->is_away) && now >= tcp->renew_ns)
                 renew(tcp);
         }
+        look_at_seats(tcp);
         open_seats(tcp);
         tend_channels(tcp);
         rest(tcp);
@@ -283,7 +329,7 @@ static int start(struct wr_tcp *tcp)
     os_error = pthread_create(&tcp->keeper, NULL, keep, tcp);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     if (os_error)
-        return wr_tell_errno(tcp->env, os_error, "tcp: cannot start a thread");
+        return wr_tell_errno(tcp->env, os_error, "%s: cannot start a thread", name_of(tcp));
     pthread_setname_np(tcp->keeper, "weir-ktcp");
     return WEIR_OK;
 }
@@ -293,14 +339,29 @@ static void give_back(struct wr_tcp *tcp)
     struct wr_message message = {.type = WR_MESSAGE_RETURN}, answer;
 
     if (tcp->control.fd >= 0)
-        (void)wr_line_ask(&tcp->control, &message, NULL, &answer, NULL, 0, soon(tcp));
+        (void)wr_line_ask(&tcp->control, &message, NULL, &answer, NULL, 0, wr_tcp_soon(tcp));
     wr_line_close(&tcp->control);
 }
 
 static void close_seats(struct wr_tcp *tcp)
 {
     for (uint32_t i = 0; i < WR_TCP_SEATS; i++)
-        wr_line_close(&tcp->seats[i].line);
+        wr_tcp_close_line(tcp, &tcp->seats[i].line);
+}
+
+/* Where pages do not go by the line itself it is tried at once, so that whoever opens learns why
+ * they cannot. */
+static int open_first(struct wr_tcp *tcp, char why[WR_WHY_ROOM])
+{
+    struct wr_seat *seat = &tcp->seats[0];
+    int error;
+
+    if (!tcp->kind->join)
+        return WEIR_OK;
+    error = wr_tcp_open_line(tcp, &seat->line, NUMBER_SEATS, 1, why);
+    if (!error)
+        atomic_store_explicit(&seat->state, WR_SEAT_FREE, memory_order_release);
+    return error;
 }
 
 int wr_tcp_keeper_open(struct wr_tcp *tcp)
@@ -312,10 +373,15 @@ int wr_tcp_keeper_open(struct wr_tcp *tcp)
         tcp->seats[i].line.fd = -1;
     tcp->bell = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (tcp->bell < 0)
-        return wr_tell_errno(tcp->env, errno, "tcp: cannot make an eventfd");
+        return wr_tell_errno(tcp->env, errno, "%s: cannot make an eventfd", name_of(tcp));
     error = borrow(tcp, why);
+    if (!error) {
+        error = open_first(tcp, why);
+        if (error)
+            give_back(tcp);
+    }
     if (error) {
-        wr_tell(tcp->env, WEIR_FAILURE, error, 0, "tcp: %s:%s: %s", tcp->target.host,
+        wr_tell(tcp->env, WEIR_FAILURE, error, 0, "%s: %s:%s: %s", name_of(tcp), tcp->target.host,
                 tcp->target.port, why);
         goto err_bell;
     }

@@ -20,8 +20,6 @@
 #define VAIN_SHARE     16u         /* of it that one answer counts for                 */
 #define PROBE          32u
 
-enum asked { ASKED_OK, ASKED_BROKEN, ASKED_REFUSED };
-
 /* Sequentially consistent, as in wait_for_seat(): either we see who stands there, or he sees that
  * there was news. */
 void wr_tcp_wake_seats(struct wr_tcp *tcp)
@@ -126,8 +124,8 @@ static bool await_answer(struct wr_tcp *tcp, struct wr_line *line, uint64_t dead
     return has_come;
 }
 
-static enum asked ask_pages(struct wr_tcp *tcp, struct wr_line *line, uint64_t slot, uint32_t pages,
-                            void *bytes, int *error_p)
+enum wr_asked wr_tcp_ask(struct wr_tcp *tcp, struct wr_line *line, uint64_t slot, uint32_t pages,
+                         void *bytes, int *error_p)
 {
     const struct wr_message message = {.type = WR_MESSAGE_READ,
                                        .pages = pages,
@@ -147,15 +145,15 @@ static enum asked ask_pages(struct wr_tcp *tcp, struct wr_line *line, uint64_t s
         !await_answer(tcp, line, deadline, header, &body) ||
         !wr_session_check(&line->session, header, NULL, 0) || !wr_message_parse(header, &answer) ||
         answer.id != message.id || answer.epoch != line->epoch)
-        return ASKED_BROKEN;
+        return WR_ASKED_BROKEN;
     if (answer.error && answer.length == 0 && body.iov_len == all) {
         *error_p = wr_message_error(&answer);
-        return ASKED_REFUSED;
+        return WR_ASKED_REFUSED;
     }
     if (answer.type != WR_MESSAGE_CONTENT || answer.slot != slot || answer.pages != pages ||
         answer.length != all || !wr_line_receive(line, body.iov_base, body.iov_len, deadline))
-        return ASKED_BROKEN;
-    return ASKED_OK;
+        return WR_ASKED_BROKEN;
+    return WR_ASKED_OK;
 }
 
 static int read_pages(struct wr_tcp *tcp, uint64_t slot, uint32_t pages, void *bytes)
@@ -166,17 +164,17 @@ static int read_pages(struct wr_tcp *tcp, uint64_t slot, uint32_t pages, void *b
     do {
         uint32_t seen = atomic_load(&tcp->seats_freed);
         struct wr_seat *seat = take_seat(tcp);
-        enum asked asked;
+        enum wr_asked asked;
 
         if (!seat) {
             want_more(tcp);
             wait_for_seat(tcp, seen);
             continue;
         }
-        asked = ask_pages(tcp, &seat->line, slot, pages, bytes, &error);
-        put_seat(tcp, seat, asked == ASKED_BROKEN);
-        if (asked != ASKED_BROKEN)
-            return asked == ASKED_OK ? WEIR_OK : error;
+        asked = tcp->kind->ask(tcp, &seat->line, slot, pages, bytes, &error);
+        put_seat(tcp, seat, asked == WR_ASKED_BROKEN);
+        if (asked != WR_ASKED_BROKEN)
+            return asked == WR_ASKED_OK ? WEIR_OK : error;
     } while (!wr_tcp_is_given_up(tcp) && wr_line_now_ns() < until);
     return WEIR_EIO;
 }

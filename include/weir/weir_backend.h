@@ -156,6 +156,7 @@ struct weir_backend_ops {
  *   file    a file or block device: io_uring, O_DIRECT, large aligned writes
  *   chaos   wraps another: delays, reorders, fails, shortens, damages, from one seed
  *   tcp     the memory of another machine, lent by weir-memd over a connection
+ *   rdma    the same, read and written by the network card without that machine's processors
  *   mirror  several others, of which each page is on two or more
  *   spread  several others, of which each page is on one
  */
@@ -163,6 +164,7 @@ extern const struct weir_backend_ops weir_backend_mem;
 extern const struct weir_backend_ops weir_backend_file;
 extern const struct weir_backend_ops weir_backend_chaos;
 extern const struct weir_backend_ops weir_backend_tcp;
+extern const struct weir_backend_ops weir_backend_rdma;
 extern const struct weir_backend_ops weir_backend_mirror;
 extern const struct weir_backend_ops weir_backend_spread;
 

@@ -7,7 +7,7 @@
  * this machine could run nothing.
  *
  *     backend_conformance
- *     backend_conformance mem file device array chaos seal tcp
+ *     backend_conformance mem file device array chaos seal tcp rdma
  *     backend_conformance 'file:/dev/nvme1n1?overwrite=yes' 'chaos(mem:?size=8m)?short=1'
  */
 
@@ -168,6 +168,34 @@ static void examine_tcp(struct tally *tally)
     server_end(&server);
 }
 
+/* In the virtual machine (./dev vm), or wherever a device has the address in WEIR_RDMA. */
+static void examine_rdma(struct tally *tally)
+{
+    const char *address = getenv("WEIR_RDMA");
+    struct server server;
+    char spec[128];
+
+    if (!address) {
+        printf("# WEIR_RDMA has the address of no RDMA device\n");
+        report(tally, "rdma", "all", CONFORM_SKIPPED << 8);
+        return;
+    }
+    snprintf(spec, sizeof(spec), "rdma://%s:0", address);
+    if (server_start_at(spec, "rdma-key", 64 << 20, &server) != 0) {
+        printf("# no memory server could be started\n");
+        report(tally, "rdma", "all", CONFORM_FAILED << 8);
+        return;
+    }
+    snprintf(spec, sizeof(spec), "rdma://%s:%u?key=rdma-key&" SIZE, address, server.port);
+    examine(tally, spec);
+    snprintf(spec, sizeof(spec), "rdma://%s:%u?key=rdma-key&spin_us=0&" SIZE, address, server.port);
+    examine(tally, spec);
+    snprintf(spec, sizeof(spec), "chaos(rdma://%s:%u?key=rdma-key&" SIZE ")?seed=6&reorder=1",
+             address, server.port);
+    examine(tally, spec);
+    server_end(&server);
+}
+
 /* --- All ------------------------------------------------------------------------------------- */
 
 static int remove_entry(const char *path, const struct stat *status, int flag, struct FTW *walk)
@@ -196,6 +224,8 @@ static void examine_library(struct tally *tally, const char *kind)
         examine_device(tally);
     if (!kind || strcmp(kind, "tcp") == 0)
         examine_tcp(tally);
+    if (!kind || strcmp(kind, "rdma") == 0)
+        examine_rdma(tally);
     if (chdir("/") == 0)
         nftw(directory, remove_entry, 8, FTW_DEPTH | FTW_PHYS);
 }

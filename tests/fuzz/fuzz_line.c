@@ -64,6 +64,8 @@ static void prepare(struct wr_line *line)
     world.server.is_wrong |= cut > 0 || world.is_mute;
 }
 
+static const struct wr_tcp_kind kind = {.ask = wr_tcp_ask};
+
 /* The keeper: another line for one that has broken, and the end after some of them. */
 void wr_tcp_ring(const struct wr_tcp *constant)
 {
@@ -166,6 +168,7 @@ static void sit(void)
     struct wr_seat *seat = &world.tcp.seats[0];
 
     memset(&world.tcp, 0, sizeof(world.tcp));
+    world.tcp.kind = &kind;
     world.tcp.slots = SLOTS;
     world.tcp.options.patience = 3600;
     for (uint32_t i = 0; i < WR_TCP_SEATS; i++)

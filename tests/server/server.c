@@ -54,10 +54,10 @@ static _Noreturn void obey(struct memd *memd, const struct memd_limits *limits)
     _exit(0);
 }
 
-static _Noreturn void serve(const struct wr_key *key, uint64_t bytes, int port_fd)
+static _Noreturn void serve(const char *listen, const struct wr_key *key, uint64_t bytes,
+                            int port_fd)
 {
-    const char *const listen[] = {"tcp://127.0.0.1:0"};
-    const struct memd_options options = {.listen = listen,
+    const struct memd_options options = {.listen = &listen,
                                          .listen_count = 1,
                                          .key = key,
                                          .spin_us = 20,
@@ -75,6 +75,12 @@ static _Noreturn void serve(const struct wr_key *key, uint64_t bytes, int port_f
 
 int server_start(const char *key_path, uint64_t bytes, struct server *server_p)
 {
+    return server_start_at("tcp://127.0.0.1:0", key_path, bytes, server_p);
+}
+
+int server_start_at(const char *listen, const char *key_path, uint64_t bytes,
+                    struct server *server_p)
+{
     struct server server = {.port = 0};
     struct wr_key key;
     int fd[2], error;
@@ -88,7 +94,7 @@ int server_start(const char *key_path, uint64_t bytes, struct server *server_p)
         return errno;
     server.process = fork();
     if (server.process == 0)
-        serve(&key, bytes, fd[1]);
+        serve(listen, &key, bytes, fd[1]);
     close(fd[1]);
     if (server.process < 0 ||
         read(fd[0], &server.port, sizeof(server.port)) != (ssize_t)sizeof(server.port) ||

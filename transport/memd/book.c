@@ -67,8 +67,9 @@ uint32_t memd_book_lease_ms(struct memd_book *book)
 
 void memd_book_discard(const struct memd_lease *lease, uint64_t slot, uint64_t count)
 {
-    memd_memory_empty(lease->memory + slot * WEIR_SLOT_BYTES, count * WEIR_SLOT_BYTES,
-                      lease->is_reserved);
+    if (!atomic_load(&lease->is_pinned))
+        memd_memory_empty(lease->memory + slot * WEIR_SLOT_BYTES, count * WEIR_SLOT_BYTES,
+                          lease->is_reserved);
 }
 
 /* --- Leases ---------------------------------------------------------------------------------- */
@@ -258,6 +259,13 @@ static void leave_locked(struct memd_book *book, struct memd_lease *lease)
         call_keeper_locked(book);
 }
 
+void memd_book_hold(struct memd_book *book, struct memd_lease *lease)
+{
+    pthread_mutex_lock(&book->lock);
+    lease->users++;
+    pthread_mutex_unlock(&book->lock);
+}
+
 void memd_book_leave(struct memd_book *book, struct memd_lease *lease)
 {
     pthread_mutex_lock(&book->lock);
@@ -369,6 +377,9 @@ bool memd_book_reap(struct memd_book *book)
     if (!lease)
         return false;
 
+    if (book->unpin)
+        book->unpin(book->unpin_context, lease);
+    atomic_store(&lease->is_pinned, false);
     if (!lease->is_reserved)
         memd_memory_empty(lease->memory, lease->slots * WEIR_SLOT_BYTES, false);
     memd_memory_unmap(lease->memory, lease->slots * WEIR_SLOT_BYTES);

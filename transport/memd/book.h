@@ -57,6 +57,7 @@ struct memd_lease {
     /* Written under the book's lock; read without it by who has a hold on the lease: a stale LENT
      * is corrected by the bell that follows. */
     _Atomic(enum memd_lease_state) state;
+    _Atomic(bool) is_pinned; /* a device has it: discarding would part what both see */
     _Atomic(uint32_t) lines[MEMD_LINES_MOST]; /* twice the turn, and 1 while it is heard */
     /* Kept by the book's lock. */
     uint32_t users, watchers;
@@ -68,6 +69,9 @@ struct memd_book {
     void (*bell)(void *context);
     void *bell_context;
     struct memd_ground ground; /* constant; all 0: whatever huge pages and nodes there are */
+    /* A lease's memory is about to be unmapped: no device may have it any more. NULL: none does. */
+    void (*unpin)(void *context, const struct memd_lease *lease);
+    void *unpin_context;
 
     _Atomic(uint32_t) connections; /* that have proven the key */
     _Atomic(bool) is_short;        /* the machine is short of memory   */
@@ -108,11 +112,14 @@ uint32_t memd_line_take(struct memd_lease *lease, uint32_t number);
 /* Hear it; false: another has its number. */
 bool memd_line_enter(struct memd_lease *lease, uint32_t number, uint32_t turn);
 void memd_line_leave(struct memd_lease *lease, uint32_t number);
+/* One more user, of a lease that has one. */
+void memd_book_hold(struct memd_book *book, struct memd_lease *lease);
 void memd_book_leave(struct memd_book *book, struct memd_lease *lease);
 /* The lease is over, and its user becomes a watcher. */
 void memd_book_return(struct memd_book *book, struct memd_lease *lease);
 void memd_book_unwatch(struct memd_book *book, struct memd_lease *lease);
-/* These slots are zero again, and occupy nothing. By a user; they lie inside. */
+/* These slots are zero again, and occupy nothing; or, while a device has them, are as they were. By
+ * a user; they lie inside. */
 void memd_book_discard(const struct memd_lease *lease, uint64_t slot, uint64_t count);
 
 static inline bool memd_lease_is_lent(const struct memd_lease *lease)

@@ -129,19 +129,35 @@ int memd_listen(struct memd_log *log, const char *text, const char *place, int *
     return WEIR_OK;
 }
 
+static int open_rdma(struct memd *memd, const char *text, struct memd_door *door)
+{
+    int error = WEIR_OK;
+
+    if (!memd->identity.rdma)
+        error = memd_rdma_open(&memd->identity.rdma, &memd->book, &memd->log, text);
+    return error ? error : memd_rdma_listen(memd->identity.rdma, text, door->fd, &door->rdma_port);
+}
+
 static int open_door(struct memd *memd, const char *text, struct memd_door *door)
 {
-    static const char SCHEME[] = "tcp://";
+    static const char TCP[] = "tcp://", RDMA[] = "rdma://";
+    const bool is_rdma = strncmp(text, RDMA, sizeof(RDMA) - 1) == 0;
     int error;
 
-    if (strncmp(text, SCHEME, sizeof(SCHEME) - 1) != 0) {
+    if (!is_rdma && strncmp(text, TCP, sizeof(TCP) - 1) != 0) {
         memd_log(&memd->log, MEMD_LOG_EVENT,
-                 "\"%s\" is not understood; expected tcp://HOST:PORT, for example "
-                 "tcp://0.0.0.0:7070",
+                 "\"%s\" is not understood; expected tcp://HOST:PORT or rdma://HOST:PORT, for "
+                 "example tcp://0.0.0.0:7070",
                  text);
         return WEIR_EINVAL;
     }
-    error = memd_listen(&memd->log, text, text + sizeof(SCHEME) - 1, &door->fd, &door->port);
+    error = memd_listen(&memd->log, text, text + (is_rdma ? sizeof(RDMA) : sizeof(TCP)) - 1,
+                        &door->fd, &door->port);
+    if (!error && is_rdma) {
+        error = open_rdma(memd, text, door);
+        if (error)
+            close(door->fd);
+    }
     if (error)
         return error;
     door->watched = MEMD_WATCHED_DOOR;

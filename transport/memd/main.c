@@ -32,7 +32,9 @@ enum { KEY_CONFIG = 1000, KEY_STATUS, KEY_QUIET, KEY_WORD };
 static const struct argp_option arguments[] = {
     {"memory", KEY_WORD + 0, "SIZE", 0, "how much may be lent in all (64G)", 0},
     {"listen", KEY_WORD + 1, "ADDRESS", 0,
-     "tcp://HOST:PORT; IPv6 in brackets; port 0: any. May be given several times", 0},
+     "tcp://HOST:PORT or rdma://HOST:PORT; IPv6 in brackets; port 0: any. May be given several "
+     "times",
+     0},
     {"key-file", KEY_WORD + 2, "FILE", 0, "what clients have to know: 32 to 2048 bytes, mode 600",
      0},
     {"quota", KEY_WORD + 3, "SIZE", 0, "how much one client may have (all)", 0},

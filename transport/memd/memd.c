@@ -40,7 +40,8 @@ static int start(struct memd *memd, const struct memd_options *options)
         error = memd_doors_open(memd, options);
     if (error)
         return error;
-    if (memd_keeper_start(memd) != 0 || memd_workers_start(memd, threads_of(options)) != 0 ||
+    if ((memd->identity.rdma && memd_rdma_start(memd->identity.rdma) != 0) ||
+        memd_keeper_start(memd) != 0 || memd_workers_start(memd, threads_of(options)) != 0 ||
         memd_teller_start(memd) != 0) {
         memd_log(&memd->log, MEMD_LOG_EVENT, "no thread can be started: see ulimit -u and -n");
         return WEIR_ENOMEM;
@@ -83,8 +84,10 @@ void memd_close(struct memd *memd)
     memd_teller_stop(memd);
     memd_keeper_stop(memd);
     memd_workers_stop(memd);
+    memd_rdma_stop(memd->identity.rdma);
     memd_doors_close(memd);
     memd_book_close(&memd->book);
+    memd_rdma_close(memd->identity.rdma);
     memd_pool_close(memd);
     memd_log_close(&memd->log);
     wr_key_forget(&memd->identity.key);

@@ -39,7 +39,7 @@ struct memd_limits {
 };
 
 struct memd_options {
-    const char *const *listen; /* "tcp://HOST:PORT"; an IPv6 HOST in brackets; port 0: any one  */
+    const char *const *listen; /* "tcp://HOST:PORT", "rdma://..."; IPv6 in brackets; port 0: any */
     uint32_t listen_count;
     const struct wr_key *key; /* is copied                                                     */
     struct memd_limits limits;

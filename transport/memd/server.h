@@ -38,6 +38,7 @@ struct memd_door {
     enum memd_watched watched;
     int fd;
     uint16_t port;
+    uint16_t rdma_port; /* where queue pairs come, of who came by this door; 0: none do */
 };
 
 struct memd_worker {

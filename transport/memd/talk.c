@@ -19,9 +19,17 @@ void memd_talk_begin(struct memd_talk *talk, const struct memd_identity *identit
     snprintf(talk->client.who, sizeof(talk->client.who), "%s", where);
 }
 
+static void drop_queue(struct memd_talk *talk)
+{
+    if (talk->queue)
+        memd_queue_leave(talk->identity->rdma, talk->queue);
+    talk->queue = NULL;
+}
+
 void memd_talk_end(struct memd_talk *talk)
 {
     memd_talk_leave(talk);
+    drop_queue(talk);
     if (talk->lease && talk->state == MEMD_TALK_RETURNING)
         memd_book_unwatch(talk->book, talk->lease);
     else if (talk->lease)
@@ -195,6 +203,8 @@ static void take_line(struct memd_talk *talk, const struct wr_message *message)
     talk->line = (uint32_t)message->slot;
     talk->turn = memd_line_take(talk->lease, talk->line);
     talk->is_heard = true;
+    if (talk->identity->rdma)
+        memd_rdma_cut(talk->identity->rdma, talk->lease, talk->line);
 }
 
 static void hear_lease(struct memd_talk *talk, const struct wr_message *message)
@@ -260,7 +270,43 @@ static void hear_return(struct memd_talk *talk, const struct wr_message *message
     talk->write.id = message->id; /* answered when the memory is given back */
     talk->state = MEMD_TALK_RETURNING;
     memd_talk_leave(talk);
+    drop_queue(talk);
     memd_book_return(talk->book, talk->lease);
+}
+
+/* --- Queue pairs ----------------------------------------------------------------------------- */
+
+static void hear_join(struct memd_talk *talk, const struct wr_message *message)
+{
+    if (!talk->rdma_port) {
+        refuse(talk, message, WEIR_ENOSUPPORT);
+        return;
+    }
+    if (!talk->lease || talk->queue) {
+        refuse(talk, message, WEIR_EINVAL);
+        return;
+    }
+    talk->queue = memd_rdma_invite(talk->identity->rdma, talk->lease, talk->line, &talk->session);
+    if (!talk->queue) {
+        refuse(talk, message, WEIR_EFULL);
+        return;
+    }
+    say(talk,
+        (struct wr_message){.type = WR_MESSAGE_JOINED, .id = message->id, .count = talk->rdma_port},
+        NULL);
+}
+
+static void hear_locate(struct memd_talk *talk, const struct wr_message *message)
+{
+    struct wr_message answer = {.type = WR_MESSAGE_LOCATED, .id = message->id};
+
+    if (!talk->queue ||
+        !memd_queue_locate(talk->identity->rdma, talk->queue, &answer.slot, &answer.pages)) {
+        refuse(talk, message, WEIR_EINVAL);
+        return;
+    }
+    answer.count = talk->lease->slots;
+    say(talk, answer, NULL);
 }
 
 void memd_talk_returned(struct memd_talk *talk)
@@ -386,6 +432,8 @@ static void hear_open(struct memd_talk *talk, const struct wr_message *message,
     case WR_MESSAGE_READ: hear_read(talk, message); break;
     case WR_MESSAGE_WRITE: hear_write(talk, message); break;
     case WR_MESSAGE_DISCARD: hear_discard(talk, message); break;
+    case WR_MESSAGE_JOIN: hear_join(talk, message); break;
+    case WR_MESSAGE_LOCATE: hear_locate(talk, message); break;
     default: fail(talk, "it said what only a server may say"); break;
     }
 }

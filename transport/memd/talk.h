@@ -20,6 +20,7 @@
 
 #include "transport/memd/book.h"
 #include "transport/memd/memd.h"
+#include "transport/memd/rdma.h"
 
 #define MEMD_IN_BYTES  2048u
 #define MEMD_OUT_MOST  16u
@@ -29,6 +30,7 @@
 struct memd_identity {
     struct wr_key key;
     uint64_t epoch;
+    struct memd_rdma *rdma; /* NULL: it has none */
 };
 
 /* X(name): what one worker counts. Others read it: stale by a message or so. */
@@ -85,6 +87,8 @@ struct memd_talk {
     bool is_writing;          /* a WRITE's pages are coming                           */
     struct memd_lease *lease; /* used; when RETURNING, watched; or NULL               */
     uint32_t line, turn;      /* of a lease that is used                              */
+    uint16_t rdma_port;       /* of the door it came by; 0: that is for pages by message */
+    struct memd_queue *queue; /* of the lease that is used, or NULL                   */
     bool is_heard;            /* between memd_talk_enter() and memd_talk_leave()      */
     struct wr_message write;  /* of which they are                                    */
     char *body;               /* where its next byte goes; NULL: it is thrown away    */

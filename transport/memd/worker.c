@@ -311,7 +311,8 @@ static bool make_room(struct memd_worker *worker)
     return true;
 }
 
-static void welcome(struct memd_worker *worker, int fd, const char *where)
+static void welcome(struct memd_worker *worker, const struct memd_door *door, int fd,
+                    const char *where)
 {
     struct memd_connection *connection = memd_pool_take(worker->memd);
 
@@ -327,6 +328,7 @@ static void welcome(struct memd_worker *worker, int fd, const char *where)
     connection->since_ms = connection->progress_ms = worker->now_ms;
     memd_talk_begin(&connection->talk, &worker->memd->identity, &worker->memd->book,
                     &worker->counts, where);
+    connection->talk.rdma_port = door->rdma_port;
     link_in(worker, connection);
     worker->unproven++;
     atomic_fetch_add(&worker->load, 1);
@@ -349,7 +351,7 @@ static void answer_door(struct memd_worker *worker, const struct memd_door *door
         }
         fd = memd_door_accept(door, where);
         if (fd >= 0) {
-            welcome(worker, fd, where);
+            welcome(worker, door, fd, where);
             continue;
         }
         if (errno != EAGAIN) {

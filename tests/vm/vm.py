@@ -1,0 +1,93 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""Machines in an emulator, with a kernel of Debian's over the host's files (docs/TESTING.md)."""
+import argparse
+import contextlib
+import pathlib
+import sys
+import tempfile
+import time
+
+import kernel
+import machine
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+BROKEN = 125  # exit status: it was the machine, not the command
+
+
+def say(text):
+    print(f"vm: {text}", file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def machines(count, package):
+    """That many machines, joined, ready; gone in the end, whatever happens."""
+    home = kernel.fetch(package, ROOT / "build" / "vm")
+    begun = time.monotonic()
+    running = []
+    with tempfile.TemporaryDirectory(prefix="weir-vm-") as name:
+        folder = pathlib.Path(name)
+        kernel.initramfs(home, machine.HERE / "init", folder / "initrd")
+        ends = machine.socket.socketpair() if count == 2 else [None]
+        try:
+            for number, end in enumerate(ends, start=1):
+                running.append(machine.Machine(number, home, folder, end))
+            machine.wait(running, lambda: all(m.ready for m in running), machine.BOOT_SECONDS,
+                         "starting")
+            say(f"{home.name}: ready after {time.monotonic() - begun:.1f} s")
+            yield running
+        except machine.Broken as broken:
+            say(broken)
+            for one in running:
+                say(f"the end of {one.name}'s console:\n{one.last_words()}")
+            sys.exit(BROKEN)
+        finally:
+            for one in running:
+                one.kill()
+
+
+def shown(name):
+    """What prints the output of a machine as it comes; if it has a name, whole lines after that."""
+    rest = b""
+
+    def show(data):
+        nonlocal rest
+        if name:
+            lines = (rest + data).splitlines(True)
+            rest = b"" if not lines or lines[-1].endswith(b"\n") else lines.pop()
+            data = b"".join(f"{name} | ".encode() + line for line in lines)
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+    return show
+
+
+def run_commands(commands, seconds, package):
+    """Each in a machine of its own, all at once. The exit status is the last one's: what the others
+    run ends with it."""
+    with machines(len(commands), package) as running:
+        last = running[-1]
+        for one, command in zip(running, commands):
+            one.show = shown(one.name if len(commands) > 1 else None)
+            one.start(command)
+        machine.wait(running, lambda: last.status is not None, seconds, "the command")
+        return last.status
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="./dev vm", description=__doc__)
+    parser.add_argument("--kernel", default="linux-image-amd64", metavar="PACKAGE",
+                        help="Debian's package of it (linux-image-amd64)")
+    parser.add_argument("--seconds", type=int, default=600,
+                        help="the longest that commands may take (600)")
+    parser.add_argument("--two", action="store_true",
+                        help="two machines, and a command for each; the second one's end is the end")
+    parser.add_argument("command", nargs="*", help="of bash")
+    options = parser.parse_args()
+    commands = options.command if options.two else [" ".join(options.command)]
+    if len(commands) != 1 + options.two:
+        parser.error("--two wants two commands")
+    return run_commands(commands, options.seconds, options.kernel)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
