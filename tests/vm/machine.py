@@ -77,8 +77,12 @@ class Machine:
         self._say(base64.b64encode(text.encode()))
 
     def stop(self):
-        """End the command that runs, by SIGTERM."""
+        """Send SIGTERM to the command that runs."""
         self._say(b"stop")
+
+    def kill_command(self):
+        """Send SIGKILL to all that the command has started."""
+        self._say(b"kill")
 
     def plug(self, is_in):
         """Put the cable into the network card, or pull it out."""
@@ -140,5 +144,5 @@ def wait(machines, is_over, seconds, what):
             left = end - time.monotonic()
             if left <= 0:
                 raise Broken(f"{what}: not within {seconds} seconds")
-            for key, _ in talking.select(min(left, 1)):
+            for key, _ in talking.select(min(left, 0.2)):
                 key.fileobj.hear()

@@ -3,6 +3,7 @@
 """Machines in an emulator, with a kernel of Debian's over the host's files (docs/TESTING.md)."""
 import argparse
 import contextlib
+import fnmatch
 import pathlib
 import sys
 import tempfile
@@ -10,6 +11,8 @@ import time
 
 import kernel
 import machine
+import runner
+import tests
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BROKEN = 125  # exit status: it was the machine, not the command
@@ -73,6 +76,20 @@ def run_commands(commands, seconds, package):
         return last.status
 
 
+def run_list(patterns, build, package):
+    """The tests of tests.py whose names match; two machines."""
+    def chosen(tests):
+        return [t for t in tests
+                if not patterns or any(fnmatch.fnmatch(t.name, p) for p in patterns)]
+    ones, twos = chosen(tests.ONE), chosen(tests.TWO)
+    if not ones and not twos:
+        say("no test has such a name; there are " +
+            ", ".join(t.name for t in tests.ONE + tests.TWO))
+        return 2
+    with machines(2, package) as running:
+        return runner.Runner(running, {"B": build}).run(ones, twos)
+
+
 def main():
     parser = argparse.ArgumentParser(prog="./dev vm", description=__doc__)
     parser.add_argument("--kernel", default="linux-image-amd64", metavar="PACKAGE",
@@ -81,8 +98,15 @@ def main():
                         help="the longest that commands may take (600)")
     parser.add_argument("--two", action="store_true",
                         help="two machines, and a command for each; the second one's end is the end")
-    parser.add_argument("command", nargs="*", help="of bash")
+    parser.add_argument("--build", default=ROOT / "build" / "release", metavar="TREE",
+                        help="the build tree that the tests are in (build/release)")
+    parser.add_argument("--only", action="append", metavar="TEST",
+                        help="of the tests, this one; may be a pattern, and be given again")
+    parser.add_argument("command", nargs="*",
+                        help="of bash; without one the tests run that are in tests/vm/tests.py")
     options = parser.parse_args()
+    if not options.command:
+        return run_list(options.only, options.build, options.kernel)
     commands = options.command if options.two else [" ".join(options.command)]
     if len(commands) != 1 + options.two:
         parser.error("--two wants two commands")
