@@ -1,9 +1,9 @@
 #!/bin/bash
 # SPDX-License-Identifier: MIT
-# In a machine of the emulator, as its first process: makes it one in which tests run, then does what
-# comes over the port, a line at a time: a command of bash (as base64); "stop", which is SIGTERM for it; or
-# "kill", which is SIGKILL for all that it started. When a command has ended, its exit status is told, and
-# nothing of it goes on.
+# In a machine of the emulator, as its first process: makes it one in which tests run, then does
+# what comes over the port, a line at a time: a command of bash (as base64); "stop", which is
+# SIGTERM for it; or "kill", which is SIGKILL for all that it started. When a command has ended, its
+# exit status is told, and nothing of it goes on.
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8
 number=$(sed -n 's/.*machine=\([0-9]*\).*/\1/p' /proc/cmdline)
 

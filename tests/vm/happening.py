@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""What happens to the server's machine, or to the cable, while a client's pages are there. Each gets
-the machines of the server and of the client, and ends soon; `pause` lets time pass."""
+"""What happens to the server's machine, or to the cable, while a client's pages are there. Each
+gets the machines of the server and of the client, and ends soon; `pause` lets time pass."""
 
 OUTAGE_SECONDS = 4
 

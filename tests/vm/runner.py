@@ -51,7 +51,11 @@ class Runner:
                 test, begun, _ = running[one]
                 return one.status is not None or time.monotonic() - begun > test.seconds
 
-            machine.wait(self.machines, lambda: any(map(is_over, running)), 3600, "tests")
+            try:
+                machine.wait(self.machines, lambda: any(map(is_over, running)), 3600, "tests")
+            except machine.Broken as broken:
+                names = ", ".join(f"{test[0].name} in {one.name}" for one, test in running.items())
+                raise machine.Broken(f"{broken}; there ran {names}") from broken
             for one in [one for one in running if is_over(one)]:
                 test, begun, output = running.pop(one)
                 why = self.why_not(one, test)
@@ -72,7 +76,8 @@ class Runner:
         def until(is_over, seconds=None):
             """Whether it was before the test's time is up."""
             end = time.monotonic() + seconds if seconds else begun + test.seconds
-            machine.wait(self.machines, lambda: is_over() or time.monotonic() > end, 3600, test.name)
+            machine.wait(self.machines, lambda: is_over() or time.monotonic() > end, 3600,
+                         test.name)
             return is_over()
 
         def has_printed(who, text):
@@ -101,7 +106,7 @@ class Runner:
         self.run_ones(ones)
         for test in twos:
             if self.machines[0].dead:
-                raise machine.Broken(f"{test.name} comes after one in which its server's machine dies")
+                raise machine.Broken(f"{test.name} comes after one whose server's machine dies")
             self.run_two(test)
         print(f"{self.passed} passed, {self.failed} failed", flush=True)
         return 1 if self.failed or not self.passed else 0

@@ -4,7 +4,10 @@
 import argparse
 import contextlib
 import fnmatch
+import os
 import pathlib
+import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -16,6 +19,8 @@ import tests
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BROKEN = 125  # exit status: it was the machine, not the command
+NEEDED = ["qemu-system-x86_64", "busybox", "mke2fs", "setpriv", "dpkg-deb", "rdma",
+          "ibv_rc_pingpong", "rping"]
 
 
 def say(text):
@@ -37,7 +42,9 @@ def machines(count, package):
                 running.append(machine.Machine(number, home, folder, end))
             machine.wait(running, lambda: all(m.ready for m in running), machine.BOOT_SECONDS,
                          "starting")
-            say(f"{home.name}: ready after {time.monotonic() - begun:.1f} s")
+            for one in running:
+                one.disk.unlink()  # it goes with the machine, also if we are killed
+            say(f"{kernel.name_of(home)}: ready after {time.monotonic() - begun:.1f} s")
             yield running
         except machine.Broken as broken:
             say(broken)
@@ -97,7 +104,7 @@ def main():
     parser.add_argument("--seconds", type=int, default=600,
                         help="the longest that commands may take (600)")
     parser.add_argument("--two", action="store_true",
-                        help="two machines, and a command for each; the second one's end is the end")
+                        help="two machines, a command for each; the second one's end is the end")
     parser.add_argument("--build", default=ROOT / "build" / "release", metavar="TREE",
                         help="the build tree that the tests are in (build/release)")
     parser.add_argument("--only", action="append", metavar="TEST",
@@ -105,6 +112,12 @@ def main():
     parser.add_argument("command", nargs="*",
                         help="of bash; without one the tests run that are in tests/vm/tests.py")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    os.environ["PATH"] += ":/usr/sbin:/sbin"
+    missing = [program for program in NEEDED if not shutil.which(program)]
+    if missing:
+        say(f"not installed: {', '.join(missing)}; ./dev vm installs what it needs")
+        return BROKEN
     if not options.command:
         return run_list(options.only, options.build, options.kernel)
     commands = options.command if options.two else [" ".join(options.command)]
