@@ -38,7 +38,8 @@ struct wr_tcp_channel {
 
     _Atomic(uint32_t) link; /* enum wr_link_state: whose the line is */
     struct wr_line line;
-    bool is_unsure; /* likewise: it broke with a write on its way */
+    bool is_unsure;         /* likewise: it broke with a write on its way */
+    _Atomic(bool) has_rung; /* the bell */
 
     /* Kept by the channel's thread. */
     struct weir_io **ring;
@@ -62,9 +63,20 @@ static struct weir_io *io_at(const struct wr_tcp_channel *c, uint64_t number)
     return c->ring[number % c->depth];
 }
 
-static void ring_bell(const struct wr_tcp_channel *c)
+/* In this order: whoever has seen that it rang finds something to take off the descriptor; who has
+ * not finds it readable, and looks again. */
+static void ring_bell(struct wr_tcp_channel *c)
 {
     eventfd_write(c->bell, 1);
+    atomic_store(&c->has_rung, true);
+}
+
+static void hear_bell(struct wr_tcp_channel *c)
+{
+    eventfd_t rung;
+
+    if (atomic_load(&c->has_rung) && atomic_exchange(&c->has_rung, false))
+        eventfd_read(c->bell, &rung);
 }
 
 static bool is_open(const struct wr_tcp_channel *c)
@@ -242,8 +254,17 @@ static bool is_answer(const struct wr_tcp_channel *c, const struct weir_io *io)
            answer->slot == io->slot && answer->pages == io->pages;
 }
 
-/* Some of the answer to the oldest; done_p: it is whole. False: the line has broken, or says what
- * is none. */
+static size_t bytes_of(const struct iovec *pieces, size_t count)
+{
+    size_t bytes = 0;
+
+    for (size_t i = 0; i < count; i++)
+        bytes += pieces[i].iov_len;
+    return bytes;
+}
+
+/* Some of the answer to the oldest; done_p: it is whole; empty_p: no more has come. False: the line
+ * has broken, or says what is none. */
 static bool receive_some(struct wr_tcp_channel *c, bool *done_p, bool *empty_p)
 {
     struct weir_io *io = io_at(c, c->first);
@@ -259,6 +280,8 @@ static bool receive_some(struct wr_tcp_channel *c, bool *done_p, bool *empty_p)
         return true;
     if (got <= 0)
         return false;
+    *empty_p = (size_t)got < bytes_of(pieces, message.msg_iovlen);
+    c->answer_ns = wr_line_now_ns();
     c->got += (size_t)got;
     if (!has_pages && c->got == WR_MESSAGE_BYTES &&
         (!wr_session_check(&c->line.session, c->header_in, NULL, 0) ||
@@ -285,8 +308,6 @@ static void receive(struct wr_tcp_channel *c, uint32_t most)
             c->broken_ns = 0;
             count++;
         }
-        if (!is_empty)
-            c->answer_ns = wr_line_now_ns();
     }
 }
 
@@ -364,9 +385,8 @@ uint32_t wr_tcp_poll(struct weir_channel *base, uint32_t max)
 {
     struct wr_tcp_channel *c = channel_of(base);
     uint32_t finished = 0;
-    eventfd_t rung;
 
-    eventfd_read(c->bell, &rung);
+    hear_bell(c);
     adopt_line(c);
     receive(c, max);
     if (is_silent(c))

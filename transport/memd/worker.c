@@ -17,9 +17,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "transport/memd/clock.h"
@@ -29,7 +27,6 @@
 #define TICK_MS     250 /* how exact the times are that connections are given */
 #define TICK_FEW_MS 20
 #define SEND_MOST   (128u * 1024) /* bytes an event, or a little more */
-#define TURN_NS     200000
 #define TAKE_MOST   (128u * 1024) /* bytes of pages an event          */
 
 /* --- A connection's life --------------------------------------------------------------------- */
@@ -507,33 +504,12 @@ static int await_events(struct memd_worker *worker, struct epoll_event *events)
     return count != 0 ? count : epoll_wait(worker->epoll_fd, events, EVENTS_MOST, tick_ms(worker));
 }
 
-/* As in linux/sched/types.h, which cannot be included beside sched.h. */
-struct schedule {
-    uint32_t size, policy;
-    uint64_t flags;
-    int32_t nice;
-    uint32_t priority;
-    uint64_t slice_ns, deadline_ns, period_ns;
-};
-
-/* Who answers in a few microseconds should not wait until somebody else has used up his turn of
- * milliseconds: short turns are served soon (Linux 6.12; elsewhere all stays as it is). */
-static void take_short_turns(void)
-{
-    const struct schedule schedule = {
-        .size = sizeof(schedule), .nice = getpriority(PRIO_PROCESS, 0), .slice_ns = TURN_NS};
-
-    if (sched_getscheduler(0) == SCHED_OTHER)
-        (void)syscall(SYS_sched_setattr, 0, &schedule, 0);
-}
-
 static void *work(void *argument)
 {
     struct memd_worker *worker = argument;
     struct epoll_event events[EVENTS_MOST];
     uint64_t looked_ms = 0;
 
-    take_short_turns();
     while (!atomic_load(&worker->memd->is_stopping)) {
         int count = await_events(worker, events);
 
