@@ -100,6 +100,23 @@ static uint32_t frame_of(const struct wr_carry *carry, uint32_t i)
 
 /* --- Arriving -------------------------------------------------------------------------------- */
 
+/* The bytes of the i-th page; those of the pages after it are looked at together. */
+static const uint8_t *look_at(struct wr_carry *carry, uint32_t i)
+{
+    uint32_t end = i < carry->split ? carry->split : carry->count;
+    uint32_t begin = i < carry->split ? 0 : carry->split;
+    uint32_t at = (i - begin) % WR_LOOK_PAGES, rest;
+    struct wr_host *host = space_of(carry->carrier)->host;
+
+    end = end < carry->count ? end : carry->count;
+    rest = end - i;
+    if (at == 0)
+        carry->looked = host->ops->look(host, frame_of(carry, i),
+                                        rest < WR_LOOK_PAGES ? rest : WR_LOOK_PAGES,
+                                        carry->carrier->look);
+    return carry->looked + at * WEIR_PAGE_BYTES;
+}
+
 /* The page's bytes are in its frame, or not. True: they stay there. */
 static bool settle(struct wr_carry *carry, uint32_t i, int error)
 {
@@ -111,8 +128,8 @@ static bool settle(struct wr_carry *carry, uint32_t i, int error)
     bool is_gone, is_staged = false;
     struct wr_hold hold;
 
-    if (error == WEIR_OK && wr_swap_sum(c->lane->swap, carry->pages[i],
-                                        wr_host_frame(space->host, frame)) != carry->sums[i]) {
+    if (error == WEIR_OK &&
+        wr_swap_sum(c->lane->swap, carry->pages[i], look_at(carry, i)) != carry->sums[i]) {
         wr_stats_count(space->stats, WR_COUNT_checksum_errors);
         error = WEIR_EIO;
     }

@@ -43,6 +43,7 @@ struct wr_carry {
     uint32_t count;                  /* pages                                  */
     uint32_t iov_count;
     bool is_busy;
+    const uint8_t *looked; /* while it is settled */
     uint32_t pages[WEIR_CLUSTER_SLOTS];
     uint32_t places[WEIR_CLUSTER_SLOTS];
     uint32_t sums[WEIR_CLUSTER_SLOTS];
@@ -51,6 +52,7 @@ struct wr_carry {
 
 struct wr_carrier {
     _Alignas(WEIR_PAGE_BYTES) uint8_t nowhere[WEIR_PAGE_BYTES];
+    uint8_t look[WR_LOOK_BYTES];
     struct wr_swap_lane *lane;
     enum wr_counter counter; /* of pages that were carried  */
     uint32_t target;         /* back end + 1, or 0: any     */

@@ -58,14 +58,23 @@ uint32_t wr_launder_inspect(struct wr_pager *pager, struct wr_extent *extent)
 {
     struct wr_swap *swap = (struct wr_swap *)(void *)pager;
     struct wr_space *space = swap->space;
+    const uint8_t *looked = NULL;
     uint32_t live = 0, zeros = 0;
 
     for (uint32_t i = 0; i < extent->fill; i++) {
-        const uint8_t *bytes = wr_host_frame(space->host, extent->first_frame + i);
+        uint32_t at = i % WR_LOOK_PAGES, rest = extent->fill - i;
+        const uint8_t *bytes;
         struct wr_hold hold;
 
+        /* Before the pages are locked: if one still is here afterwards, its bytes were all along.
+         */
+        if (at == 0)
+            looked = space->host->ops->look(space->host, extent->first_frame + i,
+                                            rest < WR_LOOK_PAGES ? rest : WR_LOOK_PAGES,
+                                            swap->look);
         if (!take_staged(space, extent, i, &hold))
             continue;
+        bytes = looked + at * WEIR_PAGE_BYTES;
         if (swap->wish.zero_elision && is_zero(bytes)) {
             wr_page_move(&hold, WR_PAGE_CACHED_DIRTY, WR_PAGE_EMPTY);
             wr_hold_set_frame(&hold, WR_FRAME_NONE);
