@@ -8,6 +8,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "tests/server/net.h"
 #include "transport/memd/memd.h"
 
 #define LEASE_MS 300000u /* no test is as long */
@@ -54,9 +55,10 @@ static _Noreturn void obey(struct memd *memd, const struct memd_limits *limits)
     _exit(0);
 }
 
-static _Noreturn void serve(const struct wr_key *key, uint64_t bytes, int port_fd)
+static _Noreturn void serve(const struct wr_key *key, uint64_t bytes, const char *place,
+                            int port_fd)
 {
-    const char *const listen[] = {"tcp://127.0.0.1:0"};
+    const char *const listen[] = {place};
     const struct memd_options options = {.listen = listen,
                                          .listen_count = 1,
                                          .key = key,
@@ -72,7 +74,7 @@ static _Noreturn void serve(const struct wr_key *key, uint64_t bytes, int port_f
     obey(memd, &options.limits);
 }
 
-int server_start(const char *key_path, uint64_t bytes, struct server *server_p)
+static int start(const char *key_path, uint64_t bytes, bool is_beyond, struct server *server_p)
 {
     struct server server = {.port = 0};
     struct wr_key key;
@@ -83,11 +85,13 @@ int server_start(const char *key_path, uint64_t bytes, struct server *server_p)
     error = make_key(key_path, &key);
     if (error)
         return error;
-    if (pipe(fd) != 0)
+    if (pipe2(fd, O_CLOEXEC) != 0)
         return errno;
     server.process = fork();
+    if (server.process == 0 && is_beyond && !net_enter())
+        _exit(1);
     if (server.process == 0)
-        serve(&key, bytes, fd[1]);
+        serve(&key, bytes, is_beyond ? "tcp://0.0.0.0:0" : "tcp://127.0.0.1:0", fd[1]);
     close(fd[1]);
     if (server.process < 0 ||
         read(fd[0], &server.port, sizeof(server.port)) != (ssize_t)sizeof(server.port) ||
@@ -100,6 +104,16 @@ int server_start(const char *key_path, uint64_t bytes, struct server *server_p)
     if (!error)
         *server_p = server;
     return error;
+}
+
+int server_start(const char *key_path, uint64_t bytes, struct server *server_p)
+{
+    return start(key_path, bytes, false, server_p);
+}
+
+int server_start_beyond(const char *key_path, uint64_t bytes, struct server *server_p)
+{
+    return start(key_path, bytes, true, server_p);
 }
 
 void server_end(const struct server *server)

@@ -18,6 +18,8 @@ struct server {
 /* Make a key in a new file of that name, and start a server that has it and lends so many bytes.
  * The caller has one thread. 0, or an errno; nothing runs then. */
 int server_start(const char *key_path, uint64_t bytes, struct server *server_p);
+/* The same at the other end of a net: see net.h. */
+int server_start_beyond(const char *key_path, uint64_t bytes, struct server *server_p);
 /* By SIGKILL. The key file stays. */
 void server_end(const struct server *server);
 /* What it does at other signals: SIGUSR1: asks for its memory back; SIGUSR2: no longer; SIGTERM:
