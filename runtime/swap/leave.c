@@ -11,6 +11,7 @@
  */
 
 #include <stdlib.h>
+#include <string.h>
 
 #include "runtime/base/text.h"
 #include "runtime/swap/swap.h"
@@ -41,21 +42,28 @@ static struct wr_host *host_of(const struct wr_leave *leave)
     return leave->swap->space->host;
 }
 
-static void tell(const struct wr_leave *leave, enum weir_severity severity, int error,
-                 const char *spec, const char *words, uint64_t pages, const char *more)
+/* "back end SPEC: BEFORE 12 MiB AFTER". */
+struct news {
+    enum weir_severity severity;
+    int error;
+    const char *spec, *before;
+    uint64_t pages;
+    const char *after;
+};
+
+static void tell(const struct wr_leave *leave, const struct news *news)
 {
     char line[LINE_ROOM];
     struct wr_text text;
 
     wr_text_init(&text, line, sizeof(line));
     wr_text_add(&text, "back end ");
-    wr_text_add(&text, spec);
-    wr_text_add(&text, ": ");
-    wr_text_add(&text, words);
-    if (pages)
-        wr_text_bytes(&text, pages * WEIR_PAGE_BYTES);
-    wr_text_add(&text, more);
-    wr_event(&leave->swap->space->events, severity, error, 0, 0, line);
+    wr_text_add(&text, news->spec);
+    wr_text_add(&text, ": its memory is wanted back");
+    wr_text_add(&text, news->before);
+    wr_text_bytes(&text, news->pages * WEIR_PAGE_BYTES);
+    wr_text_add(&text, news->after);
+    wr_event(&leave->swap->space->events, news->severity, news->error, 0, 0, line);
 }
 
 /* Slots that are free at back ends which take pages. */
@@ -78,45 +86,48 @@ static bool is_wanted(const struct wr_swap_backend *backend)
     return atomic_load(&backend->leaving) && !atomic_load(&backend->swap->leave->stop);
 }
 
-static void try_later(struct wr_leave *leave, struct wish *wish)
+/* Room may come at any moment, and to look for it costs nothing; what fails may go on failing. */
+static void try_later(struct wr_leave *leave, struct wish *wish, int error)
 {
     wish->retry_ns = host_of(leave)->ops->now_ns(host_of(leave)) + wish->pause_ns;
-    if (wish->pause_ns < RETRY_NS_MOST)
+    if (error != WEIR_EFULL && wish->pause_ns < RETRY_NS_MOST)
         wish->pause_ns *= 2;
 }
 
 /* Under WR_RANK_BACKENDS. The back end is no more after WEIR_OK. */
-static int take_away(struct wr_leave *leave, struct wr_swap_backend *backend, char spec[LINE_ROOM])
+static int take_away(struct wr_leave *leave, const struct wr_swap_backend *backend)
 {
-    uint64_t used = wr_slots_used(&backend->slots);
-    struct wr_text text;
+    struct news news = {
+        WEIR_NOTE, WEIR_OK, NULL, "; ", wr_slots_used(&backend->slots), " move to other back ends"};
+    char spec[WR_SPEC_ROOM];
     int error;
 
-    wr_text_init(&text, spec, LINE_ROOM);
-    wr_text_add(&text, backend->spec);
-    if (used > room_elsewhere(leave->swap))
+    if (news.pages > room_elsewhere(leave->swap))
         return WEIR_EFULL;
-    if (used > 0)
-        tell(leave, WEIR_NOTE, WEIR_OK, spec, "its memory is wanted back; ", used,
-             " move to other back ends");
+    memcpy(spec, backend->spec, sizeof(spec)); /* it will be gone */
+    news.spec = spec;
+    tell(leave, &news);
     error = wr_swap_drain_while(leave->swap, backend->number, is_wanted);
+    news.before = ": ";
+    news.after = " have left, and it is closed; weir_backend_add() adds it again";
     if (error == WEIR_OK)
-        tell(leave, WEIR_NOTE, WEIR_OK, spec,
-             "its memory was wanted back: it is empty, and closed; weir_backend_add() adds it "
-             "again",
-             0, "");
+        tell(leave, &news);
     return error;
 }
 
 static void tell_why_not(const struct wr_leave *leave, const struct wr_swap_backend *backend,
                          int error)
 {
-    const char *more = error == WEIR_EFULL
-                           ? " of pages have no room elsewhere; weir_backend_add() makes some"
-                           : " of pages could not be taken away yet; it is tried again";
+    const struct news news = {WEIR_WARNING,
+                              error,
+                              backend->spec,
+                              ", but ",
+                              wr_slots_used(&backend->slots),
+                              error == WEIR_EFULL
+                                  ? " have no room elsewhere; weir_backend_add() makes some"
+                                  : " could not be taken away yet; it is tried again"};
 
-    tell(leave, WEIR_WARNING, error, backend->spec, "its memory is wanted back, but ",
-         wr_slots_used(&backend->slots), more);
+    tell(leave, &news);
 }
 
 /* Returns when to look again. */
@@ -125,7 +136,6 @@ static uint64_t look_at(struct wr_leave *leave, uint32_t number)
     struct wish *wish = &leave->wishes[number];
     struct wr_swap_backend *backend;
     uint64_t next = WR_FOREVER;
-    char spec[LINE_ROOM];
     int error;
 
     wr_lock_take(leave->swap->wish.backends_lock);
@@ -134,11 +144,11 @@ static uint64_t look_at(struct wr_leave *leave, uint32_t number)
         if (wish->serial != backend->serial)
             *wish = (struct wish){.serial = backend->serial, .pause_ns = RETRY_NS_FIRST};
         if (host_of(leave)->ops->now_ns(host_of(leave)) >= wish->retry_ns) {
-            error = take_away(leave, backend, spec);
+            error = take_away(leave, backend);
             if (error != WEIR_OK && is_wanted(backend) && !wish->is_told)
                 tell_why_not(leave, backend, error);
             wish->is_told = error != WEIR_OK;
-            try_later(leave, wish);
+            try_later(leave, wish, error);
         }
         next = wish->retry_ns;
     } else {

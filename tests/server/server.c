@@ -8,6 +8,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "tests/server/net.h"
 #include "transport/memd/memd.h"
 
 #define LEASE_MS 300000u /* no test is as long */
@@ -73,13 +74,8 @@ static _Noreturn void serve(const char *listen, const struct wr_key *key, uint64
     obey(memd, &options.limits);
 }
 
-int server_start(const char *key_path, uint64_t bytes, struct server *server_p)
-{
-    return server_start_at("tcp://127.0.0.1:0", key_path, bytes, server_p);
-}
-
-int server_start_at(const char *listen, const char *key_path, uint64_t bytes,
-                    struct server *server_p)
+static int start(const char *listen, const char *key_path, uint64_t bytes, bool is_beyond,
+                 struct server *server_p)
 {
     struct server server = {.port = 0};
     struct wr_key key;
@@ -90,9 +86,11 @@ int server_start_at(const char *listen, const char *key_path, uint64_t bytes,
     error = make_key(key_path, &key);
     if (error)
         return error;
-    if (pipe(fd) != 0)
+    if (pipe2(fd, O_CLOEXEC) != 0)
         return errno;
     server.process = fork();
+    if (server.process == 0 && is_beyond && !net_enter())
+        _exit(1);
     if (server.process == 0)
         serve(listen, &key, bytes, fd[1]);
     close(fd[1]);
@@ -107,6 +105,22 @@ int server_start_at(const char *listen, const char *key_path, uint64_t bytes,
     if (!error)
         *server_p = server;
     return error;
+}
+
+int server_start(const char *key_path, uint64_t bytes, struct server *server_p)
+{
+    return start("tcp://127.0.0.1:0", key_path, bytes, false, server_p);
+}
+
+int server_start_at(const char *listen, const char *key_path, uint64_t bytes,
+                    struct server *server_p)
+{
+    return start(listen, key_path, bytes, false, server_p);
+}
+
+int server_start_beyond(const char *key_path, uint64_t bytes, struct server *server_p)
+{
+    return start("tcp://0.0.0.0:0", key_path, bytes, true, server_p);
 }
 
 void server_end(const struct server *server)

@@ -21,6 +21,8 @@ int server_start(const char *key_path, uint64_t bytes, struct server *server_p);
 /* At a place of its own, as weir-memd's --listen has it. */
 int server_start_at(const char *listen, const char *key_path, uint64_t bytes,
                     struct server *server_p);
+/* The same at the other end of a net: see net.h. */
+int server_start_beyond(const char *key_path, uint64_t bytes, struct server *server_p);
 /* By SIGKILL. The key file stays. */
 void server_end(const struct server *server);
 /* What it does at other signals: SIGUSR1: asks for its memory back; SIGUSR2: no longer; SIGTERM:

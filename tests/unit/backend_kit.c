@@ -49,7 +49,7 @@ bool kit_has_heard(const char *words)
 {
     bool has_heard = false;
 
-    for (int i = 0; i < 500 && !has_heard; i++) {
+    for (int i = 0; i < 6000 && !has_heard; i++) {
         if (i > 0)
             usleep(10000);
         pthread_mutex_lock(&hearing);

@@ -85,6 +85,16 @@ static void write_version(struct weir_channel *channel, uint64_t slot, uint32_t 
     cr_assert_eq(kit_write(channel, slot, pages, version, NULL), WEIR_OK, "slot %lu", slot);
 }
 
+/* The same with less patience than a busy machine may need to open a line. */
+static void write_at_last(struct weir_channel *channel, uint64_t slot, int version)
+{
+    int error = WEIR_EIO;
+
+    for (int i = 0; i < 60 && error == WEIR_EIO; i++)
+        error = kit_write(channel, slot, 1, version, NULL);
+    cr_assert_eq(error, WEIR_OK);
+}
+
 /* --- A good network -------------------------------------------------------------------------- */
 
 Test(backend_tcp, pages_come_back, .timeout = 60)
@@ -275,8 +285,8 @@ static void fail_and_write_elsewhere(bool closes)
     backend = kit_open(spec_to(proxy_port(proxy), "size=4m&patience=1&timeout=1"), WEIR_OK);
     other = kit_channel(backend, 8);
     channel = kit_channel(backend, 8);
-    write_version(other, 6, 1, 1);
-    write_version(channel, 5, 1, 1);
+    write_at_last(other, 6, 1);
+    write_at_last(channel, 5, 1);
     proxy_shut(proxy, 1);
     proxy_stall(proxy);
     cr_assert_eq(kit_write(channel, 5, 1, 2, NULL), WEIR_EIO, "nobody answered");
@@ -284,7 +294,7 @@ static void fail_and_write_elsewhere(bool closes)
         backend->ops->channel_close(channel);
     proxy_shut(proxy, 0);
     cr_assert(kit_has_heard("answers again"));
-    write_version(other, 5, 1, 3);
+    write_at_last(other, 5, 3);
     proxy_release(proxy);
     usleep(200000);
     cr_expect(kit_holds(backend, 5, 1, 3));
@@ -422,11 +432,11 @@ Test(backend_tcp, a_lease_that_is_over_is_noticed, .timeout = 120)
     struct weir_backend *backend;
     struct weir_channel *channel;
 
-    open_server(1500);
+    open_server(3500);
     backend = kit_open(spec_to(proxy_port(proxy), OPTIONS), WEIR_OK);
     channel = kit_channel(backend, 8);
     write_version(channel, 0, 1, 1);
-    usleep(2500000);
+    usleep(4500000);
     cr_expect(kit_holds(backend, 0, 1, 1), "it is renewed");
     proxy_shut(proxy, 1);
     proxy_cut(proxy);
@@ -460,7 +470,7 @@ Test(backend_tcp, patience_ends, .timeout = 120)
     open_server(60000);
     backend = kit_open(spec_to(proxy_port(proxy), "size=4m&patience=2&timeout=1"), WEIR_OK);
     channel = kit_channel(backend, 8);
-    write_version(channel, 0, 1, 1);
+    write_at_last(channel, 0, 1);
     proxy_shut(proxy, 1);
     proxy_cut(proxy);
     expect_lost(backend, channel, "does not answer");

@@ -288,7 +288,7 @@ Test(memd_hostile, what_only_a_server_says)
 Test(memd_hostile, half_a_message_and_then_silence)
 {
     static unsigned char bytes[100 * 4096];
-    struct memd *memd = kit_memd(64 * KIT_MIB, 0, 500);
+    struct memd *memd = kit_memd(64 * KIT_MIB, 0, 1500);
     struct kit_client header = kit_client(memd, "one"), body = kit_client(memd, "one");
     struct kit_client owner = kit_client(memd, "one"), idle = kit_client(memd, "two");
     uint8_t half[WR_MESSAGE_BYTES];
@@ -303,7 +303,7 @@ Test(memd_hostile, half_a_message_and_then_silence)
     wr_session_seal(&body.session, half, NULL, 0);
     kit_send(body.fd, half, sizeof(half));
     kit_send(body.fd, bytes, sizeof(bytes) / 2);
-    for (unsigned i = 0; i < 30; i++) {
+    for (unsigned i = 0; i < 40; i++) {
         pause_ms(50);
         cr_assert_eq(kit_renew(&owner, NULL), WEIR_OK, "the lease is none the worse for it");
     }

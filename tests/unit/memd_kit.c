@@ -14,7 +14,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define PATIENCE_S 10
+#define PATIENCE_S 60
 
 struct wr_key kit_key;
 struct kit_log kit_log;
@@ -45,7 +45,7 @@ bool kit_was_told(const char *words)
 {
     bool was_told = false;
 
-    for (unsigned tries = 0; tries < 500 && !was_told; tries++) {
+    for (unsigned tries = 0; tries < 6000 && !was_told; tries++) {
         if (tries)
             pause_ms(10);
         pthread_mutex_lock(&lock);

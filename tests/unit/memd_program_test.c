@@ -17,7 +17,7 @@
 
 #include "tests/unit/memd_kit.h"
 
-#define PATIENCE_MS 10000
+#define PATIENCE_MS 60000
 #define ARGUMENTS   24
 
 /* A directory with a key and a file of settings, and what the program says. */
@@ -49,7 +49,7 @@ static void prepare(struct program *program)
     snprintf(program->config, sizeof(program->config), "%s/config", program->directory);
     snprintf(program->status, sizeof(program->status), "%s/status", program->directory);
     put_file(program->key_file, "a key that everybody knows, of more than 32 bytes");
-    put_file(program->config, "memory = 64m\nlisten = tcp://127.0.0.1:0\n");
+    put_file(program->config, "memory = 64m\nlisten = tcp://127.0.0.1:0\nkeep-free = 0\n");
     cr_assert(wr_session_begin());
     cr_assert_eq(wr_key_read(program->key_file, &program->key, &reason), WEIR_OK);
 }
@@ -129,8 +129,13 @@ static uint16_t port_of(struct program *program)
 static struct kit_client enter(struct program *program)
 {
     struct kit_client client;
+    uint16_t port = port_of(program);
+    bool is_in = false;
 
-    cr_assert(kit_shake(&client, kit_dial_port(port_of(program)), &program->key, "one"));
+    /* Who is slower than 3 s is put out: on a busy machine that can be us. */
+    for (int tries = 0; tries < 5 && !is_in; tries++)
+        is_in = kit_shake(&client, kit_dial_port(port), &program->key, "one");
+    cr_assert(is_in, "%s", program->text);
     return client;
 }
 
@@ -211,7 +216,8 @@ Test(memd_program, sighup_reads_the_file_again)
     serve(&program, "0");
     client = enter(&program);
     cr_assert_eq(kit_lease(&client, 4096), WEIR_OK);
-    put_file(program.config, "memory = 8m\nlease = 77\nlisten = tcp://127.0.0.1:0\nthreads = 7\n");
+    put_file(program.config, "memory = 8m\nlease = 77\nkeep-free = 0\nlisten = tcp://127.0.0.1:0\n"
+                             "threads = 7\n");
     kill(program.pid, SIGHUP);
     cr_expect(says(&program, "threads is another: that needs a restart"));
     cr_expect(says(&program, "lends 8 MiB, to one client at most 8 MiB"));

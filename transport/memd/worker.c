@@ -26,6 +26,7 @@
 #define EVENTS_MOST 64
 #define TICK_MS     250 /* how exact the times are that connections are given */
 #define TICK_FEW_MS 20
+#define STILL_MS    1000u         /* who ticks no more for so long was starved, or stopped */
 #define SEND_MOST   (128u * 1024) /* bytes an event, or a little more */
 #define TAKE_MOST   (128u * 1024) /* bytes of pages an event          */
 
@@ -411,6 +412,21 @@ static void heed_bell(struct memd_worker *worker)
     look_at_leases(worker);
 }
 
+/* We ourselves stood still: what was said meanwhile waits in the sockets, and is not late. */
+static void forgive(struct memd_worker *worker, uint64_t still_ms)
+{
+    for (struct memd_connection *each = worker->connections; each; each = each->next) {
+        each->since_ms += still_ms;
+        each->progress_ms += still_ms;
+    }
+}
+
+/* A connection that another worker gave us may be of a later moment than ours. */
+static uint64_t passed_ms(const struct memd_worker *worker, uint64_t since_ms)
+{
+    return worker->now_ms > since_ms ? worker->now_ms - since_ms : 0;
+}
+
 /* Why its time is over; NULL: it is not. */
 static const char *why_late(const struct memd_worker *worker,
                             const struct memd_connection *connection, uint64_t lease_ms)
@@ -418,10 +434,11 @@ static const char *why_late(const struct memd_worker *worker,
     const struct memd_talk *talk = &connection->talk;
 
     if (!connection->is_settled)
-        return worker->now_ms - connection->since_ms > MEMD_UNPROVEN_MS
+        return passed_ms(worker, connection->since_ms) > MEMD_UNPROVEN_MS
                    ? "it has not proven the key in time"
                    : NULL;
-    if (talk->state == MEMD_TALK_RETURNING || worker->now_ms - connection->progress_ms <= lease_ms)
+    if (talk->state == MEMD_TALK_RETURNING ||
+        passed_ms(worker, connection->progress_ms) <= lease_ms)
         return NULL;
     if (memd_talk_is_midway(talk))
         return "it stopped in the midst of a message";
@@ -512,8 +529,11 @@ static void *work(void *argument)
 
     while (!atomic_load(&worker->memd->is_stopping)) {
         int count = await_events(worker, events);
+        uint64_t now_ms = memd_now_ms();
 
-        worker->now_ms = memd_now_ms();
+        if (now_ms - worker->now_ms > STILL_MS)
+            forgive(worker, now_ms - worker->now_ms);
+        worker->now_ms = now_ms;
         heed_all(worker, events, count);
         if (count > 0 && worker->memd->look_ns)
             worker->look_until_ns = memd_now_ns() + worker->memd->look_ns;
