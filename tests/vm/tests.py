@@ -84,15 +84,15 @@ TWO = [
     Two("verbs_cm", "rping -s -a 10.77.0.1 -C 20 -V", "for i in 1 2 3 4 5; do sleep 1; "
         "rping -c -a 10.77.0.1 -C 20 -V && exit; done; exit 1"),
     Two("tcp_stress", MEMD, stress(f"--backends '{TCP}' --seed 3"), READY),
-    Two("tcp_cable_out_and_in", MEMD, outage("timeout=1&patience=90", "kept"), READY,
+    Two("tcp_cable_out_and_in", MEMD, outage("timeout=3&patience=90", "kept"), READY,
         happening.cable_out_and_in),
     Two("tcp_server_started_again", MEMD_TWICE,
-        outage("timeout=1&patience=5&priority=9", "lost", " mem:?size=256M"), READY,
+        outage("timeout=3&patience=6&priority=9", "lost", " mem:?size=256M"), READY,
         happening.server_started_again),
     Two("tcp_cable_out", MEMD,
-        outage("timeout=1&patience=5&priority=9", "lost", " mem:?size=256M"), READY,
+        outage("timeout=3&patience=6&priority=9", "lost", " mem:?size=256M"), READY,
         happening.cable_out),
     Two("tcp_machine_dies", MEMD,
-        outage("timeout=1&patience=5&priority=9", "lost", " mem:?size=256M"), READY,
+        outage("timeout=3&patience=6&priority=9", "lost", " mem:?size=256M"), READY,
         happening.machine_dies),  # stays the last: it does not come back
 ]
