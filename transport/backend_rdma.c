@@ -5,7 +5,13 @@
 #include "transport/rdma.h"
 #include "transport/tell.h"
 
+static int prepare(char why[WR_WHY_ROOM])
+{
+    return wr_verbs_load(why) ? WEIR_OK : WEIR_ENOSUPPORT;
+}
+
 static const struct wr_tcp_kind by_queue_pairs = {
+    .prepare = prepare,
     .join = wr_rdma_join,
     .part = wr_rdma_part,
     .is_ended = wr_rdma_is_ended,

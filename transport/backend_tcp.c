@@ -99,6 +99,16 @@ static int parse(struct wr_tcp *tcp, const char *spec)
     return error;
 }
 
+static int prepare(const struct wr_tcp *tcp)
+{
+    char why[WR_WHY_ROOM];
+    int error = tcp->kind->prepare ? tcp->kind->prepare(why) : WEIR_OK;
+
+    if (error)
+        wr_tell(tcp->env, WEIR_FAILURE, error, 0, "%s: %s", name_of(tcp), why);
+    return error;
+}
+
 static void name_ourselves(struct wr_tcp *tcp)
 {
     char machine[24] = "";
@@ -138,6 +148,8 @@ int wr_tcp_open(const struct weir_backend_ops *ops, const struct wr_tcp_kind *ki
         .size = 1ull << 30, .patience = 30, .timeout = 3, .spin_us = 20};
     pthread_mutex_init(&tcp->lock, NULL);
     error = parse(tcp, spec);
+    if (!error)
+        error = prepare(tcp);
     if (!error) {
         tcp->slots = tcp->options.size / WEIR_SLOT_BYTES;
         name_ourselves(tcp);

@@ -30,12 +30,11 @@
 #include <weir/weir_backend.h>
 
 #include "transport/session.h"
+#include "transport/tcp_kind.h"
 
 #define WR_TCP_SEATS    64u /* as many faults may wait for back ends at a time */
 #define WR_TCP_CHANNELS 64u
 #define WR_TCP_DEPTH    1024u
-
-struct wr_rdma_queue;
 
 struct wr_line {
     int fd;                      /* non-blocking; -1: none */
@@ -58,7 +57,6 @@ struct wr_line_target {
 
 /* Connect and prove ourselves, until the deadline. WEIR_OK, or an error that why says in words.
  * Never in a signal handler. */
-#define WR_WHY_ROOM 160u
 int wr_line_open(struct wr_line *line, struct wr_line_target *target, uint64_t deadline_ns,
                  char why[WR_WHY_ROOM]);
 void wr_line_forget(struct wr_line_target *target);
@@ -99,27 +97,6 @@ enum wr_link_state {
     WR_LINK_OPEN,   /* the line is the channel's                           */
     WR_LINK_BROKEN, /* the line is the keeper's: to be replaced            */
     WR_LINK_NEW     /* the channel's again, which has not looked at it yet */
-};
-
-struct wr_tcp;
-
-enum wr_asked { WR_ASKED_OK, WR_ASKED_BROKEN, WR_ASKED_REFUSED };
-
-/* How pages go, where that is not the same for all. NULL: there is nothing to do. */
-struct wr_tcp_kind {
-    /* The keeper's: a line that was just attached is made ready for pages; the error that why says
-     * leaves nothing behind. Before the line is closed. */
-    int (*join)(struct wr_tcp *tcp, struct wr_line *line, uint32_t depth, char why[WR_WHY_ROOM]);
-    void (*part)(struct wr_line *line);
-    /* Has it ended, though nobody has noticed? Whoever waits on it, in another thread, gets up. */
-    bool (*is_ended)(const struct wr_line *line);
-    void (*interrupt)(const struct wr_line *line);
-    /* Read pages on a seat's line. Signal. */
-    enum wr_asked (*ask)(const struct wr_tcp *tcp, struct wr_line *line, uint64_t slot,
-                         uint32_t pages, void *bytes, int *error_p);
-    /* The keeper, under `lock`: replace a channel's line if it has broken, and give it this number;
-     * break it if nobody answers; have the channel look at the clock. */
-    void (*tend)(struct weir_channel *channel, uint64_t number);
 };
 
 struct wr_tcp_options {
