@@ -79,8 +79,8 @@ bool wr_rdma_arm(struct wr_rdma_queue *queue);
 /* It may have rung: the descriptor is not readable afterwards unless it rings again. Signal. */
 void wr_rdma_quiet(struct wr_rdma_queue *queue);
 /* The kind's: read by a seat. Signal. */
-enum wr_asked wr_rdma_ask(const struct wr_tcp *tcp, struct wr_line *line, uint64_t slot,
-                          uint32_t pages, void *bytes, int *error_p);
+enum wr_asked wr_rdma_ask(struct wr_tcp *tcp, struct wr_line *line, uint64_t slot, uint32_t pages,
+                          void *bytes, int *error_p);
 
 /* rdma_channel.c */
 int wr_rdma_channel_open(struct weir_backend *backend, uint32_t depth,

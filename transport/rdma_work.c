@@ -136,8 +136,8 @@ static bool read_some(const struct wr_tcp *tcp, struct wr_rdma_queue *queue, uin
     return true;
 }
 
-enum wr_asked wr_rdma_ask(const struct wr_tcp *tcp, struct wr_line *line, uint64_t slot,
-                          uint32_t pages, void *bytes, int *error_p)
+enum wr_asked wr_rdma_ask(struct wr_tcp *tcp, struct wr_line *line, uint64_t slot, uint32_t pages,
+                          void *bytes, int *error_p)
 {
     const uint64_t deadline = wr_line_now_ns() + tcp->options.timeout * NS_SECOND;
     bool is_well = true;

@@ -38,7 +38,8 @@ struct wr_tcp_channel {
 
     _Atomic(uint32_t) link; /* enum wr_link_state: whose the line is */
     struct wr_line line;
-    bool is_unsure; /* likewise: it broke with a write on its way */
+    bool is_unsure;         /* likewise: it broke with a write on its way */
+    _Atomic(bool) has_rung; /* the bell */
 
     /* Kept by the channel's thread. */
     struct weir_io **ring;
@@ -62,9 +63,20 @@ static struct weir_io *io_at(const struct wr_tcp_channel *c, uint64_t number)
     return c->ring[number % c->depth];
 }
 
-static void ring_bell(const struct wr_tcp_channel *c)
+/* In this order: whoever has seen that it rang finds something to take off the descriptor; who has
+ * not finds it readable, and looks again. */
+static void ring_bell(struct wr_tcp_channel *c)
 {
     eventfd_write(c->bell, 1);
+    atomic_store(&c->has_rung, true);
+}
+
+static void hear_bell(struct wr_tcp_channel *c)
+{
+    eventfd_t rung;
+
+    if (atomic_load(&c->has_rung) && atomic_exchange(&c->has_rung, false))
+        eventfd_read(c->bell, &rung);
 }
 
 static bool is_open(const struct wr_tcp_channel *c)
@@ -242,8 +254,17 @@ static bool is_answer(const struct wr_tcp_channel *c, const struct weir_io *io)
            answer->slot == io->slot && answer->pages == io->pages;
 }
 
-/* Some of the answer to the oldest; done_p: it is whole. False: the line has broken, or says what
- * is none. */
+static size_t bytes_of(const struct iovec *pieces, size_t count)
+{
+    size_t bytes = 0;
+
+    for (size_t i = 0; i < count; i++)
+        bytes += pieces[i].iov_len;
+    return bytes;
+}
+
+/* Some of the answer to the oldest; done_p: it is whole; empty_p: no more has come. False: the line
+ * has broken, or says what is none. */
 static bool receive_some(struct wr_tcp_channel *c, bool *done_p, bool *empty_p)
 {
     struct weir_io *io = io_at(c, c->first);
@@ -259,6 +280,8 @@ static bool receive_some(struct wr_tcp_channel *c, bool *done_p, bool *empty_p)
         return true;
     if (got <= 0)
         return false;
+    *empty_p = (size_t)got < bytes_of(pieces, message.msg_iovlen);
+    c->answer_ns = wr_line_now_ns();
     c->got += (size_t)got;
     if (!has_pages && c->got == WR_MESSAGE_BYTES &&
         (!wr_session_check(&c->line.session, c->header_in, NULL, 0) ||
@@ -285,8 +308,6 @@ static void receive(struct wr_tcp_channel *c, uint32_t most)
             c->broken_ns = 0;
             count++;
         }
-        if (!is_empty)
-            c->answer_ns = wr_line_now_ns();
     }
 }
 
@@ -313,6 +334,25 @@ static void fail_all(struct wr_tcp_channel *c)
     c->next = c->first;
 }
 
+/* Writes that have no answer are for whoever else can take them; reads wait. Whatever of them was
+ * sent already is done, or ended with its line, before anything later is: see wr_tcp.unsure. */
+static void put_off_writes(struct wr_tcp_channel *c)
+{
+    uint64_t kept = c->first;
+
+    if (is_open(c))
+        break_line(c);
+    for (uint64_t i = c->first; i < c->end; i++) {
+        struct weir_io *io = io_at(c, i);
+
+        if (io->is_write)
+            end_io(c, io, WEIR_EAGAIN, ETIMEDOUT);
+        else
+            c->ring[kept++ % c->depth] = io;
+    }
+    c->end = kept;
+}
+
 /* --- The channel's calls ---------------------------------------------------------------------- */
 
 uint32_t wr_tcp_submit(struct weir_channel *base, struct weir_io *const *ios, uint32_t count)
@@ -335,6 +375,8 @@ uint32_t wr_tcp_submit(struct weir_channel *base, struct weir_io *const *ios, ui
             ring_bell(c);
         }
     }
+    if (wr_tcp_puts_off(c->tcp))
+        ring_bell(c);
     send_some(c);
     return taken;
 }
@@ -343,15 +385,16 @@ uint32_t wr_tcp_poll(struct weir_channel *base, uint32_t max)
 {
     struct wr_tcp_channel *c = channel_of(base);
     uint32_t finished = 0;
-    eventfd_t rung;
 
-    eventfd_read(c->bell, &rung);
+    hear_bell(c);
     adopt_line(c);
     receive(c, max);
     if (is_silent(c))
         break_line(c);
     if (is_hopeless(c))
         fail_all(c);
+    else if (wr_tcp_puts_off(c->tcp))
+        put_off_writes(c);
     send_some(c);
     for (; finished < max && c->ended.first; finished++) {
         struct weir_io *io = wr_queue_take(&c->ended);

@@ -68,7 +68,9 @@ struct wr_bell {
     int fd;
 };
 
-#define WR_FOREVER UINT64_MAX
+#define WR_FOREVER    UINT64_MAX
+#define WR_LOOK_PAGES 16u /* what look() is given room for: it stays in a processor's cache */
+#define WR_LOOK_BYTES (WR_LOOK_PAGES * WEIR_PAGE_BYTES)
 
 struct wr_host_ops {
     uint64_t (*now_ns)(struct wr_host *host);
@@ -109,6 +111,10 @@ struct wr_host_ops {
     enum wr_hosted (*stage)(struct wr_host *host, uint32_t frame, const void *bytes);
     /* Give empty staging frames memory: a back end is about to read into them. */
     enum wr_hosted (*populate)(struct wr_host *host, uint32_t frame, uint32_t pages);
+    /* The bytes of neighbouring staging frames, at most WR_LOOK_PAGES, to be read once: where they
+     * are, or in `room`, for as many pages. A frame that is released meanwhile reads as anything,
+     * others as what they hold. */
+    const uint8_t *(*look)(struct wr_host *host, uint32_t frame, uint32_t pages, uint8_t *room);
     /* Free the memory of staging frames. */
     void (*release)(struct wr_host *host, uint32_t frame, uint32_t pages);
     /* Is a page mapped there? Signal. */

@@ -222,6 +222,8 @@ static int choose_engine(struct wr_linux_host *linux, const struct wr_host_wish 
 #ifdef WR_TESTING
     if (getenv("WR_TEST_NAIVE_ENGINE"))
         linux->engine = WR_ENGINE_NAIVE;
+    if (getenv("WR_TEST_LOOK"))
+        linux->probe.looks_by_copy = strcmp(getenv("WR_TEST_LOOK"), "copy") == 0;
 #endif
     linux->host.returns_tables = linux->probe.returns_tables;
     linux->host.has_objects = linux->probe.has_objects;

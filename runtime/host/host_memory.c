@@ -328,6 +328,18 @@ static enum wr_hosted linux_populate(struct wr_host *host, uint32_t frame, uint3
     return WR_HOST_NOMEM;
 }
 
+static const uint8_t *linux_look(struct wr_host *host, uint32_t frame, uint32_t pages,
+                                 uint8_t *room)
+{
+    struct iovec from = {wr_host_frame(host, frame), pages * PAGE}, to = {room, pages * PAGE};
+
+    WR_CHECK(pages <= WR_LOOK_PAGES);
+    if (linux_host(host)->probe.looks_by_copy &&
+        syscall(SYS_process_vm_readv, getpid(), &to, 1, &from, 1, 0) == (long)(pages * PAGE))
+        return room;
+    return from.iov_base;
+}
+
 static void linux_release(struct wr_host *host, uint32_t frame, uint32_t pages)
 {
     madvise(wr_host_frame(host, frame), pages * PAGE, MADV_DONTNEED);
@@ -573,6 +585,7 @@ const struct wr_host_ops wr_linux_memory_ops = {
     .relocate = linux_relocate,
     .stage = linux_stage,
     .populate = linux_populate,
+    .look = linux_look,
     .release = linux_release,
     .is_mapped = linux_is_mapped,
     .facts = linux_facts,

@@ -22,6 +22,7 @@ struct wr_probe {
     bool tells_zero_pages; /* /proc/self/pagemap tells the zero page from a page of our own   */
     bool returns_tables;   /* a drop of 2 MiB frees the page table: Linux 6.14              */
     bool has_pagemap_scan; /* PAGEMAP_SCAN: Linux 6.7; used by the auditor                   */
+    bool looks_by_copy;    /* a first touch of a page is dearer than to have the kernel copy it */
     bool has_objects;      /* touches of shared memory trap: Linux 5.14                       */
     bool protects_views;   /* and stores to what is mapped of it: Linux 6.4                   */
     char found[200];       /* what was found, for the report                                  */

@@ -4,8 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define GAP_MAX \
-    32u /* dead slots in a row that are read with their neighbours rather than left out */
+/* So far from one live slot to the next, the dead ones between are read with them. */
+#define STEP_MAX 32u
 
 enum claimed {
     CLAIM_DEAD,    /* nobody lies there, or not any more   */
@@ -100,6 +100,23 @@ static uint32_t frame_of(const struct wr_carry *carry, uint32_t i)
 
 /* --- Arriving -------------------------------------------------------------------------------- */
 
+/* The bytes of the i-th page; those of the pages after it are looked at together. */
+static const uint8_t *look_at(struct wr_carry *carry, uint32_t i)
+{
+    uint32_t end = i < carry->split ? carry->split : carry->count;
+    uint32_t begin = i < carry->split ? 0 : carry->split;
+    uint32_t at = (i - begin) % WR_LOOK_PAGES, rest;
+    struct wr_host *host = space_of(carry->carrier)->host;
+
+    end = end < carry->count ? end : carry->count;
+    rest = end - i;
+    if (at == 0)
+        carry->looked = host->ops->look(host, frame_of(carry, i),
+                                        rest < WR_LOOK_PAGES ? rest : WR_LOOK_PAGES,
+                                        carry->carrier->look);
+    return carry->looked + at * WEIR_PAGE_BYTES;
+}
+
 /* The page's bytes are in its frame, or not. True: they stay there. */
 static bool settle(struct wr_carry *carry, uint32_t i, int error)
 {
@@ -111,8 +128,8 @@ static bool settle(struct wr_carry *carry, uint32_t i, int error)
     bool is_gone, is_staged = false;
     struct wr_hold hold;
 
-    if (error == WEIR_OK && wr_swap_sum(c->lane->swap, carry->pages[i],
-                                        wr_host_frame(space->host, frame)) != carry->sums[i]) {
+    if (error == WEIR_OK &&
+        wr_swap_sum(c->lane->swap, carry->pages[i], look_at(carry, i)) != carry->sums[i]) {
         wr_stats_count(space->stats, WR_COUNT_checksum_errors);
         error = WEIR_EIO;
     }
@@ -335,6 +352,12 @@ static bool has_room(struct wr_carry *carry, uint32_t frames)
     return carry->count < frames && (carry->count != carry->split || begin_second(carry));
 }
 
+/* Dead slots are all read to one place, where a seal would find none of them. */
+static uint32_t step_max(const struct wr_swap_backend *from)
+{
+    return from->info.flags & WEIR_BACKEND_SEALED ? 1 : STEP_MAX;
+}
+
 /* Claim pages from this place on. The first that was not looked at. */
 static uint32_t claim_run(struct wr_carry *carry, uint32_t place, uint32_t end, uint32_t frames)
 {
@@ -343,7 +366,7 @@ static uint32_t claim_run(struct wr_carry *carry, uint32_t place, uint32_t end, 
     for (; place < end && has_room(carry, frames); place++) {
         enum claimed claimed;
 
-        if (carry->count > 0 && place - carry->places[carry->count - 1] > GAP_MAX)
+        if (carry->count > 0 && place - carry->places[carry->count - 1] > step_max(carry->from))
             break;
         claimed = claim(c, carry->from, place, carry);
         if (claimed == CLAIM_READ)

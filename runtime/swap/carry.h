@@ -6,7 +6,8 @@
  *
  *   carrier   what a drain, a move and the cleaner are made of
  *   carry     one read on its way: up to a cluster of neighbouring slots, of which the live ones
- *             are read straight into staging frames, and the dead ones in between to nowhere
+ *             are read straight into staging frames, and the dead ones in between to nowhere; but
+ *             of a sealed back end only neighbours
  *   claim     make a page READING; it belongs to the carry until that is settled
  *   arrive    the read is over; to settle is to check its sums and let its pages go
  *   target    the back end that the pages are to go to next
@@ -42,6 +43,7 @@ struct wr_carry {
     uint32_t count;                  /* pages                                  */
     uint32_t iov_count;
     bool is_busy;
+    const uint8_t *looked; /* while it is settled */
     uint32_t pages[WEIR_CLUSTER_SLOTS];
     uint32_t places[WEIR_CLUSTER_SLOTS];
     uint32_t sums[WEIR_CLUSTER_SLOTS];
@@ -50,6 +52,7 @@ struct wr_carry {
 
 struct wr_carrier {
     _Alignas(WEIR_PAGE_BYTES) uint8_t nowhere[WEIR_PAGE_BYTES];
+    uint8_t look[WR_LOOK_BYTES];
     struct wr_swap_lane *lane;
     enum wr_counter counter; /* of pages that were carried  */
     uint32_t target;         /* back end + 1, or 0: any     */

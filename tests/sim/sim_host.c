@@ -251,6 +251,21 @@ void sim_staging_fill(uint32_t frame, const void *bytes)
     sim_copy_page(wr_host_frame(&host, frame), bytes);
 }
 
+/* Each page at a time of its own: what is released or filled between them, shows. */
+static const uint8_t *fake_look(struct wr_host *h, uint32_t frame, uint32_t pages, uint8_t *room)
+{
+    sim_event("look", frame, pages);
+    if (frame < h->slab_pages || frame + pages > h->slab_pages + staging_pages)
+        sim_fail("a look at frame %u, which is not of staging", frame);
+    for (uint32_t i = 0; i < pages; i++) {
+        sim_point();
+        sim_machine_take();
+        sim_copy_page(room + i * SIM_PAGE, wr_host_frame(h, frame + i));
+        sim_machine_drop();
+    }
+    return room;
+}
+
 static void fake_release(struct wr_host *h, uint32_t frame, uint32_t pages)
 {
     sim_event("release", frame, pages);
@@ -723,6 +738,7 @@ static struct wr_host_ops fake_ops = {
     .drop = fake_drop,
     .stage = fake_stage,
     .populate = fake_populate,
+    .look = fake_look,
     .release = fake_release,
     .is_mapped = fake_is_mapped,
     .facts = fake_facts,

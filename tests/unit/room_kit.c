@@ -136,6 +136,13 @@ static enum wr_hosted room_populate(struct wr_host *host, uint32_t frame, uint32
     return WR_HOST_OK;
 }
 
+static const uint8_t *room_look_at(struct wr_host *host, uint32_t frame, uint32_t pages,
+                                   uint8_t *room)
+{
+    memcpy(room, wr_host_frame(host, frame), (size_t)pages * WEIR_PAGE_BYTES);
+    return room;
+}
+
 static void room_release(struct wr_host *host, uint32_t frame, uint32_t pages)
 {
     (void)host;
@@ -292,6 +299,7 @@ static const struct wr_host_ops room_ops = {
     .object_punch = room_object_punch,
     .stage = room_stage,
     .populate = room_populate,
+    .look = room_look_at,
     .release = room_release,
     .facts = room_facts,
     .park = room_park,

@@ -24,7 +24,13 @@ def run(*command, **options):
 
 def package_of(name):
     """The package that holds the kernel: names like linux-image-amd64 only point to it."""
-    depends = run("apt-cache", "depends", name)
+    if subprocess.run(["apt-cache", "show", name], stdout=subprocess.DEVNULL,
+                      stderr=subprocess.DEVNULL, check=False).returncode:
+        subprocess.run(["apt-get", "update", "-qq"], check=False)
+    try:
+        depends = run("apt-cache", "depends", name)
+    except subprocess.CalledProcessError:
+        raise SystemExit(f"vm: there is no package {name}") from None
     found = re.search(r"Depends: (linux-image-\d\S+)", depends)
     return found.group(1) if found else name
 
@@ -64,7 +70,7 @@ def in_order(tree):
 
 
 def unpack(package, cache, home):
-    """Download the package and make HOME of it: vmlinux, and the modules in their order."""
+    """Download the package and make `home` of it: its name, vmlinux, the modules in their order."""
     print(f"vm: downloading {package}", file=sys.stderr, flush=True)
     run("apt-get", "download", "-qq", "-o", "APT::Sandbox::User=root", package, cwd=cache)
     deb = next(cache.glob(f"{package}_*.deb"))
@@ -77,6 +83,7 @@ def unpack(package, cache, home):
         subprocess.run(["tar", "-x", "-C", tree, "--wildcards", *members], stdin=source.stdout,
                        check=True)
     image = next((tree / "boot").glob("vmlinuz-*"))
+    (new / "name").write_text(package)
     (new / "vmlinux").write_bytes(expand(image) or image.read_bytes())
     for number, (name, data) in enumerate(in_order(tree).items()):
         (new / f"{number:02}-{name}.ko").write_bytes(data)
@@ -86,13 +93,16 @@ def unpack(package, cache, home):
 
 
 def fetch(name, cache):
-    """The folder of that kernel, from the cache if it is there."""
-    package = package_of(name)
-    home = cache / package
+    """The folder of that kernel, from the cache if it is there: then no newer one is looked for."""
+    home = cache / name
     cache.mkdir(parents=True, exist_ok=True)
     if not home.is_dir():
-        unpack(package, cache, home)
+        unpack(package_of(name), cache, home)
     return home
+
+
+def name_of(home):
+    return (home / "name").read_text()
 
 
 def entry(name, mode, data=b""):

@@ -40,8 +40,8 @@ class Machine:
         self.status = None  # exit status of the last command; None while it runs
         self._heard = b""
         self._console = folder / f"{self.name}.console"
-        disk = folder / f"{self.name}.disk"
-        make_disk(disk)
+        self.disk = folder / f"{self.name}.disk"
+        make_disk(self.disk)
         self._port, port = socket.socketpair()
         self._monitor, monitor = socket.socketpair()
         ends = [end for end in (port, monitor, cable) if end]
@@ -53,7 +53,7 @@ class Machine:
             "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
             "-kernel", kernel / "vmlinux", "-initrd", folder / "initrd",
             "-append", "console=ttyS0 quiet panic=-1 nokaslr mitigations=off audit=0 "
-            f"machine={number} guest={HERE}/guest.sh",
+            f"no_timer_check machine={number} guest={HERE}/guest.sh",
             "-serial", f"file:{self._console}",
             "-chardev", f"socket,id=monitor,fd={monitor.fileno()}", "-mon", "monitor",
             "-device", "virtio-serial-pci",
@@ -61,7 +61,7 @@ class Machine:
             "-device", "virtserialport,chardev=port",
             "-fsdev", "local,id=host,path=/,security_model=none,readonly=on,multidevs=remap",
             "-device", "virtio-9p-pci,fsdev=host,mount_tag=host",
-            "-drive", f"file={disk},format=raw,if=none,id=disk,cache=unsafe",
+            "-drive", f"file={self.disk},format=raw,if=none,id=disk,cache=unsafe",
             "-device", "virtio-blk-pci,drive=disk",
             "-netdev", network,
             "-device", f"virtio-net-pci,netdev=net,mac=52:54:00:77:00:{number:02x},romfile=",
@@ -72,13 +72,17 @@ class Machine:
     def start(self, command, environment=None):
         """Give it a command of bash; one at a time."""
         lines = [f"export {name}={value}" for name, value in (environment or {}).items()]
-        text = "\n".join([f"cd {os.getcwd()}", *lines, command, ""])
+        text = "\n".join([f"cd {os.getcwd()}", "set -o pipefail", *lines, command, ""])
         self.status = None
         self._say(base64.b64encode(text.encode()))
 
     def stop(self):
-        """End the command that runs, by SIGTERM."""
+        """Send SIGTERM to the command that runs."""
         self._say(b"stop")
+
+    def kill_command(self):
+        """Send SIGKILL to all that the command has started."""
+        self._say(b"kill")
 
     def plug(self, is_in):
         """Put the cable into the network card, or pull it out."""
@@ -140,5 +144,5 @@ def wait(machines, is_over, seconds, what):
             left = end - time.monotonic()
             if left <= 0:
                 raise Broken(f"{what}: not within {seconds} seconds")
-            for key, _ in talking.select(min(left, 1)):
+            for key, _ in talking.select(min(left, 0.2)):
                 key.fileobj.hear()

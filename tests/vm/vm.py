@@ -3,16 +3,24 @@
 """Machines in an emulator, with a kernel of Debian's over the host's files (docs/TESTING.md)."""
 import argparse
 import contextlib
+import fnmatch
+import os
 import pathlib
+import shutil
+import signal
 import sys
 import tempfile
 import time
 
 import kernel
 import machine
+import runner
+import tests
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BROKEN = 125  # exit status: it was the machine, not the command
+NEEDED = ["qemu-system-x86_64", "busybox", "mke2fs", "setpriv", "dpkg-deb", "rdma",
+          "ibv_rc_pingpong", "rping"]
 
 
 def say(text):
@@ -34,7 +42,9 @@ def machines(count, package):
                 running.append(machine.Machine(number, home, folder, end))
             machine.wait(running, lambda: all(m.ready for m in running), machine.BOOT_SECONDS,
                          "starting")
-            say(f"{home.name}: ready after {time.monotonic() - begun:.1f} s")
+            for one in running:
+                one.disk.unlink()  # it goes with the machine, also if we are killed
+            say(f"{kernel.name_of(home)}: ready after {time.monotonic() - begun:.1f} s")
             yield running
         except machine.Broken as broken:
             say(broken)
@@ -73,6 +83,20 @@ def run_commands(commands, seconds, package):
         return last.status
 
 
+def run_list(patterns, build, package):
+    """The tests of tests.py whose names match; two machines."""
+    def chosen(tests):
+        return [t for t in tests
+                if not patterns or any(fnmatch.fnmatch(t.name, p) for p in patterns)]
+    ones, twos = chosen(tests.ONE), chosen(tests.TWO)
+    if not ones and not twos:
+        say("no test has such a name; there are " +
+            ", ".join(t.name for t in tests.ONE + tests.TWO))
+        return 2
+    with machines(2, package) as running:
+        return runner.Runner(running, {"B": build}).run(ones, twos)
+
+
 def main():
     parser = argparse.ArgumentParser(prog="./dev vm", description=__doc__)
     parser.add_argument("--kernel", default="linux-image-amd64", metavar="PACKAGE",
@@ -80,9 +104,22 @@ def main():
     parser.add_argument("--seconds", type=int, default=600,
                         help="the longest that commands may take (600)")
     parser.add_argument("--two", action="store_true",
-                        help="two machines, and a command for each; the second one's end is the end")
-    parser.add_argument("command", nargs="*", help="of bash")
+                        help="two machines, a command for each; the second one's end is the end")
+    parser.add_argument("--build", default=ROOT / "build" / "release", metavar="TREE",
+                        help="the build tree that the tests are in (build/release)")
+    parser.add_argument("--only", action="append", metavar="TEST",
+                        help="of the tests, this one; may be a pattern, and be given again")
+    parser.add_argument("command", nargs="*",
+                        help="of bash; without one the tests run that are in tests/vm/tests.py")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    os.environ["PATH"] += ":/usr/sbin:/sbin"
+    missing = [program for program in NEEDED if not shutil.which(program)]
+    if missing:
+        say(f"not installed: {', '.join(missing)}; ./dev vm installs what it needs")
+        return BROKEN
+    if not options.command:
+        return run_list(options.only, options.build, options.kernel)
     commands = options.command if options.two else [" ".join(options.command)]
     if len(commands) != 1 + options.two:
         parser.error("--two wants two commands")

@@ -1,0 +1,191 @@
+/* SPDX-License-Identifier: MIT */
+
+/*
+ * A program whose pages are on another machine while something happens to that machine, or to the
+ * network between. tests/vm/vm.py starts it, and lets it happen when "filled" has been printed.
+ *
+ *     outage BACK-ENDS kept    until SIGTERM, which says that it is over, and once more after that,
+ *                              every load gives what was stored last
+ *     outage BACK-ENDS lost    what was there is refused in bounded time, with an event; no load
+ *                              gives anything else than what was stored; what is stored afterwards
+ *                              is kept by another back end
+ *
+ * Exit status 0 if it was so.
+ */
+
+#include <setjmp.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <weir/weir.h>
+
+#define PAGES        ((size_t)2048)
+#define BUDGET       ((uint64_t)4 << 20)
+#define WORDS        (WEIR_PAGE_BYTES / sizeof(uint64_t))
+#define LOSS_SECONDS 60.0 /* until the first loss is told; servers are given up after far less */
+
+static volatile uint64_t *words;
+static volatile sig_atomic_t over, events;
+static char last_event[512];
+static sigjmp_buf refused; /* where a load goes on that was refused */
+static volatile sig_atomic_t may_be_refused;
+static double longest_s;
+
+static void on_event(void *context, const struct weir_event *event)
+{
+    (void)context;
+    if (event->severity == WEIR_NOTE)
+        return;
+    events++;
+    strncpy(last_event, event->text, sizeof(last_event) - 1);
+}
+
+static void on_term(int number)
+{
+    (void)number;
+    over = 1;
+}
+
+static void on_bus(int number)
+{
+    static const char words_said[] = "WRONG: a store was refused\n";
+
+    (void)number;
+    if (may_be_refused)
+        siglongjmp(refused, 1);
+    (void)!write(STDOUT_FILENO, words_said, sizeof(words_said) - 1);
+    _exit(1);
+}
+
+static double now_s(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
+}
+
+static uint64_t stamp(size_t page, uint64_t round)
+{
+    return (page + 1) * 0x9e3779b97f4a7c15u ^ round;
+}
+
+static void store(uint64_t round)
+{
+    for (size_t page = 0; page < PAGES; page++)
+        words[page * WORDS + page % WORDS] = stamp(page, round);
+}
+
+/* One load: how long did it take? A wrong word is the end of the program. */
+static void load(size_t page, uint64_t round)
+{
+    double begun = now_s(), took;
+    uint64_t word = words[page * WORDS + page % WORDS];
+
+    took = now_s() - begun;
+    if (took > longest_s)
+        longest_s = took;
+    if (word == stamp(page, round))
+        return;
+    printf("WRONG: page %zu has %#llx, not %#llx\n", page, (unsigned long long)word,
+           (unsigned long long)stamp(page, round));
+    exit(1);
+}
+
+/* Load every page; those that are refused are counted. */
+static size_t load_all(uint64_t round)
+{
+    volatile size_t page = 0, lost = 0;
+
+    if (sigsetjmp(refused, 1) != 0) {
+        lost++;
+        page++;
+    }
+    may_be_refused = 1;
+    for (; page < PAGES; page++)
+        load(page, round);
+    may_be_refused = 0;
+    return lost;
+}
+
+static int expect_kept(void)
+{
+    uint64_t round = 1;
+    size_t lost = 0;
+    bool last;
+
+    do {
+        last = over;
+        lost += load_all(round);
+        if (!last)
+            store(++round);
+    } while (!last && lost == 0);
+    printf("%llu rounds, %zu refused, longest load %.2f s, event: %s\n", (unsigned long long)round,
+           lost, longest_s, last_event);
+    return lost == 0 ? 0 : 1;
+}
+
+static int expect_lost(void)
+{
+    double begun = now_s();
+    size_t lost = 0, again;
+
+    while (lost == 0 && now_s() - begun < LOSS_SECONDS)
+        lost = load_all(1);
+    printf("%zu of %zu refused, longest load %.2f s, event: %s\n", lost, PAGES, longest_s,
+           last_event);
+    weir_advise((void *)(uintptr_t)words, PAGES * WEIR_PAGE_BYTES, WEIR_DISCARD);
+    store(2);
+    again = load_all(2);
+    printf("of those stored anew, %zu refused\n", again);
+    return lost > 0 && events > 0 && again == 0 ? 0 : 1;
+}
+
+static void listen_to_signals(void)
+{
+    struct sigaction action = {.sa_handler = on_term};
+
+    sigaction(SIGTERM, &action, NULL);
+    action.sa_handler = on_bus;
+    action.sa_flags = SA_NODEFER;
+    sigaction(SIGBUS, &action, NULL);
+}
+
+int main(int count, char **arguments)
+{
+    struct weir_options options;
+    struct weir_runtime *rt;
+    void *memory;
+    int status;
+
+    if (count != 3 || (strcmp(arguments[2], "kept") != 0 && strcmp(arguments[2], "lost") != 0)) {
+        fprintf(stderr, "usage: outage BACK-ENDS kept|lost\n");
+        return 2;
+    }
+    setvbuf(stdout, NULL, _IOLBF, 0);
+    listen_to_signals();
+    weir_options_init(&options);
+    options.budget_bytes = BUDGET;
+    options.backends = arguments[1];
+    options.on_event = on_event;
+    if (weir_open(&options, &rt) != WEIR_OK ||
+        weir_map(rt, PAGES * WEIR_PAGE_BYTES, NULL, &memory) != WEIR_OK) {
+        fprintf(stderr, "outage: %s\n", last_event);
+        return 1;
+    }
+    words = memory;
+    weir_advise(memory, PAGES * WEIR_PAGE_BYTES, WEIR_RANDOM);
+    store(1);
+    if (load_all(1) != 0)
+        return 1;
+    puts("filled");
+    status = strcmp(arguments[2], "kept") == 0 ? expect_kept() : expect_lost();
+    weir_close(rt);
+    return status;
+}

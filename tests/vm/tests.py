@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: MIT
+"""What `./dev vm` runs when it is not told what: add lines here.
+
+Commands are of bash, in the folder of the source tree. $B is the build tree; machine N is 10.77.0.N
+and has rxe0, whose index of an IPv4 GID is 1; /run/key is a key that both have; /var/tmp is a real
+disk. SECONDS is a limit for machines that are emulated on a processor which many share: what
+usually takes three is given a hundred."""
+import dataclasses
+from typing import Callable, Optional
+
+import happening
+
+
+@dataclasses.dataclass
+class One:
+    """In one machine, whichever is idle."""
+    name: str
+    command: str
+    seconds: int = 100
+
+
+@dataclasses.dataclass
+class Two:
+    """A server in machine 1, which ends with the client in machine 2. The client starts when the
+    server has printed `ready`, if that is set; when the client prints "filled", something
+    happens, if that is set."""
+    name: str
+    server: str
+    client: str
+    ready: Optional[str] = None
+    happens: Optional[Callable] = None
+    seconds: int = 150
+
+
+def criterion(test, *cases):
+    """Those cases of a test in tests/stress; there must be some."""
+    return (f"$B/tests/stress/{test}_test --jobs 1 --filter '{test}/@({'|'.join(cases)})' 2>&1 | "
+            "grep -v 'Tested: 0 '")
+
+
+def stress(arguments):
+    return f"$B/tests/stress/weir_stress --seconds 3 {arguments} | grep '^stress ok'"
+
+
+# --- One machine: the verbs, and the core on a kernel without UFFDIO_MOVE -------------------------
+
+ONE = [
+    One("verbs", "ibv_devinfo -d rxe0 && ibv_rc_pingpong -d rxe0 -g 1 -e -n 50 & sleep 2; "
+        "ibv_rc_pingpong -d rxe0 -g 1 -e -n 50 localhost && wait $!"),
+    One("api", criterion("api", "a_discard_*", "a_region_larger_*", "back_ends_*", "clean_pages_*",
+                         "discard_zeroes_*", "memory_is_zero_*", "regions_come_*", "the_report_*",
+                         "two_runtimes_*", "zero_pages_*")),
+    One("process", criterion("process", "[b-lnp-z]*", "a_c*", "a_f*", "an_*", "mlockall_*")),
+    One("failure", criterion("failure", "a_damaged_*", "a_lost_*", "a_full_swap_*")),
+    One("region_life", criterion("region_life", "a_pin_*", "a_resize_*", "regions_are_unmapped_*")),
+    One("region_move", criterion("region_move", "takes_all_*", "not_while_*", "back_again_*")),
+    One("object", criterion("object", "a_discard_*", "a_free_hint_*", "an_object_lives_*",
+                            "hundreds_of_*")),
+    One("remote", criterion("remote", "pages_are_lent_*")),
+    One("stress", stress("--seed 1")),
+    One("stress_file", stress("--backends file:/var/tmp?size=1G --drain --seed 2")),
+    One("conformance_mem", "$B/tests/conformance/backend_conformance mem"),
+    One("conformance_file", "cd /var/tmp && "
+        "$B/tests/conformance/backend_conformance 'file:.?size=4207104'"),
+]
+
+# --- Two machines: what is lent over a network, and what befalls it ------------------------------
+
+MEMD = ("$B/transport/memd/weir-memd --memory 1G --lease 300 --grace 1 --key-file /run/key "
+        "--listen tcp://10.77.0.1:7070")
+# On SIGTERM it is killed, and started again.
+MEMD_TWICE = f"{MEMD} & trap 'kill -KILL $!' TERM; wait $!; wait $!; {MEMD}"
+TCP = "tcp://10.77.0.1:7070?size=256M&key=/run/key"
+READY = "listens at"
+
+
+def outage(options, outcome, other=""):
+    return f"exec $B/tests/vm/outage '{TCP}&{options}{other}' {outcome}"
+
+
+TWO = [
+    Two("verbs_rc", "ibv_rc_pingpong -d rxe0 -g 1 -e -n 50", "for i in 1 2 3 4 5; do sleep 1; "
+        "ibv_rc_pingpong -d rxe0 -g 1 -e -n 50 10.77.0.1 && exit; done; exit 1"),
+    Two("verbs_cm", "rping -s -a 10.77.0.1 -C 20 -V", "for i in 1 2 3 4 5; do sleep 1; "
+        "rping -c -a 10.77.0.1 -C 20 -V && exit; done; exit 1"),
+    Two("tcp_stress", MEMD, stress(f"--backends '{TCP}' --seed 3"), READY),
+    Two("tcp_cable_out_and_in", MEMD, outage("timeout=1&patience=90", "kept"), READY,
+        happening.cable_out_and_in),
+    Two("tcp_server_started_again", MEMD_TWICE,
+        outage("timeout=1&patience=5&priority=9", "lost", " mem:?size=256M"), READY,
+        happening.server_started_again),
+    Two("tcp_cable_out", MEMD,
+        outage("timeout=1&patience=5&priority=9", "lost", " mem:?size=256M"), READY,
+        happening.cable_out),
+    Two("tcp_machine_dies", MEMD,
+        outage("timeout=1&patience=5&priority=9", "lost", " mem:?size=256M"), READY,
+        happening.machine_dies),  # stays the last: it does not come back
+]
