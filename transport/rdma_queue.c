@@ -48,6 +48,13 @@ bool wr_rdma_size(const struct ibv_device_attr *device, uint32_t places_wanted,
 
 /* --- Events of a connection ------------------------------------------------------------------ */
 
+static const char *advice(enum rdma_cm_event_type type)
+{
+    if (type == RDMA_CM_EVENT_ADDR_ERROR)
+        return ": no RDMA device of this machine is on the way there";
+    return type == RDMA_CM_EVENT_REJECTED ? ": the server's log says why" : "";
+}
+
 /* WEIR_OK: it was this one. */
 static int await_event(const struct wr_rdma_queue *queue, enum rdma_cm_event_type wanted,
                        uint64_t deadline_ns, char why[WR_WHY_ROOM])
@@ -70,10 +77,7 @@ static int await_event(const struct wr_rdma_queue *queue, enum rdma_cm_event_typ
         if (type == wanted)
             return WEIR_OK;
         snprintf(why, WR_WHY_ROOM, "RDMA: %s instead of %s%s", queue->verbs->event_str(type),
-                 queue->verbs->event_str(wanted),
-                 type == RDMA_CM_EVENT_ADDR_ERROR
-                     ? ": no RDMA device of this machine is on the way there"
-                     : "");
+                 queue->verbs->event_str(wanted), advice(type));
         return WEIR_EIO;
     }
 }
@@ -250,8 +254,11 @@ static void close_queue(struct wr_rdma_queue *queue)
 static int open_queue(struct wr_rdma_queue *queue, struct wr_tcp *tcp, struct wr_line *line,
                       uint32_t depth, char why[WR_WHY_ROOM])
 {
-    /* The first one of a lease waits until the server has registered that: a second a GiB. */
-    const uint64_t deadline = wr_tcp_soon(tcp) + tcp->slots / GIB_SLOTS * NS_SECOND;
+    /* The first one of a lease waits until the server has registered that: a second a GiB. The
+     * keeper does not run yet, which is to renew the lease. */
+    const bool is_first = atomic_load(&tcp->seats_wanted) == 0;
+    const uint64_t deadline = wr_tcp_soon(tcp) +
+                              (is_first ? tcp->slots / GIB_SLOTS * NS_SECOND : 0);
     struct sockaddr_storage address;
     in_port_t port;
     int error = ask_port(line, deadline, &port, why);

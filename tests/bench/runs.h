@@ -33,7 +33,8 @@
     X(remote, "a random miss at a weir-memd over TCP, beside a bare request and reply")       \
     X(remote_thrash, "random touches at a weir-memd, beside the kernel's swap and a file")    \
     X(remote_scan, "4x the budget read from a weir-memd, beside a bare stream")               \
-    X(seal, "pages that are encrypted before they leave, beside pages that are not")
+    X(seal, "pages that are encrypted before they leave, beside pages that are not")          \
+    X(rdma, "pages at a weir-memd over RDMA, beside bare reads; with a device at $WEIR_RDMA")
 
 /* Each prints its lines. False: it could not be finished, and why has been said. */
 #define BENCH_DECLARE(name, help) bool bench_drive_##name(struct bench *bench);
@@ -63,7 +64,8 @@ BENCH_MAP(BENCH_DECLARE)
     X(failures)          \
     X(remote)            \
     X(bare_scan)         \
-    X(seal)
+    X(seal)              \
+    X(rdma)
 
 #define BENCH_DECLARE(name) void bench_run_##name(void);
 BENCH_RUN_MAP(BENCH_DECLARE)

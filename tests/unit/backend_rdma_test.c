@@ -308,10 +308,7 @@ Test(backend_rdma, nobody_reaches_the_memory_of_another, .timeout = 240)
     cr_assert_eq(kit_write(other, 0, 16, 'l', NULL), WEIR_OK);
     for (int way = 0; way < 6; way++) {
         struct wr_rdma_queue *queue = queue_of(liar);
-        const struct wr_rdma_work work = {.slot = way % 3 == 2 ? SLOTS : 0,
-                                          .pages = 1,
-                                          .is_write = way >= 3,
-                                          .is_signalled = true};
+        const uint64_t slot = way % 3 == 2 ? SLOTS : 0;
 
         if (way % 3 < 2)
             queue->base = theirs.base;

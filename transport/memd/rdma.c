@@ -218,17 +218,6 @@ void memd_rdma_cut(struct memd_rdma *rdma, const struct memd_lease *lease, uint3
     } while (count == 4);
 }
 
-uint32_t memd_rdma_count(struct memd_rdma *rdma)
-{
-    uint32_t count = 0;
-
-    pthread_mutex_lock(&rdma->lock);
-    for (uint32_t i = 0; i < MEMD_CONNECTIONS_MOST; i++)
-        count += rdma->queues[i].state == QUEUE_JOINED;
-    pthread_mutex_unlock(&rdma->lock);
-    return count;
-}
-
 /* --- Who comes ------------------------------------------------------------------------------- */
 
 static struct memd_queue *find_locked(struct memd_rdma *rdma, enum queue_state state,

@@ -46,5 +46,3 @@ bool memd_queue_locate(struct memd_rdma *rdma, const struct memd_queue *queue, u
 void memd_queue_leave(struct memd_rdma *rdma, struct memd_queue *queue);
 /* Another connection has this line: likewise. */
 void memd_rdma_cut(struct memd_rdma *rdma, const struct memd_lease *lease, uint32_t line);
-/* How many are joined. */
-uint32_t memd_rdma_count(struct memd_rdma *rdma);
