@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <stdio.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -27,9 +28,10 @@ static int make_key(const char *path, struct wr_key *key_p)
     return written == (ssize_t)sizeof(bytes) && wr_key_read(path, key_p, &why) == WEIR_OK ? 0 : EIO;
 }
 
-static _Noreturn void serve(const struct wr_key *key, uint64_t bytes, int port_fd)
+static _Noreturn void serve(const struct wr_key *key, uint64_t bytes, uint16_t wanted, int port_fd)
 {
-    const char *const listen[] = {"tcp://127.0.0.1:0"};
+    char place[32];
+    const char *const listen[] = {place};
     const struct memd_options options = {.listen = listen,
                                          .listen_count = 1,
                                          .key = key,
@@ -37,6 +39,7 @@ static _Noreturn void serve(const struct wr_key *key, uint64_t bytes, int port_f
     struct memd *memd;
     uint16_t port = 0;
 
+    snprintf(place, sizeof(place), "tcp://127.0.0.1:%u", wanted);
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (memd_open(&options, &memd) == WEIR_OK)
         port = memd_port(memd, 0);
@@ -46,22 +49,17 @@ static _Noreturn void serve(const struct wr_key *key, uint64_t bytes, int port_f
         pause();
 }
 
-int server_start(const char *key_path, uint64_t bytes, struct server *server_p)
+/* At this port, or any if it is 0. */
+static int start(const struct wr_key *key, uint64_t bytes, uint16_t port, struct server *server_p)
 {
     struct server server = {.port = 0};
-    struct wr_key key;
-    int fd[2], error;
+    int fd[2], error = 0;
 
-    if (!wr_session_begin())
-        return EIO;
-    error = make_key(key_path, &key);
-    if (error)
-        return error;
     if (pipe(fd) != 0)
         return errno;
     server.process = fork();
     if (server.process == 0)
-        serve(&key, bytes, fd[1]);
+        serve(key, bytes, port, fd[1]);
     close(fd[1]);
     if (server.process < 0 ||
         read(fd[0], &server.port, sizeof(server.port)) != (ssize_t)sizeof(server.port) ||
@@ -76,8 +74,103 @@ int server_start(const char *key_path, uint64_t bytes, struct server *server_p)
     return error;
 }
 
+int server_start(const char *key_path, uint64_t bytes, struct server *server_p)
+{
+    struct wr_key key;
+    int error;
+
+    if (!wr_session_begin())
+        return EIO;
+    error = make_key(key_path, &key);
+    return error ? error : start(&key, bytes, 0, server_p);
+}
+
+int server_again(const char *key_path, uint64_t bytes, uint16_t port, struct server *server_p)
+{
+    struct wr_key key;
+    const char *why;
+
+    if (!wr_session_begin() || wr_key_read(key_path, &key, &why) != WEIR_OK)
+        return EIO;
+    return start(&key, bytes, port, server_p);
+}
+
 void server_end(const struct server *server)
 {
     kill(server->process, SIGKILL);
     waitpid(server->process, NULL, 0);
+}
+
+/* --- A nurse -----------------------------------------------------------------------------------
+ */
+
+static _Noreturn void nurse_servers(const char *key_path, uint64_t bytes, int asked, int answer)
+{
+    struct server server[NURSE_SERVERS];
+    unsigned char number;
+    int error = server_start(key_path, bytes, &server[0]);
+
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    for (int i = 1; i < NURSE_SERVERS && !error; i++)
+        error = server_again(key_path, bytes, 0, &server[i]);
+    for (int i = 0; i < NURSE_SERVERS && !error; i++)
+        if (write(answer, &server[i].port, sizeof(uint16_t)) != sizeof(uint16_t))
+            error = errno;
+    while (!error && read(asked, &number, 1) == 1) {
+        struct server *patient = &server[number % NURSE_SERVERS];
+
+        if (number < NURSE_SERVERS)
+            server_end(patient);
+        else
+            error = server_again(key_path, bytes, patient->port, patient);
+        if (!error && write(answer, &number, 1) != 1)
+            error = errno;
+    }
+    _exit(error != 0); /* the servers end with it */
+}
+
+int nurse_start(const char *key_path, uint64_t bytes, struct nurse *nurse_p)
+{
+    int ask[2], answer[2];
+
+    if (pipe(ask) != 0 || pipe(answer) != 0)
+        return errno;
+    nurse_p->process = fork();
+    if (nurse_p->process < 0)
+        return errno;
+    if (nurse_p->process == 0) {
+        close(ask[1]);
+        close(answer[0]);
+        nurse_servers(key_path, bytes, ask[0], answer[1]);
+    }
+    close(ask[0]);
+    close(answer[1]);
+    nurse_p->ask = ask[1];
+    nurse_p->answer = answer[0];
+    for (int i = 0; i < NURSE_SERVERS; i++)
+        if (read(nurse_p->answer, &nurse_p->port[i], sizeof(uint16_t)) != sizeof(uint16_t))
+            return ECHILD;
+    return 0;
+}
+
+static bool tell(const struct nurse *nurse, unsigned char number)
+{
+    return write(nurse->ask, &number, 1) == 1 && read(nurse->answer, &number, 1) == 1;
+}
+
+bool nurse_kill(const struct nurse *nurse, unsigned number)
+{
+    return tell(nurse, (unsigned char)number);
+}
+
+bool nurse_again(const struct nurse *nurse, unsigned number)
+{
+    return tell(nurse, (unsigned char)(number + NURSE_SERVERS));
+}
+
+void nurse_end(const struct nurse *nurse)
+{
+    close(nurse->ask);
+    close(nurse->answer);
+    waitpid(nurse->process, NULL, 0);
 }

@@ -6,6 +6,7 @@
  * whoever started it, at the latest.
  */
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <sys/types.h>
 
@@ -17,5 +18,25 @@ struct server {
 /* Make a key in a new file of that name, and start a server that has it and lends so many bytes.
  * The caller has one thread. 0, or an errno; nothing runs then. */
 int server_start(const char *key_path, uint64_t bytes, struct server *server_p);
+/* Another one with the key in that file, at this port (0: any). */
+int server_again(const char *key_path, uint64_t bytes, uint16_t port, struct server *server_p);
 /* By SIGKILL. The key file stays. */
 void server_end(const struct server *server);
+
+/*
+ * A process with one thread that has servers, and kills them and starts them again while whoever
+ * started it has many threads. It ends with him.
+ */
+#define NURSE_SERVERS 2
+struct nurse {
+    pid_t process;
+    int ask, answer; /* pipes */
+    uint16_t port[NURSE_SERVERS];
+};
+
+/* As server_start(), for all of them. */
+int nurse_start(const char *key_path, uint64_t bytes, struct nurse *nurse_p);
+/* Dead when it returns; alive, and empty. False: that could not be done. */
+bool nurse_kill(const struct nurse *nurse, unsigned number);
+bool nurse_again(const struct nurse *nurse, unsigned number);
+void nurse_end(const struct nurse *nurse);
