@@ -16,7 +16,7 @@
 #include "transport/array.h"
 
 #define CHUNK_PAGES   64u
-#define REST_NS       1000000000ull /* a member at which building failed is left alone for so long */
+#define REST_NS       1000000000ull /* a member where building failed is left alone for so long */
 #define PAUSE_NS      200000000ull /* between two walks                                           */
 #define PAUSE_MOST_NS 5000000000ull
 #define LOSE_PATIENCE 50u /* waits for writes to a cluster, before another one's turn    */

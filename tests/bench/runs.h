@@ -30,7 +30,7 @@
     X(failures, "a back end that fails, fills up, is slow, hangs and reorders")               \
     X(bigiron, "an object of twice the budget, in 200 views, beside the kernel's swap file")  \
     X(rastride, "reading in five orders, with readahead and without")                         \
-    X(remote, "pages at a weir-memd over TCP, beside bare requests, streams and kernel swap")     \
+    X(remote, "pages at a weir-memd over TCP, beside bare requests, streams and kernel swap") \
     X(rebuild, "a mirror of two memory servers, one of which is lost and comes back empty")
 
 /* Each prints its lines. False: it could not be finished, and why has been said. */
