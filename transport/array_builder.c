@@ -16,9 +16,10 @@
 #include "transport/array.h"
 
 #define CHUNK_PAGES   64u
-#define REST_NS       1000000000ull /* a member at which building failed is left alone for so long */
+#define REST_NS       1000000000ull /* a member where building failed is left alone for so long */
 #define PAUSE_NS      200000000ull /* between two walks                                           */
-#define LOSE_PATIENCE 50u          /* waits for writes to a cluster, before another one's turn    */
+#define PAUSE_MOST_NS 5000000000ull
+#define LOSE_PATIENCE 50u /* waits for writes to a cluster, before another one's turn    */
 
 static void wait_for_work(struct wr_array *array, uint64_t until_ns)
 {
@@ -269,6 +270,7 @@ void *wr_array_build(void *context)
     uint64_t due_ns = 0;
 
     while (!atomic_load(&array->stop)) {
+        uint64_t begun_ns = wr_array_now_ns(), pause_ns;
         bool is_wanted, may_move, any = false;
 
         close_lives(array);
@@ -281,9 +283,12 @@ void *wr_array_build(void *context)
             any = walk(array, may_move, &due_ns);
         if (may_move && !any)
             atomic_store(&array->wants_moves, false);
+        /* A walk in vain over very many clusters: not all the time. */
+        pause_ns = PAUSE_NS + 9 * (wr_array_now_ns() - begun_ns);
         pthread_mutex_lock(&array->lock);
         if (!any)
-            wait_for_work(array, wr_array_now_ns() + PAUSE_NS);
+            wait_for_work(array, wr_array_now_ns() +
+                                     (pause_ns < PAUSE_MOST_NS ? pause_ns : PAUSE_MOST_NS));
         pthread_mutex_unlock(&array->lock);
     }
     return NULL;

@@ -102,6 +102,8 @@ static void note_answer(struct wr_array *array, uint32_t i, uint64_t now)
     member->down_ns = 0;
     member->next_ns = now + ASK_NS;
     if (member->is_settled && !is_up(array, i)) {
+        if (array->map.member[i].is_gone)
+            atomic_store(&array->wants_moves, true); /* what was its own is elsewhere */
         set_gone(array, i, false);
         atomic_store(&array->map.member[i].is_up, true);
     }
@@ -356,9 +358,10 @@ void wr_array_keeper_stop(struct wr_array *array)
             struct wr_array_leg *leg = &array->keeper_legs.leg[i];
             struct pollfd wait = {.fd = leg->fd, .events = POLLIN};
 
-            (void)poll(&wait, 1, TICK_MS);
             (void)leg->channel->backend->ops->poll(leg->channel, 1);
             array->member[i].is_probing = array->member[i].probe.owner != NULL;
+            if (array->member[i].is_probing)
+                (void)poll(&wait, 1, TICK_MS);
         }
     wr_array_legs_close(&array->builder_legs);
     wr_array_legs_close(&array->keeper_legs);

@@ -543,11 +543,20 @@ int wr_map_write_end(struct wr_map *map, const struct wr_map_write *write, uint3
     return WEIR_OK;
 }
 
-bool wr_map_discard(struct wr_map *map, uint64_t cluster, struct wr_map_piece *piece_p)
+static bool let_go(struct wr_map *map, uint64_t cluster)
+{
+    struct wr_map_cluster *control = &map->control[cluster];
+    bool is_waited = control->flags & WAITED;
+
+    control->flags &= (uint8_t) ~(HELD | WANTED | WAITED);
+    return is_waited;
+}
+
+bool wr_map_discard_begin(struct wr_map *map, uint64_t cluster, struct wr_map_piece *piece_p)
 {
     struct wr_map_cluster *control = &map->control[cluster];
 
-    if (control->writes > 0 || control->flags & HELD)
+    if (control->writes > 0 || control->flags & (HELD | WANTED))
         return false;
     control->flags &= (uint8_t)~HOLED;
     if (!(control->flags & PLACED))
@@ -556,8 +565,16 @@ bool wr_map_discard(struct wr_map *map, uint64_t cluster, struct wr_map_piece *p
         piece_p[i] = wr_map_piece(map, cluster, i);
         piece_p[i].life = map->member[piece_p[i].member].life;
     }
-    give_up(map, cluster);
+    control->flags |= HELD;
     return true;
+}
+
+bool wr_map_discard_end(struct wr_map *map, uint64_t cluster)
+{
+    if (map->control[cluster].flags & PLACED)
+        give_up(map, cluster);
+    map->control[cluster].flags &= (uint8_t)~HOLED;
+    return let_go(map, cluster);
 }
 
 /* --- Jobs --------------------------------------------------------------------------------------
@@ -682,15 +699,6 @@ int wr_map_job_begin(struct wr_map *map, uint64_t cluster, bool may_move, struct
     job.number = control->number;
     *job_p = job;
     return WEIR_OK;
-}
-
-static bool let_go(struct wr_map *map, uint64_t cluster)
-{
-    struct wr_map_cluster *control = &map->control[cluster];
-    bool is_waited = control->flags & WAITED;
-
-    control->flags &= (uint8_t) ~(HELD | WANTED | WAITED);
-    return is_waited;
 }
 
 bool wr_map_job_cancel(struct wr_map *map, uint64_t cluster)

@@ -124,8 +124,10 @@ int wr_map_write_end(struct wr_map *map, const struct wr_map_write *write, uint3
                      bool *idle_p);
 
 /* The cluster will not be read before it is written. Its pieces come to *piece_p, WR_MAP_MEMBERS
- * of them; their places are free. False: it is held, or was not placed; nothing happened. */
-bool wr_map_discard(struct wr_map *map, uint64_t cluster, struct wr_map_piece *piece_p);
+ * of them, for their members to be told; it is held until the end, when their places are free.
+ * False: it is held, or was not placed; nothing happened. end: true, somebody waits for it. */
+bool wr_map_discard_begin(struct wr_map *map, uint64_t cluster, struct wr_map_piece *piece_p);
+bool wr_map_discard_end(struct wr_map *map, uint64_t cluster);
 
 /* Something to make whole in this cluster: WEIR_OK and a job, the cluster is held; WEIR_EAGAIN:
  * writes hold it, no more begin, ask again when they have ended; WEIR_ENOENT: nothing, or nothing

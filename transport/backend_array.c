@@ -238,12 +238,14 @@ static void array_describe(struct weir_backend *backend, struct weir_backend_inf
 static void discard_cluster(struct wr_array *array, uint64_t cluster)
 {
     struct wr_map_piece pieces[WR_MAP_MEMBERS];
-    bool is_done;
+    bool is_begun;
 
-    /* Under the lock to the end: what is discarded there is not yet another cluster's. */
     pthread_mutex_lock(&array->lock);
-    is_done = wr_map_discard(&array->map, cluster, pieces);
-    for (uint32_t i = 0; is_done && i < array->map.pieces; i++) {
+    is_begun = wr_map_discard_begin(&array->map, cluster, pieces);
+    pthread_mutex_unlock(&array->lock);
+    if (!is_begun)
+        return; /* it is only advice */
+    for (uint32_t i = 0; i < array->map.pieces; i++) {
         struct weir_backend *backend;
 
         if (pieces[i].state == WR_PIECE_NONE ||
@@ -254,6 +256,9 @@ static void discard_cluster(struct wr_array *array, uint64_t cluster)
             (void)backend->ops->discard(backend, (uint64_t)pieces[i].place * WEIR_CLUSTER_SLOTS,
                                         WEIR_CLUSTER_SLOTS);
     }
+    pthread_mutex_lock(&array->lock);
+    if (wr_map_discard_end(&array->map, cluster))
+        wr_array_ring_waiting(array);
     pthread_mutex_unlock(&array->lock);
 }
 

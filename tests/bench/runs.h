@@ -34,7 +34,8 @@
     X(remote_thrash, "random touches at a weir-memd, beside the kernel's swap and a file")    \
     X(remote_scan, "4x the budget read from a weir-memd, beside a bare stream")               \
     X(seal, "pages that are encrypted before they leave, beside pages that are not")          \
-    X(rdma, "pages at a weir-memd over RDMA, beside bare reads; with a device at $WEIR_RDMA")
+    X(rdma, "pages at a weir-memd over RDMA, beside bare reads; with a device at $WEIR_RDMA") \
+    X(rebuild, "a mirror of two memory servers, one of which is lost and comes back empty")
 
 /* Each prints its lines. False: it could not be finished, and why has been said. */
 #define BENCH_DECLARE(name, help) bool bench_drive_##name(struct bench *bench);
@@ -65,7 +66,8 @@ BENCH_MAP(BENCH_DECLARE)
     X(remote)            \
     X(bare_scan)         \
     X(seal)              \
-    X(rdma)
+    X(rdma)              \
+    X(rebuild)
 
 #define BENCH_DECLARE(name) void bench_run_##name(void);
 BENCH_RUN_MAP(BENCH_DECLARE)

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <stdio.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -74,25 +75,20 @@ static _Noreturn void serve(const char *listen, const struct wr_key *key, uint64
     obey(memd, &options.limits);
 }
 
-static int start(const char *listen, const char *key_path, uint64_t bytes, bool is_beyond,
+/* beyond: at the other end of a net. */
+static int start(const struct wr_key *key, const char *listen, uint64_t bytes, bool is_beyond,
                  struct server *server_p)
 {
     struct server server = {.port = 0};
-    struct wr_key key;
-    int fd[2], error;
+    int fd[2], error = 0;
 
-    if (!wr_session_begin())
-        return EIO;
-    error = make_key(key_path, &key);
-    if (error)
-        return error;
     if (pipe2(fd, O_CLOEXEC) != 0)
         return errno;
     server.process = fork();
     if (server.process == 0 && is_beyond && !net_enter())
         _exit(1);
     if (server.process == 0)
-        serve(listen, &key, bytes, fd[1]);
+        serve(listen, key, bytes, fd[1]);
     close(fd[1]);
     if (server.process < 0 ||
         read(fd[0], &server.port, sizeof(server.port)) != (ssize_t)sizeof(server.port) ||
@@ -109,18 +105,42 @@ static int start(const char *listen, const char *key_path, uint64_t bytes, bool 
 
 int server_start(const char *key_path, uint64_t bytes, struct server *server_p)
 {
-    return start("tcp://127.0.0.1:0", key_path, bytes, false, server_p);
+    return server_start_at("tcp://127.0.0.1:0", key_path, bytes, server_p);
+}
+
+static int start_with_new_key(const char *listen, const char *key_path, uint64_t bytes,
+                              bool is_beyond, struct server *server_p)
+{
+    struct wr_key key;
+    int error;
+
+    if (!wr_session_begin())
+        return EIO;
+    error = make_key(key_path, &key);
+    return error ? error : start(&key, listen, bytes, is_beyond, server_p);
 }
 
 int server_start_at(const char *listen, const char *key_path, uint64_t bytes,
                     struct server *server_p)
 {
-    return start(listen, key_path, bytes, false, server_p);
+    return start_with_new_key(listen, key_path, bytes, false, server_p);
 }
 
 int server_start_beyond(const char *key_path, uint64_t bytes, struct server *server_p)
 {
-    return start("tcp://0.0.0.0:0", key_path, bytes, true, server_p);
+    return start_with_new_key("tcp://0.0.0.0:0", key_path, bytes, true, server_p);
+}
+
+int server_again(const char *key_path, uint64_t bytes, uint16_t port, struct server *server_p)
+{
+    struct wr_key key;
+    const char *why;
+    char listen[32];
+
+    if (!wr_session_begin() || wr_key_read(key_path, &key, &why) != WEIR_OK)
+        return EIO;
+    snprintf(listen, sizeof(listen), "tcp://127.0.0.1:%u", port);
+    return start(&key, listen, bytes, false, server_p);
 }
 
 void server_end(const struct server *server)
@@ -139,4 +159,77 @@ bool server_has_ended(const struct server *server, unsigned seconds)
         usleep(10000);
     }
     return false;
+}
+
+/* --- A nurse ---------------------------------------------------------------------------------- */
+
+static _Noreturn void nurse_servers(const char *key_path, uint64_t bytes, int asked, int answer)
+{
+    struct server server[NURSE_SERVERS];
+    unsigned char number;
+    int error = server_start(key_path, bytes, &server[0]);
+
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    for (int i = 1; i < NURSE_SERVERS && !error; i++)
+        error = server_again(key_path, bytes, 0, &server[i]);
+    for (int i = 0; i < NURSE_SERVERS && !error; i++)
+        if (write(answer, &server[i].port, sizeof(uint16_t)) != sizeof(uint16_t))
+            error = errno;
+    while (!error && read(asked, &number, 1) == 1) {
+        struct server *patient = &server[number % NURSE_SERVERS];
+
+        if (number < NURSE_SERVERS)
+            server_end(patient);
+        else
+            error = server_again(key_path, bytes, patient->port, patient);
+        if (!error && write(answer, &number, 1) != 1)
+            error = errno;
+    }
+    _exit(error != 0); /* the servers end with it */
+}
+
+int nurse_start(const char *key_path, uint64_t bytes, struct nurse *nurse_p)
+{
+    int ask[2], answer[2];
+
+    if (pipe(ask) != 0 || pipe(answer) != 0)
+        return errno;
+    nurse_p->process = fork();
+    if (nurse_p->process < 0)
+        return errno;
+    if (nurse_p->process == 0) {
+        close(ask[1]);
+        close(answer[0]);
+        nurse_servers(key_path, bytes, ask[0], answer[1]);
+    }
+    close(ask[0]);
+    close(answer[1]);
+    nurse_p->ask = ask[1];
+    nurse_p->answer = answer[0];
+    for (int i = 0; i < NURSE_SERVERS; i++)
+        if (read(nurse_p->answer, &nurse_p->port[i], sizeof(uint16_t)) != sizeof(uint16_t))
+            return ECHILD;
+    return 0;
+}
+
+static bool tell(const struct nurse *nurse, unsigned char number)
+{
+    return write(nurse->ask, &number, 1) == 1 && read(nurse->answer, &number, 1) == 1;
+}
+
+bool nurse_kill(const struct nurse *nurse, unsigned number)
+{
+    return tell(nurse, (unsigned char)number);
+}
+
+bool nurse_again(const struct nurse *nurse, unsigned number)
+{
+    return tell(nurse, (unsigned char)(number + NURSE_SERVERS));
+}
+
+void nurse_end(const struct nurse *nurse)
+{
+    close(nurse->ask);
+    close(nurse->answer);
+    waitpid(nurse->process, NULL, 0);
 }

@@ -255,7 +255,8 @@ static void discard(uint32_t cluster)
 
     if (is_flying(cluster) || (story.has_job && story.job.cluster == cluster))
         return;
-    (void)wr_map_discard(&story.map, cluster, pieces);
+    if (wr_map_discard_begin(&story.map, cluster, pieces))
+        (void)wr_map_discard_end(&story.map, cluster);
     for (uint32_t i = 0; i < UNITS; i++)
         story.oracle[cluster][i] = ANYTHING;
 }
