@@ -30,8 +30,7 @@
     X(failures, "a back end that fails, fills up, is slow, hangs and reorders")               \
     X(bigiron, "an object of twice the budget, in 200 views, beside the kernel's swap file")  \
     X(rastride, "reading in five orders, with readahead and without")                         \
-    X(remote, "pages at a weir-memd over TCP, beside bare requests, streams and kernel swap") \
-    X(rebuild, "a mirror of two memory servers, one of which is lost and comes back empty")
+    X(remote, "pages at a weir-memd over TCP, beside bare requests, streams and kernel swap")
 
 /* Each prints its lines. False: it could not be finished, and why has been said. */
 #define BENCH_DECLARE(name, help) bool bench_drive_##name(struct bench *bench);
@@ -60,7 +59,6 @@ BENCH_MAP(BENCH_DECLARE)
     X(copystream)        \
     X(failures)          \
     X(remote)            \
-    X(rebuild)           \
     X(bare_scan)
 
 #define BENCH_DECLARE(name) void bench_run_##name(void);

@@ -148,7 +148,7 @@ static void examine_device(struct tally *tally)
 static void examine_tcp(struct tally *tally)
 {
     struct server server;
-    char spec[300];
+    char spec[128];
 
     if (server_start("key", 64 << 20, &server) != 0) {
         printf("# no memory server could be started\n");
@@ -161,10 +161,6 @@ static void examine_tcp(struct tally *tally)
     examine(tally, spec);
     snprintf(spec, sizeof(spec), "chaos(tcp://127.0.0.1:%u?key=key&" SIZE ")?seed=6&reorder=1",
              server.port);
-    examine(tally, spec);
-    snprintf(spec, sizeof(spec),
-             "mirror(tcp://127.0.0.1:%u?key=key&" SIZE ", tcp://127.0.0.1:%u?key=key&" SIZE ")",
-             server.port, server.port);
     examine(tally, spec);
     server_end(&server);
 }
