@@ -25,7 +25,7 @@
 
 #include <weir/weir.h>
 
-#define PAGES        ((size_t)2048)
+#define PAGES        ((size_t)1536)
 #define BUDGET       ((uint64_t)4 << 20)
 #define WORDS        (WEIR_PAGE_BYTES / sizeof(uint64_t))
 #define LOSS_SECONDS 60.0 /* until the first loss is told; servers are given up after far less */

@@ -29,7 +29,7 @@ class Two:
     client: str
     ready: Optional[str] = None
     happens: Optional[Callable] = None
-    seconds: int = 150
+    seconds: int = 240
 
 
 def criterion(test, *cases):
