@@ -247,7 +247,7 @@ static int add_backends(struct weir_runtime *rt)
             depth += rest[length] == '(' ? 1 : rest[length] == ')' ? -1 : 0;
         if (length >= sizeof(spec)) {
             wr_event(&rt->space.events, WEIR_FAILURE, WEIR_EINVAL, 0, 0,
-                     "a back end's specification (WEIR_BACKENDS) is longer than 255 characters");
+                     "a back end's specification (WEIR_BACKENDS) is longer than 2047 characters");
             return WEIR_EINVAL;
         }
         memcpy(spec, rest, length);
@@ -277,6 +277,7 @@ static int build_paging(struct weir_runtime *rt)
         .writes_max = (uint32_t)s->writes_in_flight,
         .rouse = rouse,
         .rouse_context = rt,
+        .backends_lock = &rt->backends_lock,
     };
     int error = wr_reclaim_open(&rt->space, (uint32_t)s->drop_batch_pages, &rt->reclaim);
 
@@ -337,6 +338,8 @@ static int build(struct weir_runtime *rt)
 
 static void demolish(struct weir_runtime *rt)
 {
+    if (rt->swap)
+        wr_leave_stop(rt->swap->leave);
     wr_kheat_close(rt->kheat);
     wr_sweep_close(rt->sweep);
     wr_ahead_close(rt->space.ahead);

@@ -2,6 +2,7 @@
 
 /* tcp: opening and closing, and what it says of itself. */
 
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,6 +21,8 @@ static const struct wr_spec_row rows[] = {
     {"patience", WR_SPEC_COUNT, offsetof(struct wr_tcp_options, patience), 1, 86400, NULL},
     {"timeout", WR_SPEC_COUNT, offsetof(struct wr_tcp_options, timeout), 1, 60, NULL},
     {"spin_us", WR_SPEC_COUNT, offsetof(struct wr_tcp_options, spin_us), 0, 1000, NULL},
+    {"asked_back", WR_SPEC_WORD, offsetof(struct wr_tcp_options, asked_back), 0, 0,
+     "drain\0tell\0"},
 };
 static const struct wr_spec_kind kind = {"tcp", rows, sizeof(rows) / sizeof(rows[0])};
 
@@ -101,6 +104,14 @@ static void name_ourselves(struct wr_tcp *tcp)
     tcp->target.key = &tcp->key;
 }
 
+/* On which this process may run. */
+static uint32_t processors(void)
+{
+    cpu_set_t set;
+
+    return sched_getaffinity(0, sizeof(set), &set) == 0 ? (uint32_t)CPU_COUNT(&set) : 2;
+}
+
 static void free_tcp(struct wr_tcp *tcp)
 {
     wr_key_forget(&tcp->key);
@@ -125,6 +136,7 @@ static int tcp_open(const char *spec, const struct weir_backend_env *env,
     tcp->env = env;
     tcp->options = (struct wr_tcp_options){
         .size = 1ull << 30, .patience = 30, .timeout = 3, .spin_us = 20};
+    tcp->looking_most = processors() / 2;
     pthread_mutex_init(&tcp->lock, NULL);
     error = parse(tcp, spec);
     if (!error) {
@@ -155,6 +167,7 @@ static void tcp_describe(struct weir_backend *backend, struct weir_backend_info 
     *info_p = (struct weir_backend_info){
         .slots = tcp->slots,
         .cluster_slots = WEIR_CLUSTER_SLOTS,
+        .flags = WEIR_BACKEND_REMOTE,
     };
     snprintf(info_p->how, sizeof(info_p->how), "weir-memd at %.60s:%.8s, TCP", tcp->target.host,
              tcp->target.port);

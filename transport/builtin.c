@@ -1,14 +1,16 @@
 /* SPDX-License-Identifier: MIT */
 
-/* The kinds of back ends: word in a specification -> ops. */
+/* The kinds of back ends: word in a specification -> ops; and what a whole one opens. */
 
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include <weir/weir_backend.h>
 
+#include "transport/seal.h"
 #include "transport/tell.h"
 
 #define KINDS_REGISTERED_MAX 16
@@ -19,6 +21,8 @@ static const struct weir_backend_ops *const built_in[] = {
     &weir_backend_file,
     &weir_backend_chaos,
     &weir_backend_tcp,
+    &weir_backend_mirror,
+    &weir_backend_spread,
 };
 
 #define BUILT_IN_COUNT (sizeof(built_in) / sizeof(built_in[0]))
@@ -92,8 +96,8 @@ static int refuse(const char *spec, size_t length, const struct weir_backend_env
     return WEIR_ENOENT;
 }
 
-int weir_backend_open(const char *spec, const struct weir_backend_env *env,
-                      struct weir_backend **backend_p)
+static int open_kind(const char *spec, const struct weir_backend_env *env,
+                     struct weir_backend **backend_p)
 {
     const size_t length = strcspn(spec, ":(?");
     const struct weir_backend_ops *ops;
@@ -104,4 +108,40 @@ int weir_backend_open(const char *spec, const struct weir_backend_env *env,
     if (!ops)
         return refuse(spec, length, env);
     return ops->open(spec + length + (spec[length] == ':'), env, backend_p);
+}
+
+static int open_whole(const char *spec, const struct weir_backend_env *env, bool is_outer,
+                      struct weir_backend **backend_p)
+{
+    enum wr_seal_wish wish;
+    struct weir_backend *backend;
+    char *rest;
+    int error = wr_seal_cut(spec, env, &rest, &wish);
+
+    if (error)
+        return error;
+    error = open_kind(rest ? rest : spec, env, &backend);
+    free(rest);
+    if (error)
+        return error;
+    if (!wr_seal_is_due(wish, is_outer, backend)) {
+        *backend_p = backend;
+        return WEIR_OK;
+    }
+    error = wr_seal_open(backend, wish, env, backend_p);
+    if (error)
+        backend->ops->close(backend);
+    return error;
+}
+
+int weir_backend_open(const char *spec, const struct weir_backend_env *env,
+                      struct weir_backend **backend_p)
+{
+    return open_whole(spec, env, false, backend_p);
+}
+
+int weir_backend_open_outer(const char *spec, const struct weir_backend_env *env,
+                            struct weir_backend **backend_p)
+{
+    return open_whole(spec, env, true, backend_p);
 }

@@ -272,20 +272,25 @@ int wr_proof_hear(struct wr_handshake *shake,
 
 /* --- Seals ----------------------------------------------------------------------------------- */
 
+/* The key comes first, and all of it but a payload fits into one block of the hash: half the time
+ * of the hash's own way to take a key, which is a block of its own. BLAKE2 allows that: from the
+ * hash of something no hash of something longer can be made. */
 static void hash_message(const uint8_t *key, uint64_t count, const uint8_t *header,
                          const void *payload, size_t bytes, uint8_t seal[SEAL_BYTES])
 {
     crypto_generichash_state state;
-    uint8_t number[8];
+    uint8_t block[WR_KEY_BYTES + 8 + WR_MESSAGE_SEAL];
 
-    put_low(number, (uint32_t)count, 4);
-    put_low(number + 4, (uint32_t)(count >> 32), 4);
-    crypto_generichash_init(&state, key, WR_KEY_BYTES, SEAL_BYTES);
-    crypto_generichash_update(&state, number, sizeof(number));
-    crypto_generichash_update(&state, header, WR_MESSAGE_SEAL);
+    memcpy(block, key, WR_KEY_BYTES);
+    put_low(block + WR_KEY_BYTES, (uint32_t)count, 4);
+    put_low(block + WR_KEY_BYTES + 4, (uint32_t)(count >> 32), 4);
+    memcpy(block + WR_KEY_BYTES + 8, header, WR_MESSAGE_SEAL);
+    crypto_generichash_init(&state, NULL, 0, SEAL_BYTES);
+    crypto_generichash_update(&state, block, sizeof(block));
     if (bytes)
         crypto_generichash_update(&state, payload, bytes);
     crypto_generichash_final(&state, seal, SEAL_BYTES);
+    sodium_memzero(block, WR_KEY_BYTES);
 }
 
 void wr_session_seal(struct wr_session *session, uint8_t header[WR_MESSAGE_BYTES],

@@ -33,7 +33,7 @@
 #define WR_TCP_DEPTH    1024u
 
 struct wr_line {
-    int fd; /* non-blocking; -1: none */
+    int fd; /* -1: none */
     uint64_t epoch;
     uint64_t id; /* of the last request */
     struct wr_session session;
@@ -66,11 +66,19 @@ void wr_line_break(const struct wr_line *line);
 int wr_line_ask(struct wr_line *line, struct wr_message *message, const void *payload,
                 struct wr_message *answer_p, void *answer, size_t room, uint64_t deadline_ns);
 
-/* Send all, receive all, until the deadline; look for spin_ns before sleeping. False: the line has
- * broken, or it is late. Signal. */
+/* Send all, receive all, until the deadline. False: the line has broken, or it is late. Signal. */
 bool wr_line_send(struct wr_line *line, const struct iovec *iov, int count, uint64_t deadline_ns);
-bool wr_line_receive(struct wr_line *line, void *bytes, size_t count, uint64_t spin_ns,
-                     uint64_t deadline_ns);
+bool wr_line_receive(struct wr_line *line, void *bytes, size_t count, uint64_t deadline_ns);
+
+struct wr_wait {
+    uint64_t spin_ns; /* look for so long before sleeping */
+    uint64_t deadline_ns;
+};
+
+/* Receive a header, and of what comes with it at most room bytes: *came_p says how many came, of
+ * which nothing is known yet. Only where nothing else can follow the message. Likewise. Signal. */
+bool wr_line_receive_answer(struct wr_line *line, uint8_t header[WR_MESSAGE_BYTES], void *payload,
+                            size_t room, const struct wr_wait *wait, size_t *came_p);
 
 uint64_t wr_line_now_ns(void);
 
@@ -85,7 +93,7 @@ enum wr_seat_state {
 
 struct wr_seat {
     _Atomic(uint32_t) state;
-    struct wr_line line; /* his whose turn it is by the state                                   */
+    struct wr_line line; /* his whose turn it is by the state               */
     bool is_unsure;      /* likewise: a discard was sent, and no answer came */
 };
 
@@ -97,8 +105,11 @@ enum wr_link_state {
 
 struct wr_tcp_channel;
 
+enum wr_tcp_asked_back { WR_TCP_DRAIN, WR_TCP_TELL };
+
 struct wr_tcp_options {
     uint64_t size, patience, spin_us, timeout;
+    uint64_t asked_back; /* enum wr_tcp_asked_back */
     char *key;
 };
 
@@ -124,6 +135,10 @@ struct wr_tcp {
     struct wr_seat seats[WR_TCP_SEATS];
     _Atomic(uint32_t) seats_wanted; /* that many are to be open            */
     _Atomic(uint32_t) seats_freed;  /* grows: a futex for those who wait   */
+    _Atomic(uint32_t) standing;     /* threads that wait for a seat        */
+    _Atomic(uint32_t) looking;      /* threads that spin for an answer     */
+    _Atomic(uint32_t) vain;         /* how often that was of no use lately */
+    uint32_t looking_most;          /* constant: half of the processors    */
 
     /* Kept by `lock`: which channels there are. The keeper walks them. */
     pthread_mutex_t lock;
@@ -135,17 +150,30 @@ struct wr_tcp {
     int bell; /* eventfd; anybody rings, also in a signal handler */
     _Atomic(bool) stop;
     struct wr_line control;
-    bool is_asked_back;                         /* and the program was told */
+    bool is_asked_back;                         /* and whoever is to know was told */
     bool is_sure_again;                         /* channels that wait for that are to be told */
     uint64_t renew_ns, retry_ns, retry_wait_ns; /* when next; how long after that */
 };
+
+static inline bool wr_tcp_is_away_for(const struct wr_tcp *tcp, uint64_t ns)
+{
+    return atomic_load(&tcp->is_away) && wr_line_now_ns() - atomic_load(&tcp->away_ns) > ns;
+}
 
 /* Is it away for longer than anybody waits? Then nobody begins to wait. Signal. */
 static inline bool wr_tcp_is_given_up(const struct wr_tcp *tcp)
 {
     return atomic_load(&tcp->is_lost) ||
-           (atomic_load(&tcp->is_away) &&
-            wr_line_now_ns() - atomic_load(&tcp->away_ns) > tcp->options.patience * 1000000000ull);
+           wr_tcp_is_away_for(tcp, tcp->options.patience * 1000000000ull);
+}
+
+/* Is it away for longer than a connection takes to be opened again? Then what is to be written had
+ * better go elsewhere, if whoever writes has said that it can. */
+#define WR_TCP_BRIEF_NS 500000000ull
+static inline bool wr_tcp_puts_off(const struct wr_tcp *tcp)
+{
+    return tcp->env && (tcp->env->flags & WEIR_ENV_PUTS_OFF) &&
+           wr_tcp_is_away_for(tcp, WR_TCP_BRIEF_NS);
 }
 
 /* tcp_seat.c */

@@ -312,6 +312,25 @@ static void fail_all(struct wr_tcp_channel *c)
     c->next = c->first;
 }
 
+/* Writes that have no answer are for whoever else can take them; reads wait. Whatever of them was
+ * sent already is done, or ended with its line, before anything later is: see wr_tcp.unsure. */
+static void put_off_writes(struct wr_tcp_channel *c)
+{
+    uint64_t kept = c->first;
+
+    if (is_open(c))
+        break_line(c);
+    for (uint64_t i = c->first; i < c->end; i++) {
+        struct weir_io *io = io_at(c, i);
+
+        if (io->is_write)
+            end_io(c, io, WEIR_EAGAIN, ETIMEDOUT);
+        else
+            c->ring[kept++ % c->depth] = io;
+    }
+    c->end = kept;
+}
+
 /* --- The channel's calls ---------------------------------------------------------------------- */
 
 uint32_t wr_tcp_submit(struct weir_channel *base, struct weir_io *const *ios, uint32_t count)
@@ -334,6 +353,8 @@ uint32_t wr_tcp_submit(struct weir_channel *base, struct weir_io *const *ios, ui
             ring_bell(c);
         }
     }
+    if (wr_tcp_puts_off(c->tcp))
+        ring_bell(c);
     send_some(c);
     return taken;
 }
@@ -351,6 +372,8 @@ uint32_t wr_tcp_poll(struct weir_channel *base, uint32_t max)
         break_line(c);
     if (is_hopeless(c))
         fail_all(c);
+    else if (wr_tcp_puts_off(c->tcp))
+        put_off_writes(c);
     send_some(c);
     for (; finished < max && c->ended.first; finished++) {
         struct weir_io *io = wr_queue_take(&c->ended);

@@ -159,15 +159,25 @@ static void go_away(struct wr_tcp *tcp, const char *why)
     }
 }
 
-/* The server needs its memory itself. What to do about that is the program's decision. */
+/* The server needs its memory itself, or no longer. */
 static void heed(struct wr_tcp *tcp, bool is_asked_back)
 {
-    if (is_asked_back && !tcp->is_asked_back)
-        wr_tell(tcp->env, WEIR_WARNING, WEIR_OK, 0,
-                "tcp: %s:%s asks for its memory back, or is about to end: "
-                "weir_backend_drain() moves the pages elsewhere",
-                tcp->target.host, tcp->target.port);
+    bool acts = tcp->env && tcp->env->leave && tcp->options.asked_back == WR_TCP_DRAIN;
+
+    if (is_asked_back == tcp->is_asked_back)
+        return;
     tcp->is_asked_back = is_asked_back;
+    if (is_asked_back)
+        wr_tell(tcp->env, WEIR_WARNING, WEIR_OK, 0,
+                "tcp: %s:%s asks for its memory back, or is about to end: %s", tcp->target.host,
+                tcp->target.port,
+                acts ? "its pages move to other back ends, if those have room"
+                     : "weir_backend_drain() moves the pages elsewhere");
+    else
+        wr_tell(tcp->env, WEIR_NOTE, WEIR_OK, 0, "tcp: %s:%s wants its memory back no longer",
+                tcp->target.host, tcp->target.port);
+    if (acts)
+        tcp->env->leave(tcp->env->context, is_asked_back);
 }
 
 static void renew(struct wr_tcp *tcp)

@@ -3,6 +3,7 @@
 /* A line: a connection to a memory server, from the name of the host to the proof of the key. */
 
 #include <errno.h>
+#include <fcntl.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -22,6 +23,7 @@
 /* Bytes that were sent and not acknowledged for so long end the connection. */
 #define UNACKNOWLEDGED_MS 5000
 #define KEEPALIVE_S       2
+#define RECEIVE_MS        250
 #define PIECES_MOST       64 /* of one sendmsg() */
 
 uint64_t wr_line_now_ns(void)
@@ -94,26 +96,58 @@ bool wr_line_send(struct wr_line *line, const struct iovec *iov, int count, uint
     return true;
 }
 
-bool wr_line_receive(struct wr_line *line, void *bytes, size_t count, uint64_t spin_ns,
-                     uint64_t deadline_ns)
+/* Some of a vector. Who may sleep does so in here, for RECEIVE_MS at most. */
+static long receive_some(const struct wr_line *line, struct iovec *iov, int count, bool may_sleep)
 {
-    uint64_t spin_until = spin_ns ? wr_line_now_ns() + spin_ns : 0;
-    size_t got = 0;
+    struct msghdr message = {.msg_iov = iov, .msg_iovlen = (size_t)count};
 
-    while (got < count) {
-        long part = syscall(SYS_recvfrom, line->fd, (char *)bytes + got, count - got, MSG_DONTWAIT,
-                            NULL, NULL);
+    return syscall(SYS_recvmsg, line->fd, &message, may_sleep ? 0 : MSG_DONTWAIT);
+}
+
+/* At least so many bytes of a vector, which is used up. */
+static bool receive_least(const struct wr_line *line, struct iovec *left, int count, size_t least,
+                          const struct wr_wait *wait, size_t *got_p)
+{
+    uint64_t now = wr_line_now_ns(), spin_until = wait->spin_ns ? now + wait->spin_ns : 0;
+
+    *got_p = 0;
+    while (*got_p < least) {
+        bool is_spinning = now < spin_until;
+        long part = receive_some(line, left, count, !is_spinning && now < wait->deadline_ns);
 
         if (part > 0) {
-            got += (size_t)part;
+            *got_p += (size_t)part;
+            count = advance(left, count, (size_t)part);
         } else if (part == 0 || !is_passing(errno)) {
             return false;
-        } else if (spin_until == 0 || wr_line_now_ns() >= spin_until) {
-            spin_until = 0;
-            if (!await(line->fd, POLLIN, deadline_ns))
-                return false;
+        } else if (is_spinning) {
+            syscall(SYS_sched_yield); /* who could run here may be the one we wait for */
+            now = wr_line_now_ns();
+        } else if (!await(line->fd, POLLIN, wait->deadline_ns)) {
+            return false;
         }
     }
+    return true;
+}
+
+bool wr_line_receive(struct wr_line *line, void *bytes, size_t count, uint64_t deadline_ns)
+{
+    const struct wr_wait wait = {.deadline_ns = deadline_ns};
+    struct iovec iov = {bytes, count};
+    size_t got;
+
+    return receive_least(line, &iov, 1, count, &wait, &got);
+}
+
+bool wr_line_receive_answer(struct wr_line *line, uint8_t header[WR_MESSAGE_BYTES], void *payload,
+                            size_t room, const struct wr_wait *wait, size_t *came_p)
+{
+    struct iovec iov[2] = {{header, WR_MESSAGE_BYTES}, {payload, room}};
+    size_t got;
+
+    if (!receive_least(line, iov, 2, WR_MESSAGE_BYTES, wait, &got))
+        return false;
+    *came_p = got - WR_MESSAGE_BYTES;
     return true;
 }
 
@@ -131,10 +165,10 @@ int wr_line_ask(struct wr_line *line, struct wr_message *message, const void *pa
     wr_session_seal(&line->session, header, payload, message->length);
     memcpy(&iov[1].iov_base, &payload, sizeof(payload));
     if (!wr_line_send(line, iov, message->length ? 2 : 1, deadline_ns) ||
-        !wr_line_receive(line, bytes, sizeof(bytes), 0, deadline_ns) ||
+        !wr_line_receive(line, bytes, sizeof(bytes), deadline_ns) ||
         !wr_message_parse(bytes, answer_p) || answer_p->length > room ||
         wr_message_has_pages(answer_p) ||
-        !wr_line_receive(line, answer, answer_p->length, 0, deadline_ns) ||
+        !wr_line_receive(line, answer, answer_p->length, deadline_ns) ||
         !wr_session_check(&line->session, bytes, answer, answer_p->length) ||
         answer_p->epoch != line->epoch || answer_p->id != message->id)
         return WEIR_EIO;
@@ -159,6 +193,17 @@ static void tune(int fd)
     set_number(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, UNACKNOWLEDGED_MS);
 }
 
+/* Who receives may sleep in that, which is one system call less than to poll first. */
+static void let_sleep(int fd)
+{
+    const struct timeval while_asleep = {.tv_usec = RECEIVE_MS * 1000};
+    const int flags = fcntl(fd, F_GETFL);
+
+    if (flags >= 0 &&
+        setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &while_asleep, sizeof(while_asleep)) == 0)
+        (void)fcntl(fd, F_SETFL, flags & ~O_NONBLOCK);
+}
+
 /* 0, or an errno. */
 static int connect_to(const struct addrinfo *address, uint64_t deadline_ns, int *fd_p)
 {
@@ -180,6 +225,7 @@ static int connect_to(const struct addrinfo *address, uint64_t deadline_ns, int 
         close(fd);
         return error;
     }
+    let_sleep(fd);
     *fd_p = fd;
     return 0;
 }
@@ -230,7 +276,7 @@ static bool exchange(struct wr_line *line, void *out, size_t out_bytes, void *in
     const struct iovec iov = {out, out_bytes};
 
     return wr_line_send(line, &iov, 1, deadline_ns) &&
-           wr_line_receive(line, in, in_bytes, 0, deadline_ns);
+           wr_line_receive(line, in, in_bytes, deadline_ns);
 }
 
 static int refuse(char why[WR_WHY_ROOM], int error, const char *text)
@@ -253,7 +299,7 @@ static int shake_hands(struct wr_line *line, const struct wr_line_target *target
         return refuse(why, WEIR_EIO, "no answer: is it weir-memd that listens there, and idle?");
     if (wr_message_parse(challenge, &answer) && answer.type == WR_MESSAGE_REFUSED)
         return refuse(why, WEIR_ENOSUPPORT, "it speaks another version, or has other pages");
-    if (!wr_line_receive(line, challenge + WR_MESSAGE_BYTES, WR_CHALLENGE_BYTES, 0, deadline_ns))
+    if (!wr_line_receive(line, challenge + WR_MESSAGE_BYTES, WR_CHALLENGE_BYTES, deadline_ns))
         return refuse(why, WEIR_EIO, "it hung up");
     error = wr_challenge_hear(&shake, challenge, &line->epoch);
     if (error == WEIR_EDENIED)

@@ -15,20 +15,29 @@
 #define NS_SECOND      1000000000ull
 #define NS_MICROSECOND 1000ull
 #define LOOK_NS        50000000ull /* who waits for a seat looks again after so long */
+#define VAIN_ALWAYS    1024u       /* looking for an answer was never of use           */
+#define VAIN_MOST      896u        /* beyond it, looking costs more than it brings     */
+#define VAIN_SHARE     16u         /* of it that one answer counts for                 */
+#define PROBE          32u
 
 enum asked { ASKED_OK, ASKED_BROKEN, ASKED_REFUSED };
 
+/* Sequentially consistent, as in wait_for_seat(): either we see who stands there, or he sees that
+ * there was news. */
 void wr_tcp_wake_seats(struct wr_tcp *tcp)
 {
     atomic_fetch_add(&tcp->seats_freed, 1);
-    syscall(SYS_futex, &tcp->seats_freed, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
+    if (atomic_load(&tcp->standing) > 0)
+        syscall(SYS_futex, &tcp->seats_freed, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
 }
 
 static void wait_for_seat(struct wr_tcp *tcp, uint32_t seen)
 {
     const struct timespec moment = {0, (long)LOOK_NS};
 
+    atomic_fetch_add(&tcp->standing, 1);
     syscall(SYS_futex, &tcp->seats_freed, FUTEX_WAIT_PRIVATE, seen, &moment, NULL, 0);
+    atomic_fetch_sub(&tcp->standing, 1);
 }
 
 /* The first ones first: their lines are warm. */
@@ -69,34 +78,82 @@ static void want_more(struct wr_tcp *tcp)
     wr_tcp_ring(tcp);
 }
 
-static enum asked ask_pages(const struct wr_tcp *tcp, struct wr_line *line, uint64_t slot,
-                            uint32_t pages, void *bytes, int *error_p)
+/* --- Asking ---------------------------------------------------------------------------------- */
+
+/*
+ * How long to look for the answer before sleeping. Not at all while others look already that could
+ * keep the answer from its processor; and where looking has hardly ever been of use lately (the
+ * network takes longer), one in PROBE tries whether that has changed.
+ */
+static bool may_look(struct wr_tcp *tcp, uint64_t id)
+{
+    if (tcp->options.spin_us == 0 ||
+        (atomic_load_explicit(&tcp->vain, memory_order_relaxed) > VAIN_MOST && id % PROBE != 0))
+        return false;
+    if (atomic_fetch_add_explicit(&tcp->looking, 1, memory_order_relaxed) < tcp->looking_most)
+        return true;
+    atomic_fetch_sub_explicit(&tcp->looking, 1, memory_order_relaxed);
+    return false;
+}
+
+static void have_looked(struct wr_tcp *tcp, bool was_seen)
+{
+    uint32_t vain = atomic_load_explicit(&tcp->vain, memory_order_relaxed);
+
+    vain = was_seen ? vain - vain / VAIN_SHARE : vain + (VAIN_ALWAYS - vain) / VAIN_SHARE;
+    atomic_store_explicit(&tcp->vain, vain, memory_order_relaxed); /* two may count as one */
+    atomic_fetch_sub_explicit(&tcp->looking, 1, memory_order_relaxed);
+}
+
+/* The answer, and what has come of the pages behind it. */
+static bool await_answer(struct wr_tcp *tcp, struct wr_line *line, uint64_t deadline,
+                         uint8_t header[WR_MESSAGE_BYTES], struct iovec *body)
+{
+    struct wr_wait wait = {0, deadline};
+    bool looks = may_look(tcp, line->id), has_come;
+    uint64_t until = 0;
+    size_t came = 0;
+
+    if (looks) {
+        wait.spin_ns = tcp->options.spin_us * NS_MICROSECOND;
+        until = wr_line_now_ns() + wait.spin_ns;
+    }
+    has_come = wr_line_receive_answer(line, header, body->iov_base, body->iov_len, &wait, &came);
+    if (looks)
+        have_looked(tcp, has_come && wr_line_now_ns() <= until);
+    body->iov_base = (char *)body->iov_base + came;
+    body->iov_len -= came;
+    return has_come;
+}
+
+static enum asked ask_pages(struct wr_tcp *tcp, struct wr_line *line, uint64_t slot, uint32_t pages,
+                            void *bytes, int *error_p)
 {
     const struct wr_message message = {.type = WR_MESSAGE_READ,
                                        .pages = pages,
                                        .id = ++line->id,
                                        .epoch = line->epoch,
                                        .slot = slot};
+    const size_t all = (size_t)pages * WEIR_SLOT_BYTES;
     uint8_t header[WR_MESSAGE_BYTES];
     const struct iovec iov = {header, sizeof(header)};
+    struct iovec body = {bytes, all};
     uint64_t deadline = wr_line_now_ns() + tcp->options.timeout * NS_SECOND;
-    uint64_t spin = tcp->options.spin_us * NS_MICROSECOND;
     struct wr_message answer;
 
     wr_message_put(&message, header);
     wr_session_seal(&line->session, header, NULL, 0);
     if (!wr_line_send(line, &iov, 1, deadline) ||
-        !wr_line_receive(line, header, sizeof(header), spin, deadline) ||
+        !await_answer(tcp, line, deadline, header, &body) ||
         !wr_session_check(&line->session, header, NULL, 0) || !wr_message_parse(header, &answer) ||
         answer.id != message.id || answer.epoch != line->epoch)
         return ASKED_BROKEN;
-    if (answer.error && answer.length == 0) {
+    if (answer.error && answer.length == 0 && body.iov_len == all) {
         *error_p = wr_message_error(&answer);
         return ASKED_REFUSED;
     }
     if (answer.type != WR_MESSAGE_CONTENT || answer.slot != slot || answer.pages != pages ||
-        answer.length != pages * WEIR_SLOT_BYTES ||
-        !wr_line_receive(line, bytes, answer.length, spin, deadline))
+        answer.length != all || !wr_line_receive(line, body.iov_base, body.iov_len, deadline))
         return ASKED_BROKEN;
     return ASKED_OK;
 }

@@ -64,23 +64,41 @@ struct weir_io {
     uint64_t backend_words[6];        /* the back end's                                        */
 };
 
-/* What the runtime tells a back end at open(). Valid until close() has returned. */
+enum weir_env_flags {
+    WEIR_ENV_PUTS_OFF = 1u << 0 /* a write may end with WEIR_EAGAIN: nothing was written, and will
+                                   not be for a while, though nothing is lost. It is then written
+                                   elsewhere, or again a little later, as often as need be */
+};
+
+/* What the runtime tells a back end at open(). Valid until close() has returned. A back end that
+ * opens another gives it an env of its own, or the one that it was given. */
 struct weir_backend_env {
     void *context;
     /* Raise an event: severity as in weir.h, closed-list error, errno or 0, one line of text.
      * Any thread; the text is copied. Not from read(), submit() or poll(). */
     void (*tell)(void *context, int severity, int error, int os_error, const char *text);
+    uint32_t flags; /* enum weir_env_flags */
+    /* NULL: there is nobody who could do it. 1: this back end's memory is wanted back. Nothing more
+     * is written to it while others have room; its pages are moved there, and then it is closed.
+     * 0: no longer; if it is still open, it is used as before. Returns at once. Any thread, but not
+     * from read(), submit() or poll(). */
+    void (*leave)(void *context, int is_wanted);
 };
 
 enum weir_backend_flags {
     WEIR_BACKEND_FREE_ON_READ = 1u << 0, /* a slot is to be freed as soon as it was read          */
-    WEIR_BACKEND_VOLATILE = 1u << 1      /* fast memory: reads take no longer than a copy         */
+    WEIR_BACKEND_VOLATILE = 1u << 1,     /* fast memory: reads take no longer than a copy         */
+    /* Of a wrapper, each of these: of one of those in it. */
+    WEIR_BACKEND_REMOTE = 1u << 2, /* pages leave this machine as they are given to it          */
+    WEIR_BACKEND_SEALED = 1u << 3  /* what was read is looked at: each page of a request needs
+                                      memory of its own                                         */
 };
 
 struct weir_backend_info {
     uint64_t slots;         /* how many there are                                               */
     uint32_t cluster_slots; /* write unit: power of two, at most WEIR_CLUSTER_SLOTS             */
     uint32_t flags;         /* enum weir_backend_flags                                          */
+    uint32_t slot_cost;     /* bytes of bookkeeping, in this process, for each slot in use      */
     char how[96];           /* for the report, for example "O_DIRECT, io_uring"                 */
 };
 
@@ -138,11 +156,15 @@ struct weir_backend_ops {
  *   file    a file or block device: io_uring, O_DIRECT, large aligned writes
  *   chaos   wraps another: delays, reorders, fails, shortens, damages, from one seed
  *   tcp     the memory of another machine, lent by weir-memd over a connection
+ *   mirror  several others, of which each page is on two or more
+ *   spread  several others, of which each page is on one
  */
 extern const struct weir_backend_ops weir_backend_mem;
 extern const struct weir_backend_ops weir_backend_file;
 extern const struct weir_backend_ops weir_backend_chaos;
 extern const struct weir_backend_ops weir_backend_tcp;
+extern const struct weir_backend_ops weir_backend_mirror;
+extern const struct weir_backend_ops weir_backend_spread;
 
 /*
  * Make a kind of back end known by its name, for specifications. The ops must live on. Before the
@@ -153,11 +175,19 @@ int weir_backend_register(const struct weir_backend_ops *ops);
 
 /*
  * Open a back end by a whole specification ("file:/var/tmp?size=4G"). For back ends that wrap
- * others, and for tests; the caller then uses (*backend_p)->ops and ends it by ops->close().
- * WEIR_ENOENT: no such kind.
+ * others, and for tests; the caller then uses (*backend_p)->ops and ends it by ops->close(). With
+ * the option seal=on, which every kind has, pages are encrypted and authenticated before it gets
+ * them. WEIR_ENOENT: no such kind. WEIR_EINVAL: the specification is not understood.
  */
 int weir_backend_open(const char *spec, const struct weir_backend_env *env,
                       struct weir_backend **backend_p);
+
+/*
+ * The same, for who has pages of its own to put there, and no other back end around it, as the
+ * runtime: one that is WEIR_BACKEND_REMOTE is sealed unless the specification says seal=off.
+ */
+int weir_backend_open_outer(const char *spec, const struct weir_backend_env *env,
+                            struct weir_backend **backend_p);
 
 #pragma GCC visibility pop
 #ifdef __cplusplus

@@ -369,9 +369,21 @@ static int serve(struct fault *f)
     return error == WR_KERNEL_FULL ? WEIR_ENOMEM : error;
 }
 
+/* Which page, and what can be done about it. */
+static void add_lost(struct wr_text *text, const struct fault *f)
+{
+    wr_text_add(text, "; page ");
+    wr_text_number(text, f->page - f->region->first);
+    wr_text_add(text, " of ");
+    wr_text_add(text, *f->region->name ? "region \"" : "a region without a name");
+    wr_text_add(text, f->region->name);
+    wr_text_add(text, *f->region->name ? "\"" : "");
+    wr_text_add(text, "; weir_advise(WEIR_DISCARD) gives a page of zeros in its place");
+}
+
 static void tell(const struct fault *f, int error)
 {
-    char line[200];
+    char line[400];
     struct wr_text text;
 
     if (wr_is_away(wr_touch_addr(f)) && error == WEIR_ENOENT)
@@ -386,6 +398,8 @@ static void tell(const struct fault *f, int error)
         wr_text_add(&text, "; add a back end or make it larger (size=)");
     if (error == WEIR_ENOMEM)
         wr_text_add(&text, "; too much is pinned, or a memory cgroup is smaller than the budget");
+    if (error == WEIR_EIO)
+        add_lost(&text, f);
     wr_event(&f->space->events,
              !wr_is_away(wr_touch_addr(f)) && wr_trap_is_last() ? WEIR_FATAL : WEIR_FAILURE, error,
              0, wr_peer_home(wr_touch_addr(f)), line);

@@ -4,8 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define GAP_MAX \
-    32u /* dead slots in a row that are read with their neighbours rather than left out */
+/* So far from one live slot to the next, the dead ones between are read with them. */
+#define STEP_MAX 32u
 
 enum claimed {
     CLAIM_DEAD,    /* nobody lies there, or not any more   */
@@ -335,6 +335,12 @@ static bool has_room(struct wr_carry *carry, uint32_t frames)
     return carry->count < frames && (carry->count != carry->split || begin_second(carry));
 }
 
+/* Dead slots are all read to one place, where a seal would find none of them. */
+static uint32_t step_max(const struct wr_swap_backend *from)
+{
+    return from->info.flags & WEIR_BACKEND_SEALED ? 1 : STEP_MAX;
+}
+
 /* Claim pages from this place on. The first that was not looked at. */
 static uint32_t claim_run(struct wr_carry *carry, uint32_t place, uint32_t end, uint32_t frames)
 {
@@ -343,7 +349,7 @@ static uint32_t claim_run(struct wr_carry *carry, uint32_t place, uint32_t end, 
     for (; place < end && has_room(carry, frames); place++) {
         enum claimed claimed;
 
-        if (carry->count > 0 && place - carry->places[carry->count - 1] > GAP_MAX)
+        if (carry->count > 0 && place - carry->places[carry->count - 1] > step_max(carry->from))
             break;
         claimed = claim(c, carry->from, place, carry);
         if (claimed == CLAIM_READ)

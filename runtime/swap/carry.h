@@ -6,7 +6,8 @@
  *
  *   carrier   what a drain, a move and the cleaner are made of
  *   carry     one read on its way: up to a cluster of neighbouring slots, of which the live ones
- *             are read straight into staging frames, and the dead ones in between to nowhere
+ *             are read straight into staging frames, and the dead ones in between to nowhere; but
+ *             of a sealed back end only neighbours
  *   claim     make a page READING; it belongs to the carry until that is settled
  *   arrive    the read is over; to settle is to check its sums and let its pages go
  *   target    the back end that the pages are to go to next

@@ -17,6 +17,8 @@
 /* Below any priority: no cluster is free, and too much is in use for the cleaner to make one. What
  * is left there is in pieces, for when nobody else has room. */
 #define LEAVINGS (-(1 << 24))
+/* Below that: its memory is wanted back. */
+#define LEAVING  (4 * LEAVINGS)
 
 struct choice {
     struct wr_swap_backend *backend; /* NULL: none yet */
@@ -75,6 +77,8 @@ static struct choice look_at(const struct wr_swap_lane *lane, struct wr_swap_bac
 
     if (!choice.is_whole && !wr_swap_is_roomy(lane->swap, backend))
         choice.priority += LEAVINGS;
+    if (atomic_load(&backend->leaving))
+        choice.priority += LEAVING;
     return choice;
 }
 
@@ -108,7 +112,7 @@ static struct wr_swap_backend *wished(struct wr_swap_lane *lane, uint32_t target
 {
     struct wr_swap_backend *backend = target ? wr_swap_backend(lane->swap, target - 1) : NULL;
 
-    if (!is_usable(backend) || is_sick(lane, backend) ||
+    if (!is_usable(backend) || atomic_load(&backend->leaving) || is_sick(lane, backend) ||
         wr_slots_used(&backend->slots) >= backend->slots.count ||
         wr_frames_is_wanted(&lane->swap->space->frames))
         return NULL;

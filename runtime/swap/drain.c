@@ -40,6 +40,7 @@ struct drainer {
 struct drain {
     struct wr_swap *swap;
     struct wr_swap_backend *backend;
+    wr_wanted_fn is_wanted;     /* NULL: it is                                       */
     uint64_t most;              /* pages that are to leave                           */
     uint64_t moved;             /* that left                                         */
     _Atomic(uint32_t) next;     /* cluster, of this pass                             */
@@ -129,9 +130,14 @@ static uint32_t take_frames(struct drainer *w, uint32_t count)
     return wait_for_frames(w, least);
 }
 
+static bool is_still_wanted(const struct drain *d)
+{
+    return !d->is_wanted || d->is_wanted(d->backend);
+}
+
 static bool is_enough(const struct drainer *w)
 {
-    return w->error != WEIR_OK || w->begun >= w->drain->most;
+    return w->error != WEIR_OK || w->begun >= w->drain->most || !is_still_wanted(w->drain);
 }
 
 /* Frames for the next read of a cluster with so many live pages. */
@@ -229,6 +235,8 @@ static int drain_all(struct drain *d)
 
         if (error_of(d) != WEIR_OK)
             return error_of(d);
+        if (!is_still_wanted(d))
+            return WEIR_ESTOPPED;
         fruitless = has_moved ? 0 : fruitless + 1;
         /* What moves nothing for long: unreadable pages, poisoned pages. Writes in flight to this
          * back end pass; but a device may hang for longer than we are patient. */
@@ -335,9 +343,12 @@ static struct wr_swap_backend *backend_at(const struct wr_swap *swap, uint32_t n
     return number < WR_BACKENDS_MAX ? wr_swap_backend(swap, number) : NULL;
 }
 
-int wr_swap_drain(struct wr_swap *swap, uint32_t number)
+int wr_swap_drain_while(struct wr_swap *swap, uint32_t number, wr_wanted_fn is_wanted)
 {
-    struct drain d = {.swap = swap, .backend = backend_at(swap, number), .most = UINT64_MAX};
+    struct drain d = {.swap = swap,
+                      .backend = backend_at(swap, number),
+                      .is_wanted = is_wanted,
+                      .most = UINT64_MAX};
     int error;
 
     if (!d.backend)
@@ -346,6 +357,11 @@ int wr_swap_drain(struct wr_swap *swap, uint32_t number)
     if (error == WEIR_OK)
         retire(&d);
     return error;
+}
+
+int wr_swap_drain(struct wr_swap *swap, uint32_t number)
+{
+    return wr_swap_drain_while(swap, number, NULL);
 }
 
 int wr_swap_move(struct wr_swap *swap, uint32_t from, uint32_t to, uint64_t pages,

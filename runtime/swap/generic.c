@@ -63,7 +63,7 @@ int wr_swap_cut_generic(const struct wr_events *events, const char *spec, char r
     bool is_set = false;
 
     if (strlen(spec) >= WR_SPEC_ROOM)
-        return refuse(events, spec, "... cannot be looked for: more than 255 characters");
+        return refuse(events, spec, "... cannot be looked for: more than 2047 characters");
     memcpy(rest, spec, length);
     while (*option) {
         size_t bytes = strcspn(option, "&");

@@ -21,6 +21,8 @@
 #define SICK_NS_FIRST 1000000ull
 #define SICK_NS_MOST  1000000000ull
 #define PATIENCE      WR_SICK_PATIENCE
+/* One that puts writes off is asked so often whether it is so still. */
+#define PUT_OFF_NS    50000000ull
 
 static void count(const struct wr_swap *swap, enum wr_counter counter, uint64_t amount)
 {
@@ -202,26 +204,38 @@ static void mark_sick(struct wr_swap_backend *backend, const struct wr_space *sp
                                 "tried again every second");
 }
 
+/* What became of a write decides whether its back end is used for the next. */
+static void judge(struct wr_swap_backend *backend, const struct wr_space *space,
+                  const struct weir_io *io)
+{
+    switch (io->error) {
+    case WEIR_OK:
+        atomic_store(&backend->sick_until_ns, 0);
+        atomic_store(&backend->failures, 0);
+        break;
+    case WEIR_EAGAIN: /* nothing has failed, and there is hope */
+        atomic_store(&backend->failures, 0);
+        atomic_store(&backend->sick_until_ns, space->host->ops->now_ns(space->host) + PUT_OFF_NS);
+        break;
+    default:
+        wr_stats_add(space->stats, WR_COUNT_write_errors, 1);
+        mark_sick(backend, space, io->error, io->os_error);
+    }
+}
+
 static void write_done(struct weir_io *io)
 {
     struct wr_writeout *w = io->owner;
     struct wr_swap_lane *lane = w->lane;
     struct wr_space *space = lane->swap->space;
-    bool is_written = io->error == WEIR_OK;
 
     lane->in_flight[w->backend->number]--;
     lane->writing[w->backend->number]--;
     lane->holding[w->backend->number] -= w->held;
     wr_stats_time(space->stats, WR_TIME_write, space->host->ops->now_ns(space->host) - w->begun_ns);
     lane->coming -= w->held;
-    settle_all(w, is_written);
-    if (is_written) {
-        atomic_store(&w->backend->sick_until_ns, 0);
-        atomic_store(&w->backend->failures, 0);
-    } else {
-        count(lane->swap, WR_COUNT_write_errors, 1);
-        mark_sick(w->backend, space, io->error, io->os_error);
-    }
+    settle_all(w, io->error == WEIR_OK);
+    judge(w->backend, space, io);
     return_segments(w);
     wr_staging_submitted(&space->staging, 0, w->held);
     w->is_busy = false;

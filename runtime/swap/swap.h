@@ -10,6 +10,8 @@
  *   congested a back end that has as many writes in flight as it may; others go on meanwhile
  *   sick      a back end whose last write failed: left alone for a while, then tried again
  *   draining  a back end that takes no new pages, because it is to go
+ *   leaving   a back end whose memory is wanted back: it takes new pages when nobody else does, and
+ *             a thread takes off what lies there
  *   lane      a runtime thread's channels, one to each back end
  *   writeout  one write on its way: up to a cluster of pages in neighbouring slots
  *
@@ -21,7 +23,7 @@
 #include "runtime/memory/space.h"
 #include "runtime/swap/slot.h"
 
-#define WR_SPEC_ROOM     256u
+#define WR_SPEC_ROOM     2048u /* an array of sixteen members with long paths */
 #define WR_PRIORITY_MAX  32767
 #define WR_SICK_PATIENCE 8u
 
@@ -33,6 +35,8 @@ struct wr_swap_wish {
     uint32_t writes_max;
     void (*rouse)(void *context); /* have all lanes reap, so that they see a back end go */
     void *rouse_context;
+    struct wr_lock *backends_lock; /* WR_RANK_BACKENDS, for the thread that empties back ends; NULL:
+                                      there is none */
 };
 
 struct wr_swap_backend {
@@ -43,13 +47,14 @@ struct wr_swap_backend {
     struct weir_backend_info info;
     struct wr_slots slots;
     struct weir_backend_env env;
-    const struct wr_events *events;
+    struct wr_swap *swap;
     uint32_t number;
     int32_t serial;   /* unlike the number and the address, no other's later */
     int32_t priority; /* below 0: none was given */
     char spec[WR_SPEC_ROOM];
 
     _Atomic(bool) draining;
+    _Atomic(bool) leaving;
     _Atomic(uint64_t) sick_until_ns; /* 0: healthy                */
     _Atomic(uint32_t) failures;      /* writes failed in a row    */
     _Atomic(int) last_error;         /* of the last that failed   */
@@ -68,6 +73,7 @@ struct wr_swap {
     _Atomic(uint32_t) changes;
     _Atomic(bool) has_emptied; /* a cluster came free since somebody looked for such */
     int32_t added;             /* how many ever; kept by WR_RANK_BACKENDS */
+    struct wr_leave *leave;
 };
 
 /* A pager without back ends. */
@@ -79,6 +85,9 @@ void wr_swap_close(struct wr_swap *swap);
 int wr_swap_add(struct wr_swap *swap, const char *spec, uint32_t *number_p);
 /* Take all pages off a back end and close it. Waits. Under WR_RANK_BACKENDS. */
 int wr_swap_drain(struct wr_swap *swap, uint32_t number);
+/* The same for as long as it is wanted; WEIR_ESTOPPED: it is no more. */
+typedef bool (*wr_wanted_fn)(const struct wr_swap_backend *backend);
+int wr_swap_drain_while(struct wr_swap *swap, uint32_t number, wr_wanted_fn is_wanted);
 
 /* Take at most so many pages off one back end, to be written to another. How many left is written
  * to *moved_p, whatever is returned. Waits. Under WR_RANK_BACKENDS. */
@@ -173,6 +182,13 @@ void wr_clean_close(struct wr_swap_lane *lane);
 /* Is a cluster of this back end about to come free? */
 bool wr_clean_is_busy(const struct wr_swap_lane *lane, const struct wr_swap_backend *backend);
 uint64_t wr_discard(struct wr_swap_lane *lane);
+/* leave.c: the thread that empties back ends whose memory is wanted back. It runs once one is. */
+int wr_leave_open(struct wr_swap *swap);
+/* No back end is leaving any more, whatever it says later. */
+void wr_leave_stop(struct wr_leave *leave);
+void wr_leave_close(struct wr_leave *leave);
+/* One of them has said something, or is known since. */
+void wr_leave_rouse(struct wr_leave *leave);
 /* launder.c */
 uint32_t wr_launder_inspect(struct wr_pager *pager, struct wr_extent *extent);
 enum wr_laundered wr_launder(struct wr_lane *lane);

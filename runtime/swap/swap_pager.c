@@ -76,6 +76,7 @@ static bool swap_keeps(struct wr_pager *pager, uint64_t slot)
 
     return !(backend->info.flags & WEIR_BACKEND_FREE_ON_READ) &&
            !atomic_load_explicit(&backend->draining, memory_order_relaxed) &&
+           !atomic_load_explicit(&backend->leaving, memory_order_relaxed) &&
            wr_slots_used(&backend->slots) * 100 <= backend->slots.count * swap->wish.keep_percent;
 }
 
@@ -420,6 +421,10 @@ int wr_swap_open(struct wr_space *space, const struct wr_swap_wish *wish, struct
     swap->pager.ops = &swap_ops;
     swap->space = space;
     swap->wish = *wish;
+    if (wish->backends_lock && wr_leave_open(swap) != WEIR_OK) {
+        free(swap);
+        return WEIR_ENOMEM;
+    }
     *swap_p = swap;
     return WEIR_OK;
 }
@@ -428,12 +433,14 @@ void wr_swap_close(struct wr_swap *swap)
 {
     if (!swap)
         return;
+    wr_leave_stop(swap->leave);
     for (uint32_t i = 0; i < WR_BACKENDS_MAX; i++) {
         struct wr_swap_backend *backend = atomic_exchange(&swap->backends[i], NULL);
 
         if (backend)
             wr_swap_unref(backend);
     }
+    wr_leave_close(swap->leave);
     free(swap);
 }
 
@@ -449,7 +456,15 @@ static void backend_tells(void *context, int severity, int error, int os_error, 
     wr_text_add(&text, backend->spec);
     wr_text_add(&text, ": ");
     wr_text_add(&text, said);
-    wr_event(backend->events, (enum weir_severity)severity, error, os_error, 0, line);
+    wr_event(&backend->swap->space->events, (enum weir_severity)severity, error, os_error, 0, line);
+}
+
+static void backend_leaves(void *context, int is_wanted)
+{
+    struct wr_swap_backend *backend = context;
+
+    if (atomic_exchange(&backend->leaving, is_wanted != 0) != (is_wanted != 0))
+        wr_leave_rouse(backend->swap->leave);
 }
 
 static int open_backend(struct wr_swap *swap, const char *spec, struct wr_swap_backend *backend)
@@ -459,10 +474,13 @@ static int open_backend(struct wr_swap *swap, const char *spec, struct wr_swap_b
 
     if (error != WEIR_OK)
         return error;
-    backend->events = &swap->space->events;
-    backend->env = (struct weir_backend_env){.context = backend, .tell = backend_tells};
+    backend->swap = swap;
+    backend->env = (struct weir_backend_env){.context = backend,
+                                             .tell = backend_tells,
+                                             .flags = WEIR_ENV_PUTS_OFF,
+                                             .leave = swap->leave ? backend_leaves : NULL};
     strncpy(backend->spec, spec, sizeof(backend->spec) - 1);
-    error = weir_backend_open(rest, &backend->env, &backend->backend);
+    error = weir_backend_open_outer(rest, &backend->env, &backend->backend);
     if (error != WEIR_OK)
         return error;
     backend->backend->ops->describe(backend->backend, &backend->info);
@@ -504,6 +522,8 @@ int wr_swap_add(struct wr_swap *swap, const char *spec, uint32_t *number_p)
     atomic_store(&backend->references, 1);
     /* Release: pairs with the acquire in wr_swap_backend(). */
     atomic_store_explicit(&swap->backends[number], backend, memory_order_release);
+    if (atomic_load(&backend->leaving) && swap->leave)
+        wr_leave_rouse(swap->leave);
     *number_p = number;
     return WEIR_OK;
 }
@@ -523,12 +543,16 @@ void wr_swap_usage(const struct wr_swap *swap, uint64_t *used_p, uint64_t *total
 
 uint64_t wr_swap_metadata(const struct wr_swap *swap)
 {
-    uint64_t used, total, backends = 0;
+    uint64_t tables = 0, backends = 0;
 
-    wr_swap_usage(swap, &used, &total);
-    for (uint32_t i = 0; i < WR_BACKENDS_MAX; i++)
-        backends += wr_swap_backend(swap, i) != NULL;
-    return sizeof(*swap) + used * sizeof(uint32_t) +
-           backends * swap->wish.writes_max * sizeof(struct wr_writeout) +
+    for (uint32_t i = 0; i < WR_BACKENDS_MAX; i++) {
+        const struct wr_swap_backend *backend = wr_swap_backend(swap, i);
+
+        if (!backend)
+            continue;
+        backends++;
+        tables += wr_slots_used(&backend->slots) * (sizeof(uint32_t) + backend->info.slot_cost);
+    }
+    return sizeof(*swap) + tables + backends * swap->wish.writes_max * sizeof(struct wr_writeout) +
            WR_LANE_REQUESTS * sizeof(struct wr_fetch_request);
 }

@@ -18,11 +18,12 @@
 #include "runs.h"
 
 struct entry {
-    const char *name, *help;
+    char name[24];
+    const char *help;
     bool (*drive)(struct bench *bench);
 };
 
-static const struct entry benches[] = {
+static struct entry benches[] = {
 #define BENCH_ENTRY(name, help) {#name, help, bench_drive_##name},
     BENCH_MAP(BENCH_ENTRY)
 #undef BENCH_ENTRY
@@ -36,6 +37,13 @@ static const struct {
     WR_BUG_MAP(BENCH_ENTRY)
 #undef BENCH_ENTRY
 };
+
+static void name_benches(void)
+{
+    for (size_t i = 0; i < BENCH_COUNT; i++)
+        for (char *at = benches[i].name; (at = strchr(at, '_')) != NULL;)
+            *at = '-';
+}
 
 bench_run_fn bench_find_run(const char *name)
 {
@@ -109,7 +117,7 @@ static void usage(FILE *to)
         "  --verbose    what every run said, on standard error\n\n"
         "  all          every one of these, in turn\n");
     for (size_t i = 0; i < BENCH_COUNT; i++)
-        fprintf(to, "  %-12s %s\n", benches[i].name, benches[i].help);
+        fprintf(to, "  %-13s %s\n", benches[i].name, benches[i].help);
     fprintf(to, "\nbugs:\n");
     for (size_t i = 0; i < WR_BUG_COUNT; i++)
         fprintf(to, "  %-15s %s\n", bugs[i].word, bugs[i].help);
@@ -208,6 +216,7 @@ int main(int argc, char **argv)
 
     if (argc > 1 && strcmp(argv[1], "--run") == 0)
         bench_run_main(argc - 2, argv + 2);
+    name_benches();
     if (!parse(&bench, &dir, argc, argv)) {
         usage(stderr);
         return 2;

@@ -42,7 +42,7 @@ struct bench {
     const char *only; /* of a bench with many points, those with this in their name; NULL: all */
 };
 
-/* Whether a point of this name is asked for. Of policy and trash. */
+/* Whether a point of this name is asked for. Of policy, trash and remote-thrash. */
 bool bench_is_asked(const struct bench *bench, const char *point);
 
 /* --- Figures: figure.c ----------------------------------------------------------------------- */

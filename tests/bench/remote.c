@@ -4,11 +4,16 @@
  * Remote: pages in the memory of a weir-memd, over TCP on this machine: what the software costs
  * when the network costs next to nothing.
  *
- *   miss     one thread touches random pages of 16 times the budget and, between two touches, asks
- *            a bare server for 4 KiB over a connection of the same kind: 64 bytes there, 64 and a
- *            page back, by blocking calls, nothing looked at
- *   scan     reading four times the budget from end to end, beside a bare stream of 2 MiB requests
- *   thrash   random touches of four times the budget, beside the kernel's swap file on the disk
+ *   remote          one thread touches random pages of 16 times the budget and, between two
+ *                   touches, asks a bare server for 4 KiB over a connection of the same kind: 64
+ *                   bytes there, 64 and a page back, by blocking calls, nothing looked at
+ *   remote-thrash   random touches of four times the budget, beside the kernel's swap file and
+ *                   Weir's own on the same disk
+ *   remote-scan     reading four times the budget from end to end, beside a bare stream of 2 MiB
+ *                   requests
+ *
+ * The first and the last have a third side: the same with pages in this process (mem), which is
+ * what Weir costs without any network at all.
  */
 
 #include <arpa/inet.h>
@@ -181,9 +186,8 @@ void bench_run_bare_scan(void)
 
 /* --- The bench ------------------------------------------------------------------------------- */
 
-/* In a process of its own, and the specification that leads there. */
-static void start_memory(const struct bench *bench, uint64_t bytes, struct server *server_p,
-                         char spec[400])
+void bench_server_start(const struct bench *bench, uint64_t bytes, struct server *server_p,
+                        char spec[400])
 {
     char key_path[300];
     int os_error;
@@ -198,62 +202,86 @@ static void start_memory(const struct bench *bench, uint64_t bytes, struct serve
 }
 
 struct stage {
-    uint64_t budget, bytes; /* bytes: of the server */
+    uint64_t budget;
     struct server memory;
     pid_t bare;
     uint16_t bare_port;
-    char spec[400];
+    char spec[400], mem_spec[60];
+    char no_swap[200]; /* why there is none: of remote-thrash */
     unsigned rounds;
 };
 
-static void print_miss(const struct bench *bench, const struct bench_side *side, const char *metric,
-                       const char *bare)
+/* times: of the budget, that pages take. Both servers run. */
+static void open_stage(const struct bench *bench, unsigned times, struct stage *stage_p)
+{
+    uint64_t bytes;
+
+    *stage_p = (struct stage){.budget = (bench->is_quick ? 16 : 64) * BENCH_MIB,
+                              .rounds = bench->is_quick ? 1 : 3};
+    bytes = (times + times / 4 + 2) * stage_p->budget;
+    stage_p->bare_port = start_bare(&stage_p->bare);
+    bench_server_start(bench, bytes, &stage_p->memory, stage_p->spec);
+    snprintf(stage_p->mem_spec, sizeof(stage_p->mem_spec), "mem:?size=%lluM",
+             (unsigned long long)(bytes / BENCH_MIB));
+}
+
+static void close_stage(const struct stage *stage)
+{
+    server_end(&stage->memory);
+    kill(stage->bare, SIGKILL);
+}
+
+/* --- remote ---------------------------------------------------------------------------------- */
+
+static void print_miss(const struct bench *bench, const struct bench_side sides[2],
+                       const char *metric, const char *bare)
 {
     struct bench_line line = {
         .point = "random miss of 4 KiB",
         .metric = metric,
         .unit = "us",
         .better = BENCH_LOWER,
-        .weir = bench_series(side, metric),
-        .baseline = bench_series(side, bare),
+        .weir = bench_series(&sides[0], metric),
+        .baseline = bench_series(&sides[0], bare),
         .baseline_name = "bare request and reply of 4 KiB on a connection of the same kind",
-        .goal = strcmp(metric, "p50") == 0 ? "over_bare_us <= 8" : NULL,
+        .goal = "over_bare_us <= 8",
     };
+    struct bench_series mem = bench_series(&sides[1], metric);
 
     line.also[0].name = "over_bare_us";
     line.also[0].value = bench_median(&line.weir) - bench_median(&line.baseline);
+    line.also[1].name = "on_mem_us";
+    line.also[1].value = bench_median(&mem);
     bench_print(bench, &line);
 }
 
-static bool drive_miss(struct bench *bench, const struct stage *stage)
-{
-    static struct bench_side side;
-    const uint64_t pages = 16 * stage->budget / BENCH_PAGE;
-
-    bench_side_init(&side, "weir", "remote", "budget=%llu pages=%llu bare=%u samples=%u spec=%s",
-                    (unsigned long long)stage->budget, (unsigned long long)pages, stage->bare_port,
-                    bench->is_quick ? 8000 : 40000, stage->spec);
-    if (!bench_rounds(bench, &side, 1, stage->rounds))
-        return false;
-    print_miss(bench, &side, "p50", "bare_p50");
-    print_miss(bench, &side, "p99", "bare_p99");
-    return true;
-}
-
-static bool drive_scan(struct bench *bench, const struct stage *stage)
+bool bench_drive_remote(struct bench *bench)
 {
     static struct bench_side sides[2];
-    const uint64_t bytes = 4 * stage->budget;
-    struct bench_line line;
+    struct stage stage;
+    bool is_done;
 
-    bench_side_init(&sides[0], "weir", "scan", "budget=%llu pages=%llu spec=%s",
-                    (unsigned long long)stage->budget, (unsigned long long)(bytes / BENCH_PAGE),
-                    stage->spec);
-    bench_side_init(&sides[1], "bare stream", "bare_scan", "bare=%u bytes=%llu", stage->bare_port,
-                    (unsigned long long)bytes);
-    if (!bench_rounds(bench, sides, 2, stage->rounds))
-        return false;
-    line = (struct bench_line){
+    open_stage(bench, 16, &stage);
+    for (int i = 0; i < 2; i++)
+        bench_side_init(&sides[i], i == 0 ? "weir" : "weir on mem", "remote",
+                        "budget=%llu pages=%llu bare=%u samples=%u spec=%s",
+                        (unsigned long long)stage.budget,
+                        (unsigned long long)(16 * stage.budget / BENCH_PAGE), stage.bare_port,
+                        bench->is_quick ? 8000 : 40000, i == 0 ? stage.spec : stage.mem_spec);
+    is_done = bench_rounds(bench, sides, 2, stage.rounds);
+    if (is_done) {
+        print_miss(bench, sides, "p50", "bare_p50");
+        print_miss(bench, sides, "p99", "bare_p99");
+    }
+    close_stage(&stage);
+    return is_done;
+}
+
+/* --- remote-scan ----------------------------------------------------------------------------- */
+
+static void print_scan(const struct bench *bench, const struct bench_side sides[3])
+{
+    struct bench_line line = {
         .point = "4x the budget, read",
         .metric = "rate",
         .unit = "MB/s",
@@ -263,53 +291,93 @@ static bool drive_scan(struct bench *bench, const struct stage *stage)
         .baseline_name = "bare stream of 2 MiB requests",
         .goal = "ratio >= 0.7",
     };
+    struct bench_series mem = bench_series(&sides[2], "read");
+
+    line.also[0].name = "on_mem";
+    line.also[0].value = bench_median(&mem);
     bench_print(bench, &line);
-    return true;
 }
 
-static bool drive_thrash(struct bench *bench, const struct stage *stage)
+bool bench_drive_remote_scan(struct bench *bench)
 {
-    static struct bench_side sides[2];
-    const uint64_t pages = 4 * stage->budget / BENCH_PAGE;
-    char swap[300], no_swap[200] = "", point[64];
-
-    bench_swap_file(bench, pages * BENCH_PAGE, swap, no_swap);
-    for (unsigned threads = 1; threads <= 8; threads *= 2) {
-        bench_side_init(&sides[0], "weir", "load", "memory=weir budget=%llu pages=%llu spec=%s",
-                        (unsigned long long)stage->budget, (unsigned long long)pages, stage->spec);
-        bench_kernel_side(&sides[1], "kernel swap file", "load", no_swap, stage->budget, pages);
-        for (int i = 0; i < 2; i++)
-            bench_side_more(&sides[i], " threads=%u writes=50 seconds=%g warm=%llu", threads,
-                            bench->is_quick ? 0.7 : 3.0, (unsigned long long)pages * 3 / 8);
-        if (!bench_rounds(bench, sides, 2, stage->rounds))
-            return false;
-        snprintf(point, sizeof(point), "half writes/%u thread%s", threads, threads > 1 ? "s" : "");
-        bench_print(bench, &(struct bench_line){
-                               .point = point,
-                               .metric = "rate",
-                               .unit = "touches/s",
-                               .better = BENCH_HIGHER,
-                               .weir = bench_series(&sides[0], "rate"),
-                               .baseline = bench_series(&sides[1], "rate"),
-                               .baseline_name = "kernel swap file",
-                               .baseline_missing = sides[1].missing,
-                               .goal = "ratio >= 1.5",
-                           });
-    }
-    return true;
-}
-
-bool bench_drive_remote(struct bench *bench)
-{
-    struct stage stage = {.budget = (bench->is_quick ? 16 : 64) * BENCH_MIB,
-                          .rounds = bench->is_quick ? 1 : 3};
+    static struct bench_side sides[3];
+    struct stage stage;
+    uint64_t bytes;
     bool is_done;
 
-    stage.bytes = 20 * stage.budget;
-    stage.bare_port = start_bare(&stage.bare);
-    start_memory(bench, stage.bytes, &stage.memory, stage.spec);
-    is_done = drive_miss(bench, &stage) && drive_scan(bench, &stage) && drive_thrash(bench, &stage);
-    server_end(&stage.memory);
-    kill(stage.bare, SIGKILL);
+    open_stage(bench, 4, &stage);
+    bytes = 4 * stage.budget;
+    for (int i = 0; i < 3; i += 2)
+        bench_side_init(&sides[i], i == 0 ? "weir" : "weir on mem", "scan",
+                        "budget=%llu pages=%llu spec=%s", (unsigned long long)stage.budget,
+                        (unsigned long long)(bytes / BENCH_PAGE),
+                        i == 0 ? stage.spec : stage.mem_spec);
+    bench_side_init(&sides[1], "bare stream", "bare_scan", "bare=%u bytes=%llu", stage.bare_port,
+                    (unsigned long long)bytes);
+    is_done = bench_rounds(bench, sides, 3, stage.rounds);
+    if (is_done)
+        print_scan(bench, sides);
+    close_stage(&stage);
+    return is_done;
+}
+
+/* --- remote-thrash --------------------------------------------------------------------------- */
+
+static void print_thrash(const struct bench *bench, const char *point,
+                         const struct bench_side *weir, const struct bench_side *other)
+{
+    bench_print(bench, &(struct bench_line){
+                           .point = point,
+                           .metric = "rate",
+                           .unit = "touches/s",
+                           .better = BENCH_HIGHER,
+                           .weir = bench_series(weir, "rate"),
+                           .baseline = bench_series(other, "rate"),
+                           .baseline_name = other->name,
+                           .baseline_missing = other->missing,
+                           .goal = other->name[0] == 'k' ? "ratio >= 1.5" : NULL,
+                       });
+}
+
+static bool thrash(struct bench *bench, const struct stage *stage, unsigned writes,
+                   unsigned threads)
+{
+    static struct bench_side sides[3];
+    const uint64_t pages = 4 * stage->budget / BENCH_PAGE;
+    char file[300], point[64];
+
+    snprintf(point, sizeof(point), "%s/%u thread%s", writes ? "half writes" : "reads", threads,
+             threads > 1 ? "s" : "");
+    if (!bench_is_asked(bench, point))
+        return true;
+    bench_file_spec(bench, pages, file);
+    for (int i = 0; i < 3; i += 2)
+        bench_side_init(&sides[i], i == 0 ? "weir" : "Weir on a file on the same disk", "load",
+                        "memory=weir budget=%llu pages=%llu spec=%s",
+                        (unsigned long long)stage->budget, (unsigned long long)pages,
+                        i == 0 ? stage->spec : file);
+    bench_kernel_side(&sides[1], "kernel swap file", "load", stage->no_swap, stage->budget, pages);
+    for (int i = 0; i < 3; i++)
+        bench_side_more(&sides[i], " threads=%u writes=%u seconds=%g warm=%llu", threads, writes,
+                        bench->is_quick ? 0.7 : 3.0, (unsigned long long)pages * 3 / 8);
+    if (!bench_rounds(bench, sides, 3, stage->rounds))
+        return false;
+    print_thrash(bench, point, &sides[0], &sides[1]);
+    print_thrash(bench, point, &sides[0], &sides[2]);
+    return true;
+}
+
+bool bench_drive_remote_thrash(struct bench *bench)
+{
+    struct stage stage;
+    bool is_done = true;
+    char swap[300];
+
+    open_stage(bench, 4, &stage);
+    bench_swap_file(bench, 4 * stage.budget, swap, stage.no_swap);
+    for (unsigned writes = 0; writes <= 50; writes += 50)
+        for (unsigned threads = 1; threads <= 8 && is_done; threads *= 2)
+            is_done = thrash(bench, &stage, writes, threads);
+    close_stage(&stage);
     return is_done;
 }

@@ -9,7 +9,7 @@
 
 #define RAW_PIECE (2 * BENCH_MIB)
 
-/* name, and one line for those who ask for the list */
+/* name, written with - for _, and one line for those who ask for the list */
 #define BENCH_MAP(X)                                                                          \
     X(swapin, "a random miss of one page, beside a raw read of one page from the same file")  \
     X(thrash, "random touches over 4x the budget on a file, beside the kernel's swap file")   \
@@ -30,7 +30,10 @@
     X(failures, "a back end that fails, fills up, is slow, hangs and reorders")               \
     X(bigiron, "an object of twice the budget, in 200 views, beside the kernel's swap file")  \
     X(rastride, "reading in five orders, with readahead and without")                         \
-    X(remote, "pages at a weir-memd over TCP, beside bare requests, streams and kernel swap")
+    X(remote, "a random miss at a weir-memd over TCP, beside a bare request and reply")       \
+    X(remote_thrash, "random touches at a weir-memd, beside the kernel's swap and a file")    \
+    X(remote_scan, "4x the budget read from a weir-memd, beside a bare stream")               \
+    X(seal, "pages that are encrypted before they leave, beside pages that are not")
 
 /* Each prints its lines. False: it could not be finished, and why has been said. */
 #define BENCH_DECLARE(name, help) bool bench_drive_##name(struct bench *bench);
@@ -59,7 +62,8 @@ BENCH_MAP(BENCH_DECLARE)
     X(copystream)        \
     X(failures)          \
     X(remote)            \
-    X(bare_scan)
+    X(bare_scan)         \
+    X(seal)
 
 #define BENCH_DECLARE(name) void bench_run_##name(void);
 BENCH_RUN_MAP(BENCH_DECLARE)
@@ -75,6 +79,11 @@ void bench_kernel_side(struct bench_side *side, const char *name, const char *ru
                        const char *missing, uint64_t budget, uint64_t pages);
 void bench_raw_side(struct bench_side *side, const char *name, const char *run, const char *missing,
                     const char *file, uint64_t bytes);
+/* A weir-memd that lends so many bytes, in a process of its own, and the specification that leads
+ * there. */
+struct server;
+void bench_server_start(const struct bench *bench, uint64_t bytes, struct server *server_p,
+                        char spec[400]);
 /* Append to the arguments of a side. */
 void bench_side_more(struct bench_side *side, const char *format, ...)
     __attribute__((format(printf, 2, 3)));

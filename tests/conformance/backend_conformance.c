@@ -7,7 +7,7 @@
  * this machine could run nothing.
  *
  *     backend_conformance
- *     backend_conformance mem file device chaos tcp
+ *     backend_conformance mem file device array chaos seal tcp
  *     backend_conformance 'file:/dev/nvme1n1?overwrite=yes' 'chaos(mem:?size=8m)?short=1'
  */
 
@@ -41,10 +41,21 @@ static const struct {
     {"file", "file:a%20name?" SIZE},
     {"file", "file:kept?" SIZE "&keep=yes"},
     {"file", "file:/dev/shm?" SIZE},
+    {"array", "mirror(mem:?" SIZE ", mem:?" SIZE ")"},
+    {"array", "mirror(mem:?" SIZE ",mem:?" SIZE ",mem:?" SIZE ",mem:?" SIZE ")?copies=3"},
+    {"array", "spread(mem:?" SIZE ", mem:?size=2105344, file:.?" SIZE ")"},
+    {"array", "mirror(file:.?" SIZE ", file:.?" SIZE "&uring=off&direct=off)"},
+    {"array",
+     "mirror(chaos(mem:?" SIZE ")?seed=8&jitter_us=100&reorder=1&short=0.5, mem:?" SIZE ")"},
+    {"array",
+     "spread(chaos(mem:?" SIZE ")?seed=9&jitter_us=100&reorder=1&short=0.5, mem:?" SIZE ")"},
     {"chaos", "chaos(mem:?" SIZE ")?seed=1"},
     {"chaos", "chaos(mem:?" SIZE ")?seed=2&delay_us=20&jitter_us=60&reorder=1&short=0.5"},
     {"chaos", "chaos(file:.?" SIZE ")?seed=3&jitter_us=100&reorder=1&short=0.5"},
     {"chaos", "chaos(chaos(mem:?" SIZE ")?seed=4&jitter_us=100)?seed=5&reorder=1&short=0.5"},
+    {"seal", "mem:?seal=on&" SIZE},
+    {"seal", "file:.?" SIZE "&seal=on"},
+    {"seal", "chaos(file:.?" SIZE ")?seed=7&jitter_us=100&reorder=1&short=0.5&seal=on"},
 };
 
 struct tally {

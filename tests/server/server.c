@@ -27,12 +27,40 @@ static int make_key(const char *path, struct wr_key *key_p)
     return written == (ssize_t)sizeof(bytes) && wr_key_read(path, key_p, &why) == WEIR_OK ? 0 : EIO;
 }
 
+/* Ask for memory back (SIGUSR1), no longer (SIGUSR2); end when all is returned (SIGTERM). */
+static _Noreturn void obey(struct memd *memd, const struct memd_limits *limits)
+{
+    const struct memd_limits few = {.memory = 1, .lease_ms = LEASE_MS};
+    struct memd_gauges gauges;
+    sigset_t signals;
+    int which;
+
+    sigemptyset(&signals);
+    sigaddset(&signals, SIGUSR1);
+    sigaddset(&signals, SIGUSR2);
+    sigaddset(&signals, SIGTERM);
+    sigprocmask(SIG_BLOCK, &signals, NULL);
+    do {
+        which = sigwaitinfo(&signals, NULL);
+        if (which == SIGUSR1 || which == SIGUSR2)
+            memd_tune(memd, which == SIGUSR1 ? &few : limits);
+    } while (which != SIGTERM);
+    memd_drain(memd);
+    do {
+        usleep(10000);
+        memd_measure(memd, &gauges);
+    } while (gauges.leases > 0);
+    memd_close(memd);
+    _exit(0);
+}
+
 static _Noreturn void serve(const struct wr_key *key, uint64_t bytes, int port_fd)
 {
     const char *const listen[] = {"tcp://127.0.0.1:0"};
     const struct memd_options options = {.listen = listen,
                                          .listen_count = 1,
                                          .key = key,
+                                         .spin_us = 20,
                                          .limits = {.memory = bytes, .lease_ms = LEASE_MS}};
     struct memd *memd;
     uint16_t port = 0;
@@ -42,8 +70,7 @@ static _Noreturn void serve(const struct wr_key *key, uint64_t bytes, int port_f
         port = memd_port(memd, 0);
     if (write(port_fd, &port, sizeof(port)) != (ssize_t)sizeof(port))
         _exit(1);
-    for (;;)
-        pause();
+    obey(memd, &options.limits);
 }
 
 int server_start(const char *key_path, uint64_t bytes, struct server *server_p)
@@ -80,4 +107,16 @@ void server_end(const struct server *server)
 {
     kill(server->process, SIGKILL);
     waitpid(server->process, NULL, 0);
+}
+
+bool server_has_ended(const struct server *server, unsigned seconds)
+{
+    int status;
+
+    for (unsigned i = 0; i < 100 * seconds; i++) {
+        if (waitpid(server->process, &status, WNOHANG) == server->process)
+            return WIFEXITED(status) && WEXITSTATUS(status) == 0;
+        usleep(10000);
+    }
+    return false;
 }

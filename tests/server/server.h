@@ -6,6 +6,7 @@
  * whoever started it, at the latest.
  */
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <sys/types.h>
 
@@ -19,3 +20,6 @@ struct server {
 int server_start(const char *key_path, uint64_t bytes, struct server *server_p);
 /* By SIGKILL. The key file stays. */
 void server_end(const struct server *server);
+/* What it does at other signals: SIGUSR1: asks for its memory back; SIGUSR2: no longer; SIGTERM:
+ * asks, and ends when it has it. True: it has ended by itself, within so many seconds. */
+bool server_has_ended(const struct server *server, unsigned seconds);

@@ -55,7 +55,10 @@ Test(remote, pages_are_lent_and_come_back, .timeout = 120)
     struct server server = start_server();
     struct weir_runtime *rt = open_at(&server, "timeout=2", "");
     void *memory = real_map(rt, PAGES * PAGE);
+    char report[16384];
 
+    weir_report(rt, report, sizeof(report));
+    cr_expect_not_null(strstr(report, "TCP, sealed with "), "as remote ones are: %s", report);
     for (uint64_t salt = 1; salt < 4; salt++) {
         real_fill(memory, PAGES, salt);
         real_check(memory, PAGES, salt);
@@ -170,4 +173,169 @@ Test(remote, a_server_that_is_killed_costs_its_pages_and_nothing_else, .timeout 
     cr_expect_gt(real_events.count[WEIR_WARNING] + real_events.count[WEIR_FAILURE], 0);
     weir_close(rt);
     end_server(&server);
+}
+
+/* --- Writers do not wait for who is away ------------------------------------------------------ */
+
+/* Store to each page; the longest that one store took, in seconds. */
+static double longest_store(void *memory, size_t pages, uint64_t salt)
+{
+    volatile uint64_t *words = memory;
+    double longest = 0, last = now_s();
+
+    for (size_t i = 0; i < pages; i++) {
+        double now;
+
+        words[i * 512] = i * 0x9e3779b97f4a7c15u ^ salt;
+        words[i * 512 + 511] = i + salt;
+        now = now_s();
+        longest = now - last > longest ? now - last : longest;
+        last = now;
+    }
+    return longest;
+}
+
+/* Pages go to the other back end at once, with patience for a minute and more; nothing is lost. */
+static void stand_still(const char *others)
+{
+    struct server server = start_server();
+    struct weir_runtime *rt = open_at(&server, "timeout=1&patience=110&priority=9", others);
+    void *memory = real_map(rt, PAGES * PAGE), *more = real_map(rt, PAGES * PAGE);
+    double longest;
+
+    real_fill(memory, PAGES, 1);
+    (void)real_at_rest(rt);
+    kill(server.process, SIGSTOP);
+    longest = longest_store(more, PAGES, 2);
+    printf("remote: the longest store while the server stood still: %.1f s\n", longest);
+    cr_expect_lt(longest, 60, "it waited for who did not answer");
+    real_check(more, PAGES, 2);
+    kill(server.process, SIGCONT);
+    real_check(memory, PAGES, 1);
+    cr_expect_eq(real_events.count[WEIR_FAILURE], 0, "%s", real_events.text[WEIR_FAILURE]);
+    weir_close(rt);
+    end_server(&server);
+}
+
+Test(remote, writers_do_not_wait_for_a_server_that_stands_still, .timeout = 120)
+{
+    stand_still(" file:/var/tmp?size=128M");
+}
+
+/* Where there is no other, they do; and nothing is refused meanwhile. */
+Test(remote, without_another_back_end_they_wait, .timeout = 120)
+{
+    struct server server = start_server();
+    struct weir_runtime *rt = open_at(&server, "timeout=1&patience=110", "");
+    void *memory = real_map(rt, PAGES * PAGE);
+    pthread_t thread;
+
+    cr_assert_eq(pthread_create(&thread, NULL, stop_and_go, &server), 0);
+    for (uint64_t salt = 1; salt < 3; salt++)
+        (void)longest_store(memory, PAGES, salt);
+    pthread_join(thread, NULL);
+    real_check(memory, PAGES, 2);
+    cr_expect_eq(real_events.count[WEIR_FAILURE], 0, "%s", real_events.text[WEIR_FAILURE]);
+    weir_close(rt);
+    end_server(&server);
+}
+
+/* --- Asked back ------------------------------------------------------------------------------- */
+
+static uint32_t count_backends(struct weir_runtime *rt, uint64_t *used_by_first_p)
+{
+    struct weir_backend_state state;
+    uint32_t count = 0;
+
+    while (weir_backend_get(rt, count, &state) == WEIR_OK)
+        if (count++ == 0)
+            *used_by_first_p = state.bytes_used;
+    return count;
+}
+
+static bool has_left(struct weir_runtime *rt, unsigned seconds)
+{
+    uint64_t used;
+
+    for (unsigned i = 0; i < 100 * seconds && count_backends(rt, &used) > 1; i++)
+        usleep(10000);
+    return count_backends(rt, &used) == 1;
+}
+
+/* A server that is told to end has its memory back without the program's doing, and ends. */
+Test(remote, what_is_asked_back_moves_away_by_itself, .timeout = 120)
+{
+    struct server server = start_server();
+    struct weir_runtime *rt = open_at(&server, "timeout=2&priority=9", " file:/var/tmp?size=128M");
+    void *memory = real_map(rt, PAGES * PAGE);
+
+    real_fill(memory, PAGES, 1);
+    (void)real_at_rest(rt);
+    kill(server.process, SIGTERM);
+    real_check(memory, PAGES, 1);
+    cr_expect(has_left(rt, 60), "%s", real_events.text[WEIR_NOTE]);
+    cr_expect(server_has_ended(&server, 30));
+    for (uint64_t salt = 2; salt < 4; salt++) {
+        real_check(memory, PAGES, salt - 1);
+        real_fill(memory, PAGES, salt);
+    }
+    cr_expect_eq(real_events.count[WEIR_FAILURE], 0, "%s", real_events.text[WEIR_FAILURE]);
+    weir_close(rt);
+    unlink(key_path);
+}
+
+/* Nowhere to go: it goes on as it was, says so, and leaves when there is room; unless it was told
+ * to leave that to the program. */
+Test(remote, what_is_asked_back_stays_while_there_is_no_room, .timeout = 120)
+{
+    struct server server = start_server();
+    struct weir_runtime *rt = open_at(&server, "timeout=2", " mem:?size=1M");
+    void *memory = real_map(rt, PAGES * PAGE);
+    uint64_t used = 0;
+
+    real_fill(memory, PAGES, 1);
+    kill(server.process, SIGUSR1);
+    for (int i = 0; i < 1000 && !strstr(real_events.text[WEIR_WARNING], "no room elsewhere"); i++)
+        usleep(10000);
+    cr_expect(strstr(real_events.text[WEIR_WARNING], "no room elsewhere"), "%s",
+              real_events.text[WEIR_WARNING]);
+    real_fill(memory, PAGES, 2);
+    real_check(memory, PAGES, 2);
+    cr_expect_eq(count_backends(rt, &used), 2);
+    cr_expect_gt(used, 0);
+    kill(server.process, SIGUSR2);
+    real_fill(memory, PAGES, 3);
+    cr_assert_eq(weir_backend_add(rt, "mem:?size=128M", NULL), WEIR_OK);
+    usleep(1500000); /* longer than a look at it would take: the wish was withdrawn */
+    cr_expect_eq(count_backends(rt, &used), 3);
+    kill(server.process, SIGUSR1);
+    for (int i = 0; i < 6000 && count_backends(rt, &used) > 2; i++)
+        usleep(10000);
+    cr_expect_eq(count_backends(rt, &used), 2);
+    real_check(memory, PAGES, 3);
+    cr_expect_eq(real_events.count[WEIR_FAILURE], 0, "%s", real_events.text[WEIR_FAILURE]);
+    weir_close(rt);
+    end_server(&server);
+}
+
+Test(remote, what_is_asked_back_may_be_left_to_the_program, .timeout = 120)
+{
+    struct server server = start_server();
+    struct weir_runtime *rt = open_at(&server, "timeout=2&asked_back=tell", " mem:?size=128M");
+    void *memory = real_map(rt, PAGES * PAGE);
+    uint64_t used = 0;
+
+    real_fill(memory, PAGES, 1);
+    kill(server.process, SIGTERM);
+    for (int i = 0; i < 1000 && !strstr(real_events.text[WEIR_WARNING], "weir_backend_drain"); i++)
+        usleep(10000);
+    cr_expect(strstr(real_events.text[WEIR_WARNING], "weir_backend_drain"), "%s",
+              real_events.text[WEIR_WARNING]);
+    usleep(1500000);
+    cr_expect_eq(count_backends(rt, &used), 2);
+    cr_expect_eq(weir_backend_drain(rt, 0), WEIR_OK);
+    cr_expect(server_has_ended(&server, 30));
+    real_check(memory, PAGES, 1);
+    weir_close(rt);
+    unlink(key_path);
 }

@@ -349,6 +349,37 @@ Test(backend_tcp, a_server_that_is_away_for_a_while_is_waited_for, .timeout = 12
     close_server();
 }
 
+/* Who can write elsewhere is told soon that he should; who reads waits, and finds everything. */
+Test(backend_tcp, writes_are_put_off_while_the_server_is_away, .timeout = 120)
+{
+    struct weir_backend_env env = kit_env;
+    struct weir_backend *backend;
+    struct weir_channel *channel;
+
+    open_server(60000);
+    env.flags = WEIR_ENV_PUTS_OFF;
+    cr_assert_eq(weir_backend_open(spec_to(proxy_port(proxy), "size=4m&patience=100&timeout=1"),
+                                   &env, &backend),
+                 WEIR_OK);
+    channel = kit_channel(backend, 8);
+    write_all(channel);
+    proxy_shut(proxy, 1);
+    proxy_stall(proxy);
+    cr_expect_eq(kit_write(channel, 3, 1, 77, NULL), WEIR_EAGAIN);
+    cr_expect_eq(kit_write(channel, 4, 1, 77, NULL), WEIR_EAGAIN, "at once");
+    cr_expect(kit_has_heard("does not answer"));
+    proxy_shut(proxy, 0);
+    fault_in_threads(backend, NULL);
+    cr_expect(kit_has_heard("answers again"));
+    write_version(channel, 3, 1, 9);
+    proxy_release(proxy); /* now the one that was put off arrives */
+    usleep(200000);
+    cr_expect(kit_holds(backend, 3, 1, 9));
+    backend->ops->channel_close(channel);
+    kit_close(backend);
+    close_server();
+}
+
 /* --- What is lost ---------------------------------------------------------------------------- */
 
 static void expect_lost(struct weir_backend *backend, struct weir_channel *channel,

@@ -108,6 +108,36 @@ Test(carry, a_read_goes_on_in_the_next_extent)
     expect_all_returned();
 }
 
+/* The dead ones in between, which are all read to one place, would not be what was written. */
+Test(carry, of_a_sealed_back_end_only_live_pages_are_read)
+{
+    uint32_t place = 0, used = 0;
+
+    open_swap("mem:?size=8m&seal=on");
+    write_cluster(0);
+    forget_pages(100, 2);
+    forget_pages(103, 1);
+    forget_pages(300, 20);
+    open_carrier();
+    while (place < C) {
+        struct wr_pass pass = wr_gate_enter();
+
+        wr_frames_overdraw(&room_space.frames, C);
+        used = wr_carry(carrier, backend_0(), &place, C, C);
+        wr_frames_put(&room_space.frames, C - used);
+        wr_gate_leave(pass);
+        finish();
+    }
+    cr_expect_eq(used, C - 320);
+    cr_expect_eq(carrier->moved, C - 23);
+    cr_expect_eq(carrier->lost, 0);
+    expect_staged(0, 100);
+    expect_staged(102, 1);
+    expect_staged(104, 196);
+    expect_staged(320, C - 320);
+    close_carrier();
+}
+
 Test(carry, a_full_extent_is_followed_by_one_that_is_empty)
 {
     open_swap("mem:?size=8m");

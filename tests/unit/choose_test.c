@@ -217,3 +217,21 @@ Test(choose, a_priority_stands_anywhere_among_the_options)
     cr_expect_eq(swap->backends[3]->priority, 13);
     cr_expect_eq(strcmp(swap->backends[2]->spec, "chaos(mem:?size=2m)?priority=12&seed=4"), 0);
 }
+
+/* Its memory is wanted back: it is for when nobody else has room. */
+Test(choose, one_that_is_leaving_comes_last)
+{
+    open_rich("mem:?size=8m&priority=9");
+    add("mem:?size=2m&priority=1");
+    swap->backends[0]->leaving = true;
+    put_in_queue(stage(0, C));
+    cr_expect_eq(launder(), WR_LAUNDERED);
+    finish();
+    cr_expect_eq(used(1), C);
+    cr_expect_eq(used(0), 0);
+    put_in_queue(stage(C, C));
+    cr_expect_eq(launder(), WR_LAUNDERED);
+    finish();
+    cr_expect_eq(used(0), C, "rather there than nowhere");
+    expect_all_returned();
+}

@@ -41,17 +41,10 @@ static const struct memd_word enough[] = {
 
 Test(memd_settings, defaults_and_words)
 {
-    const struct memd_word words[] = {{"memory", "1.5G"},
-                                      {"listen", "a"},
-                                      {"listen", "b"},
-                                      {"key-file", "k"},
-                                      {"quota", "2m"},
-                                      {"lease", "7"},
-                                      {"threads", "3"},
-                                      {"grace", "0"},
-                                      {"keep-free", "9"},
-                                      {"metrics", "h:90"},
-                                      {"status-socket", "/run/s"}};
+    const struct memd_word words[] = {
+        {"memory", "1.5G"}, {"listen", "a"},    {"listen", "b"},     {"key-file", "k"},
+        {"quota", "2m"},    {"lease", "7"},     {"threads", "3"},    {"spin-us", "0"},
+        {"grace", "0"},     {"keep-free", "9"}, {"metrics", "h:90"}, {"status-socket", "/run/s"}};
     struct memd_settings settings;
     struct memd_limits limits;
 
@@ -62,15 +55,17 @@ Test(memd_settings, defaults_and_words)
     cr_expect_eq(limits.lease_ms, 30000);
     cr_expect_eq(limits.keep_free_percent, 5);
     cr_expect_eq(settings.grace, 10);
+    cr_expect_eq(settings.spin_us, 20);
     cr_expect_null(settings.metrics);
     memd_settings_free(&settings);
-    cr_assert_eq(memd_settings_read(NULL, words, 11, &settings, why), WEIR_OK, "%s", why);
+    cr_assert_eq(memd_settings_read(NULL, words, 12, &settings, why), WEIR_OK, "%s", why);
     limits = memd_settings_limits(&settings);
     cr_expect_eq(limits.memory, 3ull << 29);
     cr_expect_eq(limits.quota, 2 << 20);
     cr_expect_eq(limits.lease_ms, 7000);
     cr_expect_eq(limits.keep_free_percent, 9);
     cr_expect_eq(settings.threads, 3);
+    cr_expect_eq(settings.spin_us, 0);
     cr_expect_eq(settings.grace, 0);
     cr_expect_eq(settings.listen_count, 2);
     cr_expect_str_eq(settings.listen[1], "b");
@@ -85,15 +80,11 @@ Test(memd_settings, what_is_refused_names_what_to_do)
         struct memd_word word;
         const char *words;
     } bad[] = {
-        {{"memory", "much"}, "from 2097152"},
-        {{"memory", "1m"}, "from 2097152"},
-        {{"memory", ""}, "memory="},
-        {{"lease", "0"}, "from 1 to 86400"},
-        {{"lease", "30s"}, "a whole number"},
-        {{"keep-free", "100"}, "0 to 99"},
-        {{"threads", "65"}, "0 to 64"},
-        {{"quota", "-1"}, "bytes"},
-        {{"mem", "1G"}, "there are memory, listen"},
+        {{"memory", "much"}, "from 2097152"}, {{"memory", "1m"}, "from 2097152"},
+        {{"memory", ""}, "memory="},          {{"lease", "0"}, "from 1 to 86400"},
+        {{"lease", "30s"}, "a whole number"}, {{"keep-free", "100"}, "0 to 99"},
+        {{"threads", "65"}, "0 to 64"},       {{"spin-us", "1001"}, "0 to 1000"},
+        {{"quota", "-1"}, "bytes"},           {{"mem", "1G"}, "there are memory, listen"},
     };
     struct memd_settings settings;
 
@@ -149,7 +140,7 @@ Test(memd_settings, what_needs_a_restart)
         {{"quota", "1G"}, NULL},       {{"key-file", "/etc/key"}, NULL},
         {{"threads", "9"}, "threads"}, {{"key-file", "/etc/other"}, "key-file"},
         {{"metrics", "x"}, "metrics"}, {{"status-socket", "x"}, "status-socket"},
-        {{"listen", "x"}, "listen"},
+        {{"listen", "x"}, "listen"},   {{"spin-us", "9"}, "spin-us"},
     };
     struct memd_settings first, second;
 
@@ -304,11 +295,14 @@ Test(memd_around, status_and_metrics)
     text = ask_status(place);
     cr_expect(strstr(text, "4 MiB lent of 64 MiB"), "%s", text);
     cr_expect(strstr(text, "2 read, 3 written, 0 discarded"), "%s", text);
+    cr_expect(strstr(text, "of it in huge pages"), "%s", text);
     cr_expect(strstr(text, "reader at 127.0.0.1"), "%s", text);
     text = ask_http(memd, "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
     cr_expect(strncmp(text, "HTTP/1.0 200 OK\r\n", 17) == 0, "%s", text);
     cr_expect(strstr(text, "\nweir_memd_lent_bytes 4194304\n"), "%s", text);
     cr_expect(strstr(text, "\nweir_memd_pages_written_total 3\n"), "%s", text);
+    cr_expect(strstr(text, "\n# TYPE weir_memd_pages_written_total counter\n"), "%s", text);
+    cr_expect(strstr(text, "\n# TYPE weir_memd_huge_bytes gauge\n"), "%s", text);
     cr_expect(strncmp(ask_http(memd, "GET / HTTP/1.0\r\n\r\n"), "HTTP/1.0 404", 12) == 0);
     cr_expect(strncmp(ask_http(memd, "nonsense\r\n\r\n"), "HTTP/1.0 404", 12) == 0);
     cr_expect_eq(open_telling(place, &other), WEIR_EBUSY, "the socket is in use");

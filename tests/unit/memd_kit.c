@@ -80,8 +80,11 @@ int kit_memd_with(struct memd_options *options, struct memd **memd_p)
 struct memd *kit_memd(uint64_t memory, uint64_t quota, uint32_t lease_ms)
 {
     const char *const listen[] = {"tcp://127.0.0.1:0"};
-    struct memd_options options = {
-        .listen = listen, .listen_count = 1, .limits = {memory, quota, lease_ms, 0}, .threads = 2};
+    struct memd_options options = {.listen = listen,
+                                   .listen_count = 1,
+                                   .limits = {memory, quota, lease_ms, 0},
+                                   .threads = 2,
+                                   .spin_us = 20};
     struct memd *memd = NULL;
 
     cr_assert_eq(kit_memd_with(&options, &memd), WEIR_OK, "%s", kit_log.text);

@@ -3,15 +3,11 @@
 
 #include <sched.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <time.h>
 
 #include "transport/memd/clock.h"
 
-#define CLUSTER_BYTES ((size_t)WEIR_CLUSTER_SLOTS * WEIR_SLOT_BYTES)
-/* Memory goes back in steps: to give back much at once keeps others from faulting for long. */
-#define STEP_BYTES    (32 * CLUSTER_BYTES)
-#define LOOK_MS       1000u /* the longest that the keeper sleeps */
+#define LOOK_MS 1000u /* the longest that the keeper sleeps */
 
 void memd_book_open(struct memd_book *book, const struct memd_limits *limits, struct memd_log *log)
 {
@@ -69,39 +65,10 @@ uint32_t memd_book_lease_ms(struct memd_book *book)
     return lease_ms;
 }
 
-/* --- Memory ---------------------------------------------------------------------------------- */
-
-/* Zero, on a whole huge page's boundary. NULL: there are no addresses left. */
-static char *map(uint64_t slots)
-{
-    const size_t bytes = slots * WEIR_SLOT_BYTES;
-    char *start = mmap(NULL, bytes + CLUSTER_BYTES, PROT_READ | PROT_WRITE,
-                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    size_t before;
-
-    if (start == MAP_FAILED)
-        return NULL;
-    before = -(uintptr_t)start % CLUSTER_BYTES;
-    if (before)
-        munmap(start, before);
-    munmap(start + before + bytes, CLUSTER_BYTES - before);
-    start += before;
-    /* Wishes: without huge pages it is slower, and no less right. */
-    (void)madvise(start, bytes, MADV_HUGEPAGE);
-    (void)madvise(start, bytes, MADV_DONTDUMP);
-    return start;
-}
-
-static void empty(char *memory, size_t bytes)
-{
-    for (size_t at = 0; at < bytes; at += STEP_BYTES)
-        (void)madvise(memory + at, bytes - at < STEP_BYTES ? bytes - at : STEP_BYTES,
-                      MADV_DONTNEED);
-}
-
 void memd_book_discard(const struct memd_lease *lease, uint64_t slot, uint64_t count)
 {
-    empty(lease->memory + slot * WEIR_SLOT_BYTES, count * WEIR_SLOT_BYTES);
+    memd_memory_empty(lease->memory + slot * WEIR_SLOT_BYTES, count * WEIR_SLOT_BYTES,
+                      lease->is_reserved);
 }
 
 /* --- Leases ---------------------------------------------------------------------------------- */
@@ -174,7 +141,7 @@ static int lend_locked(struct memd_book *book, const struct memd_client *client,
     lease = free_entry_locked(book);
     if (!lease)
         return WEIR_EFULL;
-    memory = map(slots);
+    memory = memd_memory_map(&book->ground, slots * WEIR_SLOT_BYTES, &lease->is_reserved);
     if (!memory)
         return WEIR_ENOMEM;
     lease->memory = memory;
@@ -402,8 +369,9 @@ bool memd_book_reap(struct memd_book *book)
     if (!lease)
         return false;
 
-    empty(lease->memory, lease->slots * WEIR_SLOT_BYTES);
-    munmap(lease->memory, lease->slots * WEIR_SLOT_BYTES);
+    if (!lease->is_reserved)
+        memd_memory_empty(lease->memory, lease->slots * WEIR_SLOT_BYTES, false);
+    memd_memory_unmap(lease->memory, lease->slots * WEIR_SLOT_BYTES);
 
     pthread_mutex_lock(&book->lock);
     book->lent_slots -= lease->slots;

@@ -25,6 +25,7 @@
 
 #include "transport/memd/log.h"
 #include "transport/memd/memd.h"
+#include "transport/memd/memory.h"
 
 #define MEMD_LEASES_MOST      256u
 #define MEMD_LINES_MOST       256u
@@ -47,6 +48,7 @@ struct memd_client {
 struct memd_lease {
     /* Constant from LENT until GONE. */
     char *memory;
+    bool is_reserved; /* in huge pages of that kind */
     uint64_t slots;
     uint8_t name[WR_NAME_BYTES];
     struct memd_client client;
@@ -65,6 +67,7 @@ struct memd_book {
     /* Rung when leases became over or gone: connections have to be looked through. Any thread. */
     void (*bell)(void *context);
     void *bell_context;
+    struct memd_ground ground; /* constant; all 0: whatever huge pages and nodes there are */
 
     _Atomic(uint32_t) connections; /* that have proven the key */
     _Atomic(bool) is_short;        /* the machine is short of memory   */

@@ -26,7 +26,7 @@
 __attribute__((visibility("default"))) const char *argp_program_version = "weir-memd " WEIR_VERSION;
 
 enum { KEY_CONFIG = 1000, KEY_STATUS, KEY_QUIET, KEY_WORD };
-#define KEY_WORDS 10
+#define KEY_WORDS 13
 
 /* The first ones are settings of memd_settings_read(), under the same names. */
 static const struct argp_option arguments[] = {
@@ -44,6 +44,14 @@ static const struct argp_option arguments[] = {
      "of this machine's memory; below it, clients are asked for theirs back (5)", 0},
     {"status-socket", KEY_WORD + 8, "PATH", 0, "of a socket that --status asks", 0},
     {"metrics", KEY_WORD + 9, "HOST:PORT", 0, "text for Prometheus, at /metrics", 0},
+    {"huge-pages", KEY_WORD + 10, "WHICH", 0,
+     "auto: reserved ones (vm.nr_hugepages) if there are enough, else transparent; transparent; "
+     "off",
+     0},
+    {"numa", KEY_WORD + 11, "WHERE", 0,
+     "spread: over all nodes; local: where it is written first (spread)", 0},
+    {"spin-us", KEY_WORD + 12, "N", 0,
+     "microseconds for which a thread looks for the next message before it sleeps (20)", 0},
     {"config", KEY_CONFIG, "FILE", 0,
      "settings, one a line: `memory = 64G`. SIGHUP reads memory, quota, lease, keep-free and grace "
      "again",
@@ -167,6 +175,9 @@ static int open_server(struct program *program)
                                    .listen_count = settings->listen_count,
                                    .limits = memd_settings_limits(settings),
                                    .threads = (uint32_t)settings->threads,
+                                   .huge_pages = (enum memd_huge_pages)settings->huge_pages,
+                                   .numa = (enum memd_numa)settings->numa,
+                                   .spin_us = (uint32_t)settings->spin_us,
                                    .status_path = settings->status_path,
                                    .metrics = settings->metrics,
                                    .log = write_line,
@@ -219,12 +230,9 @@ static void read_again(struct program *program)
     tell_what_is_lent(program);
 }
 
-static uint32_t lease_count(struct program *program)
+static uint32_t lease_count(const struct program *program)
 {
-    struct memd_gauges gauges;
-
-    memd_measure(program->memd, &gauges);
-    return gauges.leases;
+    return memd_lease_count(program->memd);
 }
 
 /* Wait until clients have moved away, or the grace is over, or somebody insists. */

@@ -57,10 +57,13 @@ int memd_open(const struct memd_options *options, struct memd **memd_p)
         return WEIR_ENOMEM;
     memd->teller_bell = memd->status_fd = memd->metrics_fd = -1;
     memd->begun_ms = memd_now_ms();
+    memd->looking_most = (uint32_t)get_nprocs() / 2;
+    memd->look_ns = options->spin_us * 1000ull;
     memd_log_open(&memd->log, options->log, options->log_context);
     memd->identity.key = *options->key;
     memd->identity.epoch = draw_epoch();
     memd_book_open(&memd->book, &options->limits, &memd->log);
+    memd_ground_look(&memd->book.ground, options->huge_pages, options->numa);
     memd->book.bell = memd_workers_ring;
     memd->book.bell_context = memd;
     error = memd_pool_open(memd) ? start(memd, options) : WEIR_ENOMEM;

@@ -22,6 +22,7 @@
 #include <stdint.h>
 #include <stdio.h>
 
+#include "transport/memd/memory.h"
 #include "transport/session.h"
 
 #define MEMD_LISTEN_MOST  16u
@@ -42,7 +43,10 @@ struct memd_options {
     uint32_t listen_count;
     const struct wr_key *key; /* is copied                                                     */
     struct memd_limits limits;
-    uint32_t threads;        /* workers; 0: as many as processors, at most 4                    */
+    uint32_t threads; /* workers; 0: as many as processors, at most 4                    */
+    uint32_t spin_us; /* look for the next message so long before sleeping; 0: not       */
+    enum memd_huge_pages huge_pages;
+    enum memd_numa numa;
     const char *status_path; /* of a socket that tells `status` to who connects; NULL: none     */
     const char *metrics;     /* "HOST:PORT" for Prometheus; NULL: none                          */
     /* One event a line, the time first, no newline. Any thread, one at a time; it may not call the
@@ -51,11 +55,14 @@ struct memd_options {
     void *log_context;
 };
 
-/* What the server has at this moment, and what it did since it began. */
+/* What the server has at this moment, and what it did since it began. report.c has a line for each.
+ */
 struct memd_gauges {
+    uint64_t uptime_s;
     uint64_t memory_bytes, lent_bytes;
-    uint32_t leases, connections; /* connections: of those who have proven the key             */
-    bool is_asking_back;
+    uint64_t resident_bytes, huge_bytes; /* of the process; 0 where the kernel does not tell    */
+    uint64_t is_asking_back;             /* 1: it is                                            */
+    uint64_t leases, connections;        /* connections: of those who have proven the key       */
     uint64_t lent, returned, expired, refused; /* leases                                        */
     uint64_t accepted, unproven, unsound;      /* connections: all; never in; ended for nonsense */
     uint64_t messages, pages_read, pages_written, pages_discarded, bytes_in, bytes_out;
@@ -86,7 +93,8 @@ void memd_tune(struct memd *memd, const struct memd_limits *limits);
 /* Lend nothing more and ask for everything back: the server is going to be closed. */
 void memd_drain(struct memd *memd);
 
-/* All of these: any thread. */
+/* All of these: any thread. Measuring and printing costs time for all pages that were written. */
+uint32_t memd_lease_count(struct memd *memd);
 void memd_measure(struct memd *memd, struct memd_gauges *gauges_p);
 void memd_print_status(struct memd *memd, FILE *file);
 void memd_print_metrics(struct memd *memd, FILE *file);

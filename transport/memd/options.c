@@ -18,6 +18,9 @@ static const struct wr_spec_row rows[] = {
     {"grace", WR_SPEC_COUNT, FIELD(grace), 0, 86400, NULL},
     {"keep-free", WR_SPEC_COUNT, FIELD(keep_free), 0, 99, NULL},
     {"threads", WR_SPEC_COUNT, FIELD(threads), 0, MEMD_THREADS_MOST, NULL},
+    {"huge-pages", WR_SPEC_WORD, FIELD(huge_pages), 0, 0, "auto\0transparent\0off\0"},
+    {"numa", WR_SPEC_WORD, FIELD(numa), 0, 0, "spread\0local\0"},
+    {"spin-us", WR_SPEC_COUNT, FIELD(spin_us), 0, 1000, NULL},
 };
 #define ROWS (sizeof(rows) / sizeof(rows[0]))
 
@@ -52,7 +55,7 @@ static void note_why(void *context, int severity, int error, int os_error, const
 static int set_number(struct memd_settings *settings, const struct memd_word *word,
                       char why[MEMD_WHY_BYTES])
 {
-    const struct weir_backend_env env = {why, note_why};
+    const struct weir_backend_env env = {.context = why, .tell = note_why};
     char option[LINE_BYTES];
 
     snprintf(option, sizeof(option), "%s=%s", word->key, word->value);
@@ -99,7 +102,7 @@ static int set(struct memd_settings *settings, const struct memd_word *word,
             return set_number(settings, word, why);
     snprintf(why, MEMD_WHY_BYTES,
              "there is no setting \"%s\"; there are memory, listen, key-file, quota, lease, "
-             "threads, grace, keep-free, status-socket, metrics",
+             "threads, spin-us, grace, keep-free, huge-pages, numa, status-socket, metrics",
              word->key);
     return WEIR_EINVAL;
 }
@@ -187,7 +190,7 @@ int memd_settings_read(const char *file, const struct memd_word *words, uint32_t
 {
     int error = WEIR_OK;
 
-    *settings_p = (struct memd_settings){.lease = 30, .grace = 10, .keep_free = 5};
+    *settings_p = (struct memd_settings){.lease = 30, .grace = 10, .keep_free = 5, .spin_us = 20};
     if (file)
         error = read_file(settings_p, file, why);
     for (uint32_t i = 0; i < count && !error; i++)
@@ -225,6 +228,12 @@ const char *memd_settings_fixed(const struct memd_settings *one, const struct me
 {
     if (one->threads != other->threads)
         return "threads";
+    if (one->huge_pages != other->huge_pages)
+        return "huge-pages";
+    if (one->numa != other->numa)
+        return "numa";
+    if (one->spin_us != other->spin_us)
+        return "spin-us";
     for (size_t i = 0; i < TEXTS; i++)
         if (!is_same(*const_text_at(one, i), *const_text_at(other, i)))
             return texts[i].key;

@@ -54,7 +54,7 @@ struct memd_worker {
     /* The worker's own. */
     struct memd_connection *connections, *oldest; /* newest first */
     struct memd_connection *ended;                /* in this round of events */
-    uint64_t now_ms;
+    uint64_t now_ms, look_until_ns;               /* look_until_ns: 0: sleep at once       */
     /* Of the first worker. */
     uint32_t unproven;
     bool is_door_shut;
@@ -68,6 +68,8 @@ struct memd {
     uint32_t door_count;
     struct memd_worker workers[MEMD_THREADS_MOST];
     uint32_t worker_count;
+    uint32_t looking_most; /* workers that may look at a time, and for how long */
+    uint64_t look_ns;
     uint64_t begun_ms;
     int teller_bell, status_fd, metrics_fd;
     uint16_t metrics_port;
@@ -76,6 +78,7 @@ struct memd {
     bool has_keeper, has_teller;
 
     _Atomic(bool) is_stopping;
+    _Atomic(uint32_t) looking; /* workers that look for the next message before they sleep */
     struct memd_book book;
     pthread_mutex_t pool_lock;
     struct memd_connection *spare; /* kept by pool_lock */

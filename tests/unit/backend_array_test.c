@@ -1,0 +1,512 @@
+/* SPDX-License-Identifier: MIT */
+
+/*
+ * mirror and spread over members that can be told to fail, to refuse, and to come back empty, while
+ * threads write and read: no byte may be wrong, and everything is whole in the end.
+ */
+
+#include <criterion/criterion.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "tests/unit/backend_kit.h"
+#include "transport/array.h"
+#include "transport/chaos.h"
+
+/* --- Members that do as they are told ----------------------------------------------------------
+ */
+
+#define TAMED 4u
+
+/* What is told to "tame:N", whoever has it open. */
+static struct {
+    _Atomic(bool) fails;   /* every request      */
+    _Atomic(bool) refuses; /* to be opened       */
+    _Atomic(uint32_t) age; /* of those who live: each change is a death */
+} tame[TAMED];
+
+struct tame {
+    struct weir_backend base;
+    struct weir_backend *inner;
+    uint32_t number, age;
+};
+
+struct tame_channel {
+    struct weir_channel base;
+    struct weir_channel *inner;
+    struct tame_io {
+        struct weir_io io;
+        struct weir_io *outer;
+    } ios[256];
+};
+
+static bool is_ill(const struct tame *t)
+{
+    return tame[t->number].fails || tame[t->number].age != t->age;
+}
+
+static const struct weir_backend_ops tame_ops;
+
+static int tame_open(const char *spec, const struct weir_backend_env *env,
+                     struct weir_backend **backend_p)
+{
+    struct tame *t = calloc(1, sizeof(*t));
+    int error = WEIR_EIO;
+
+    cr_assert_not_null(t);
+    t->number = (uint32_t)(spec[0] - '0');
+    t->age = tame[t->number].age;
+    t->base.ops = &tame_ops;
+    if (!tame[t->number].refuses)
+        error = weir_backend_open(kit_text("mem:%s", spec + 1), env, &t->inner);
+    if (error)
+        free(t);
+    else
+        *backend_p = &t->base;
+    return error;
+}
+
+static void tame_close(struct weir_backend *backend)
+{
+    struct tame *t = (struct tame *)backend;
+
+    t->inner->ops->close(t->inner);
+    free(t);
+}
+
+static void tame_describe(struct weir_backend *backend, struct weir_backend_info *info_p)
+{
+    struct tame *t = (struct tame *)backend;
+
+    t->inner->ops->describe(t->inner, info_p);
+}
+
+static int tame_read(struct weir_backend *backend, uint64_t slot, uint32_t pages, void *bytes)
+{
+    struct tame *t = (struct tame *)backend;
+
+    if (is_ill(t)) {
+        memset(bytes, 0xdb, (size_t)pages * WEIR_SLOT_BYTES);
+        return WEIR_EIO;
+    }
+    return t->inner->ops->read(t->inner, slot, pages, bytes);
+}
+
+static int tame_channel_open(struct weir_backend *backend, uint32_t depth,
+                             struct weir_channel **channel_p)
+{
+    struct tame_channel *c = calloc(1, sizeof(*c));
+    struct tame *t = (struct tame *)backend;
+
+    cr_assert(c && depth <= 256);
+    c->base.backend = backend;
+    cr_assert_eq(t->inner->ops->channel_open(t->inner, depth, &c->inner), WEIR_OK);
+    *channel_p = &c->base;
+    return WEIR_OK;
+}
+
+static void tame_channel_close(struct weir_channel *channel)
+{
+    struct tame_channel *c = (struct tame_channel *)channel;
+
+    c->inner->backend->ops->channel_close(c->inner);
+    free(c);
+}
+
+static void tame_done(struct weir_io *io)
+{
+    struct tame_io *mine = (struct tame_io *)io;
+    struct tame_channel *c = io->owner;
+    struct weir_io *outer = mine->outer;
+
+    mine->outer = NULL;
+    outer->error = is_ill((struct tame *)c->base.backend) ? WEIR_EIO : io->error;
+    outer->os_error = 0;
+    outer->done(outer);
+}
+
+static uint32_t tame_submit(struct weir_channel *channel, struct weir_io *const *ios,
+                            uint32_t count)
+{
+    struct tame_channel *c = (struct tame_channel *)channel;
+
+    for (uint32_t i = 0, at = 0; i < count; i++) {
+        struct weir_io *io;
+
+        while (at < 256 && c->ios[at].outer)
+            at++;
+        if (at == 256)
+            return i;
+        c->ios[at].outer = ios[i];
+        c->ios[at].io = *ios[i];
+        io = &c->ios[at].io;
+        io->done = tame_done;
+        io->owner = c;
+        if (c->inner->backend->ops->submit(c->inner, &io, 1) == 0) {
+            c->ios[at].outer = NULL;
+            return i;
+        }
+    }
+    return count;
+}
+
+static uint32_t tame_poll(struct weir_channel *channel, uint32_t max)
+{
+    struct tame_channel *c = (struct tame_channel *)channel;
+
+    return c->inner->backend->ops->poll(c->inner, max);
+}
+
+static int tame_wait_fd(struct weir_channel *channel)
+{
+    (void)channel;
+    return -1;
+}
+
+static const struct weir_backend_ops tame_ops = {
+    .abi = WEIR_BACKEND_ABI,
+    .name = "tame",
+    .open = tame_open,
+    .close = tame_close,
+    .describe = tame_describe,
+    .read = tame_read,
+    .channel_open = tame_channel_open,
+    .channel_close = tame_channel_close,
+    .submit = tame_submit,
+    .poll = tame_poll,
+    .wait_fd = tame_wait_fd,
+};
+
+static struct weir_backend *open_tamed(const char *spec)
+{
+    (void)weir_backend_register(&tame_ops);
+    return kit_open(spec, WEIR_OK);
+}
+
+/* Come back empty, once. */
+static void kill_tame(uint32_t number)
+{
+    tame[number].age++;
+}
+
+static uint64_t missing_of(struct weir_backend *backend)
+{
+    struct wr_array *array = (struct wr_array *)backend;
+    uint64_t missing;
+
+    pthread_mutex_lock(&array->lock);
+    missing = array->map.missing;
+    pthread_mutex_unlock(&array->lock);
+    return missing;
+}
+
+/* Is everybody up, in at least this life, and everything whole, within a minute? */
+static bool is_whole(struct weir_backend *backend, uint32_t member, uint32_t life)
+{
+    struct wr_array *array = (struct wr_array *)backend;
+
+    for (int i = 0; i < 6000; i++) {
+        bool is = missing_of(backend) == 0;
+
+        pthread_mutex_lock(&array->lock);
+        is &= array->map.member[member].life >= life;
+        pthread_mutex_unlock(&array->lock);
+        for (uint32_t m = 0; m < array->members; m++)
+            is &= array->map.member[m].is_up;
+        if (is)
+            return true;
+        usleep(10000);
+    }
+    return false;
+}
+
+/* --- Threads that write and read ---------------------------------------------------------------
+ */
+
+#define CLUSTERS  6u
+#define SLOTS     (CLUSTERS * WEIR_CLUSTER_SLOTS)
+#define THREADS   3u
+#define BATCH     8u
+#define SIZE_SPEC "?size=14M"
+
+static struct weir_backend *subject;
+static _Atomic(bool) is_over;
+static _Atomic(uint64_t) moved;
+
+static uint64_t stamp_of(uint64_t slot, uint32_t version)
+{
+    return (slot << 32 | version) * 0x9e3779b97f4a7c15u;
+}
+
+static void stamp(unsigned char *page, uint64_t slot, uint32_t version)
+{
+    uint64_t *words = (uint64_t *)(void *)page;
+
+    for (uint32_t i = 0; i < WEIR_SLOT_BYTES / 8; i++)
+        words[i] = stamp_of(slot, version) + i;
+}
+
+static bool is_stamped(const unsigned char *page, uint64_t slot, uint32_t version)
+{
+    const uint64_t *words = (const uint64_t *)(const void *)page;
+
+    for (uint32_t i = 0; i < WEIR_SLOT_BYTES / 8; i++)
+        if (words[i] != stamp_of(slot, version) + i)
+            return false;
+    return true;
+}
+
+struct worker {
+    pthread_t thread;
+    uint32_t number;
+    uint32_t versions[SLOTS]; /* of the slots that are its own: every third */
+    uint64_t random;
+    struct weir_channel *channel;
+    unsigned char *pages;
+};
+
+static uint32_t draw(struct worker *w, uint32_t limit)
+{
+    w->random = w->random * 6364136223846793005u + 1442695040888963407u;
+    return (uint32_t)(w->random >> 33) % limit;
+}
+
+/* A batch of different slots of its own, written or read at once. */
+static void do_batch(struct worker *w, bool is_write)
+{
+    const uint32_t start = draw(w, SLOTS / THREADS - BATCH * 40), step = 1 + draw(w, 40);
+    struct weir_io ios[BATCH], *list[BATCH];
+    struct iovec iov[BATCH];
+    uint32_t finished = 0;
+
+    for (uint32_t i = 0; i < BATCH; i++) {
+        const uint64_t slot = (start + i * step) * THREADS + w->number;
+        unsigned char *page = w->pages + (size_t)i * WEIR_SLOT_BYTES;
+
+        kit_io_init(&ios[i], &iov[i], is_write, slot, 1, page);
+        if (is_write)
+            stamp(page, slot, ++w->versions[slot]);
+        list[i] = &ios[i];
+    }
+    cr_assert_eq(subject->ops->submit(w->channel, list, BATCH), BATCH);
+    while (finished < BATCH)
+        finished += subject->ops->poll(w->channel, UINT32_MAX);
+    for (uint32_t i = 0; i < BATCH; i++) {
+        cr_assert_eq(ios[i].error, WEIR_OK, "%s of %u", is_write ? "write" : "read",
+                     (unsigned)ios[i].slot);
+        cr_assert(is_write || !w->versions[ios[i].slot] ||
+                      is_stamped(w->pages + (size_t)i * WEIR_SLOT_BYTES, ios[i].slot,
+                                 w->versions[ios[i].slot]),
+                  "slot %u is not as it was written", (unsigned)ios[i].slot);
+    }
+    moved += BATCH;
+}
+
+static void check_one(struct worker *w, uint64_t slot)
+{
+    cr_assert_eq(subject->ops->read(subject, slot, 1, w->pages), WEIR_OK, "%u", (unsigned)slot);
+    cr_assert(!w->versions[slot] || is_stamped(w->pages, slot, w->versions[slot]),
+              "slot %u is not as it was written", (unsigned)slot);
+}
+
+static void *work(void *context)
+{
+    struct worker *w = context;
+
+    while (!is_over) {
+        do_batch(w, draw(w, 2));
+        check_one(w, draw(w, SLOTS / THREADS) * THREADS + w->number);
+    }
+    for (uint64_t slot = w->number; slot < SLOTS; slot += THREADS)
+        check_one(w, slot);
+    return NULL;
+}
+
+static struct worker workers[THREADS];
+
+static void start_workers(void)
+{
+    is_over = false;
+    for (uint32_t i = 0; i < THREADS; i++) {
+        workers[i].number = i;
+        workers[i].random = 77 + i;
+        workers[i].channel = kit_channel(subject, BATCH);
+        workers[i].pages = kit_pages(BATCH, 0);
+        cr_assert_eq(pthread_create(&workers[i].thread, NULL, work, &workers[i]), 0);
+    }
+}
+
+static void end_workers(void)
+{
+    is_over = true;
+    for (uint32_t i = 0; i < THREADS; i++) {
+        pthread_join(workers[i].thread, NULL);
+        subject->ops->channel_close(workers[i].channel);
+        free(workers[i].pages);
+    }
+}
+
+static void let_move(uint64_t requests)
+{
+    const uint64_t until = moved + requests;
+
+    while (moved < until)
+        usleep(1000);
+}
+
+/* --- Tests -------------------------------------------------------------------------------------
+ */
+
+Test(backend_array, a_copy_that_fails_now_and_then_is_made_whole_again, .timeout = 120)
+{
+    subject = open_tamed("mirror(tame:0" SIZE_SPEC ", tame:1" SIZE_SPEC ")");
+    start_workers();
+    for (uint32_t round = 0; round < 6; round++) {
+        let_move(2000);
+        tame[round % 2].fails = true;
+        let_move(2000);
+        tame[round % 2].fails = false;
+        cr_assert(is_whole(subject, 0, 1), "round %u: %s", round, kit_told.text);
+    }
+    end_workers();
+    cr_expect(kit_has_heard("all its copies again"), "%s", kit_told.text);
+    kit_close(subject);
+}
+
+Test(backend_array, a_member_that_comes_back_empty_is_filled, .timeout = 120)
+{
+    subject = open_tamed("mirror(tame:0" SIZE_SPEC ", tame:1" SIZE_SPEC ")");
+    start_workers();
+    for (uint32_t round = 0; round < 2; round++) {
+        let_move(2000);
+        kill_tame(round);
+        cr_assert(is_whole(subject, round, 2), "round %u: %s", round, kit_told.text);
+    }
+    end_workers();
+    cr_expect_eq(((struct wr_array *)subject)->map.lost, 0);
+    kit_close(subject);
+}
+
+Test(backend_array, a_member_that_stays_away_is_replaced_by_another, .timeout = 120)
+{
+    struct wr_array *array;
+
+    subject = open_tamed("mirror(tame:0" SIZE_SPEC ", tame:1" SIZE_SPEC ", tame:2" SIZE_SPEC
+                         ")?replace_s=1");
+    array = (struct wr_array *)subject;
+    cr_expect_geq(array->map.clusters, CLUSTERS + 3);
+    start_workers();
+    let_move(4000);
+    tame[1].refuses = true;
+    kill_tame(1);
+    /* Its clusters are made whole at the other two: nothing points at it any more. */
+    for (bool any = true; any; usleep(10000)) {
+        any = missing_of(subject) > 0;
+        for (uint64_t c = 0; c < array->map.clusters; c++)
+            for (uint32_t p = 0; p < 2; p++) {
+                struct wr_map_piece piece = wr_map_piece(&array->map, c, p);
+
+                any |= piece.state != WR_PIECE_NONE && piece.member == 1;
+            }
+    }
+    tame[1].refuses = false;
+    cr_assert(is_whole(subject, 1, 2), "%s", kit_told.text);
+    end_workers();
+    kit_close(subject);
+}
+
+Test(backend_array, an_array_opens_without_one_and_takes_it_in_later, .timeout = 120)
+{
+    tame[1].refuses = true;
+    subject = open_tamed("mirror(tame:0" SIZE_SPEC ", tame:1" SIZE_SPEC ")");
+    start_workers();
+    let_move(2000);
+    cr_expect_gt(missing_of(subject), 0);
+    tame[1].refuses = false;
+    cr_assert(is_whole(subject, 1, 1), "%s", kit_told.text);
+    end_workers();
+    kit_close(subject);
+    tame[1].refuses = true;
+    kit_open("spread(tame:0" SIZE_SPEC ", tame:1" SIZE_SPEC ")", WEIR_EIO);
+}
+
+/* What no other member has is refused, and never taken for zeros; what is written anew is good. */
+Test(backend_array, what_was_lost_is_refused, .timeout = 120)
+{
+    struct weir_backend *spread = open_tamed("spread(tame:0" SIZE_SPEC ", tame:1" SIZE_SPEC ")");
+    const uint64_t slots = kit_describe(spread).slots;
+    struct weir_channel *channel = kit_channel(spread, 4);
+    unsigned char *page = kit_pages(1, 0);
+    uint32_t lost = 0, kept = 0;
+
+    cr_expect_eq(slots, 12 * WEIR_CLUSTER_SLOTS);
+    for (uint64_t slot = 5; slot < slots; slot += WEIR_CLUSTER_SLOTS)
+        cr_assert_eq(kit_write(channel, slot, 1, 7, NULL), WEIR_OK);
+    kill_tame(0);
+    (void)spread->ops->read(spread, 5, 1, page);
+    cr_assert(is_whole(spread, 0, 2), "%s", kit_told.text);
+    for (uint64_t slot = 5; slot < slots; slot += WEIR_CLUSTER_SLOTS) {
+        if (spread->ops->read(spread, slot, 1, page) == WEIR_OK) {
+            cr_expect(kit_is_filled(page, WEIR_SLOT_BYTES, 7));
+            kept++;
+            continue;
+        }
+        lost++;
+        cr_expect_eq(kit_write(channel, slot + 1, 1, 8, NULL), WEIR_OK);
+        cr_expect(kit_holds(spread, slot + 1, 1, 8));
+        cr_expect_eq(spread->ops->read(spread, slot, 1, page), WEIR_EIO);
+        cr_expect_eq(kit_write(channel, slot, 1, 9, NULL), WEIR_OK);
+        cr_expect(kit_holds(spread, slot, 1, 9));
+    }
+    cr_expect_eq(lost, 6);
+    cr_expect_eq(kept, 6);
+    cr_expect(kit_has_heard("is lost"), "%s", kit_told.text);
+    spread->ops->channel_close(channel);
+    free(page);
+    kit_close(spread);
+}
+
+/* The slower one is asked less and less. */
+Test(backend_array, reads_go_to_the_nearer_one, .timeout = 60)
+{
+    struct weir_backend *mirror = kit_open(
+        "mirror(chaos(mem:" SIZE_SPEC ")?read_delay_us=3000, mem:" SIZE_SPEC ")", WEIR_OK);
+    struct wr_array *array = (struct wr_array *)mirror;
+    struct weir_channel *channel = kit_channel(mirror, 4);
+    unsigned char *page = kit_pages(1, 0);
+    uint64_t asked;
+
+    cr_assert_eq(kit_write(channel, 1, 1, 7, NULL), WEIR_OK);
+    for (uint32_t i = 0; i < 500; i++)
+        cr_assert_eq(mirror->ops->read(mirror, 1, 1, page), WEIR_OK);
+    asked = wr_chaos_get(array->member[0].lives[1], WR_CHAOS_DID_READ);
+    cr_expect_lt(asked, 100, "%u of 500", (unsigned)asked);
+    mirror->ops->channel_close(channel);
+    free(page);
+    kit_close(mirror);
+}
+
+Test(backend_array, what_is_refused)
+{
+    static const struct {
+        const char *spec, *words;
+    } bad[] = {
+        {"mirror(mem:)", "2 copies need as many members"},
+        {"mirror(mem:, mem:)?copies=3", "3 copies"},
+        {"mirror(mem:, )", "expected 1 to 16"},
+        {"mirror(mem:, mem:?size=8k)", "too small"},
+        {"mirror(mem:, mem:)?seed=1", "no option"},
+        {"spread mem:", "expected"},
+        {"spread(mem:, mem:?size=-1)", "size"},
+    };
+
+    for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+        struct weir_backend *backend = NULL;
+
+        cr_expect_neq(weir_backend_open(bad[i].spec, &kit_env, &backend), WEIR_OK, "%s",
+                      bad[i].spec);
+        cr_expect(kit_has_heard(bad[i].words), "%s: %s", bad[i].spec, kit_told.text);
+    }
+}

@@ -1,0 +1,290 @@
+/* SPDX-License-Identifier: MIT */
+
+/*
+ * The builder: makes pieces whole, moves them to where they belong, closes lives that nobody uses.
+ *
+ * It walks over all clusters, again and again while any piece is missing: what is to be done is
+ * seen from the map, so that nothing can be forgotten in a queue. A walk that could do nothing is
+ * followed by another one a moment later, because members come back and rest no longer.
+ */
+
+#include <errno.h>
+#include <poll.h>
+#include <string.h>
+#include <time.h>
+
+#include "transport/array.h"
+
+#define CHUNK_PAGES   64u
+#define REST_NS       1000000000ull /* a member at which building failed is left alone for so long */
+#define PAUSE_NS      200000000ull /* between two walks                                           */
+#define LOSE_PATIENCE 50u          /* waits for writes to a cluster, before another one's turn    */
+
+static void wait_for_work(struct wr_array *array, uint64_t until_ns)
+{
+    const struct timespec until = {.tv_sec = (time_t)(until_ns / 1000000000ull),
+                                   .tv_nsec = (long)(until_ns % 1000000000ull)};
+
+    if (!atomic_load(&array->stop))
+        pthread_cond_clockwait(&array->work, &array->lock, CLOCK_MONOTONIC, &until);
+}
+
+/* --- Bytes -------------------------------------------------------------------------------------
+ */
+
+static int read_from(struct wr_array *array, const struct wr_map_piece *piece, uint32_t first,
+                     uint32_t pages)
+{
+    struct weir_backend *backend = atomic_load(
+        &array->member[piece->member].lives[piece->life & 1]);
+
+    return backend->ops->read(backend, (uint64_t)piece->place * WEIR_CLUSTER_SLOTS + first, pages,
+                              array->buffer);
+}
+
+static int read_any(struct wr_array *array, const struct wr_map_job *job, uint32_t first,
+                    uint32_t pages)
+{
+    int error = WEIR_EIO;
+
+    for (uint32_t i = 0; i < job->from_count && error; i++) {
+        const uint32_t side = wr_array_enter(array);
+        uint32_t life;
+
+        /* Inside, a life that is the present one is not closed. */
+        pthread_mutex_lock(&array->lock);
+        life = array->map.member[job->from[i].member].life;
+        pthread_mutex_unlock(&array->lock);
+        if (life == job->from[i].life) {
+            error = read_from(array, &job->from[i], first, pages);
+            if (error)
+                wr_array_suspect(array, job->from[i].member);
+        }
+        wr_array_leave(array, side);
+    }
+    return error;
+}
+
+static void note_done(struct weir_io *io)
+{
+    io->owner = NULL;
+}
+
+/* Whoever calls holds no lock. False: the leg is of another life. */
+static bool send(struct wr_array_legs *legs, struct wr_array_leg *leg, uint32_t life,
+                 struct weir_io *io)
+{
+    bool is_sent = false;
+
+    pthread_mutex_lock(&legs->lock);
+    if (leg->channel && leg->life == life &&
+        leg->channel->backend->ops->submit(leg->channel, &io, 1) == 1) {
+        is_sent = true;
+        leg->flying++;
+    }
+    pthread_mutex_unlock(&legs->lock);
+    return is_sent;
+}
+
+static int write_to(struct wr_array *array, const struct wr_map_piece *piece, uint32_t first,
+                    uint32_t pages)
+{
+    struct wr_array_legs *legs = &array->builder_legs;
+    struct wr_array_leg *leg = &legs->leg[piece->member];
+    struct iovec iov = {array->buffer, (size_t)pages * WEIR_SLOT_BYTES};
+    struct weir_io io = {.slot = (uint64_t)piece->place * WEIR_CLUSTER_SLOTS + first,
+                         .pages = pages,
+                         .is_write = 1,
+                         .iov = &iov,
+                         .iov_count = 1,
+                         .done = note_done,
+                         .owner = &io};
+
+    if (!send(legs, leg, piece->life, &io))
+        return WEIR_EIO;
+    while (io.owner) {
+        struct pollfd wait = {.fd = leg->fd, .events = POLLIN};
+
+        if (leg->fd >= 0)
+            (void)poll(&wait, 1, 100);
+        pthread_mutex_lock(&legs->lock);
+        (void)leg->channel->backend->ops->poll(leg->channel, UINT32_MAX);
+        pthread_mutex_unlock(&legs->lock);
+    }
+    pthread_mutex_lock(&legs->lock);
+    leg->flying--;
+    pthread_mutex_unlock(&legs->lock);
+    return io.error;
+}
+
+/* The pages that were written; WEIR_OK, or which side failed: *target_p. */
+static int copy(struct wr_array *array, const struct wr_map_job *job, uint64_t *bytes_p,
+                bool *target_p)
+{
+    int error = WEIR_OK;
+
+    *target_p = false;
+    for (uint32_t first = 0; first < WEIR_CLUSTER_SLOTS && !error; first += CHUNK_PAGES) {
+        _Static_assert(CHUNK_PAGES == 64, "a word of written pages");
+        if (!atomic_load(&array->map.written[job->cluster * WR_MAP_WORDS + first / 64]))
+            continue;
+        error = read_any(array, job, first, CHUNK_PAGES);
+        if (error)
+            break;
+        error = write_to(array, &job->target, first, CHUNK_PAGES);
+        *target_p = error != WEIR_OK;
+        *bytes_p += (uint64_t)CHUNK_PAGES * WEIR_SLOT_BYTES;
+    }
+    return error;
+}
+
+/* --- Jobs --------------------------------------------------------------------------------------
+ */
+
+/* Under the array's lock; WEIR_OK: the cluster is held. */
+static int take_job(struct wr_array *array, uint64_t cluster, bool may_move, struct wr_map_job *job)
+{
+    int error = wr_map_job_begin(&array->map, cluster, may_move, job);
+
+    for (uint32_t i = 0; error == WEIR_EAGAIN && i < LOSE_PATIENCE; i++) {
+        wait_for_work(array, wr_array_now_ns() + PAUSE_NS);
+        if (atomic_load(&array->stop))
+            break;
+        error = wr_map_job_begin(&array->map, cluster, may_move, job);
+    }
+    if (error && wr_map_job_cancel(&array->map, cluster))
+        wr_array_ring_waiting(array);
+    return error;
+}
+
+/* Under the array's lock, which it drops meanwhile. True: a piece is whole now. */
+static bool do_job(struct wr_array *array, const struct wr_map_job *job, uint64_t *bytes_p)
+{
+    bool is_waited, was_elsewhere, is_target = false;
+    int error;
+
+    pthread_mutex_unlock(&array->lock);
+    wr_array_grace(array); /* who has seen the piece whole, and reads there */
+    error = copy(array, job, bytes_p, &is_target);
+    pthread_mutex_lock(&array->lock);
+    was_elsewhere = wr_map_job_end(&array->map, job, !error, &is_waited);
+    if (is_waited)
+        wr_array_ring_waiting(array);
+    if (is_target) {
+        array->member[job->target.member].rest_ns = wr_array_now_ns() + REST_NS;
+        array->map.member[job->target.member].is_resting = true;
+    }
+    if (!was_elsewhere)
+        return !error;
+    pthread_mutex_unlock(&array->lock);
+    wr_array_grace(array); /* who still reads where it was */
+    pthread_mutex_lock(&array->lock);
+    wr_map_job_free(&array->map, job);
+    return true;
+}
+
+/* Wait for so many bytes to be within the rate. Under the array's lock. */
+static void keep_pace(struct wr_array *array, uint64_t *due_ns, uint64_t bytes)
+{
+    const uint64_t now = wr_array_now_ns();
+
+    if (array->options.rebuild_bytes_per_s == 0)
+        return;
+    if (*due_ns < now)
+        *due_ns = now;
+    *due_ns += (uint64_t)((double)bytes * 1e9 / (double)array->options.rebuild_bytes_per_s);
+    while (!atomic_load(&array->stop) && wr_array_now_ns() < *due_ns)
+        wait_for_work(array, *due_ns);
+}
+
+/* --- Walks -------------------------------------------------------------------------------------
+ */
+
+static void end_rests(struct wr_array *array)
+{
+    const uint64_t now = wr_array_now_ns();
+
+    for (uint32_t i = 0; i < array->members; i++)
+        if (array->map.member[i].is_resting && now >= array->member[i].rest_ns)
+            array->map.member[i].is_resting = false;
+}
+
+/* Pieces of members that are gone are whole, but nobody can read them. */
+static bool has_gone_member(const struct wr_array *array)
+{
+    for (uint32_t i = 0; i < array->members; i++)
+        if (array->map.member[i].is_gone && array->map.pieces > 1)
+            return true;
+    return false;
+}
+
+/* Over all clusters. True: something was done. */
+static bool walk(struct wr_array *array, bool may_move, uint64_t *due_ns)
+{
+    bool any = false;
+
+    for (uint64_t cluster = 0; cluster < array->map.clusters; cluster++) {
+        struct wr_map_job job;
+        uint64_t bytes = 0;
+
+        if (atomic_load(&array->stop))
+            return false;
+        pthread_mutex_lock(&array->lock);
+        if (take_job(array, cluster, may_move, &job) == WEIR_OK) {
+            any |= do_job(array, &job, &bytes);
+            keep_pace(array, due_ns, bytes);
+            end_rests(array);
+        }
+        pthread_mutex_unlock(&array->lock);
+    }
+    return any;
+}
+
+/* An old life that no leg leads to, and that nobody can have seen since. */
+static void close_lives(struct wr_array *array)
+{
+    for (uint32_t i = 0; i < array->members; i++) {
+        struct wr_array_member *member = &array->member[i];
+        struct weir_backend *backend;
+        uint32_t life;
+
+        pthread_mutex_lock(&array->lock);
+        life = member->closing;
+        pthread_mutex_unlock(&array->lock);
+        if (life == 0)
+            continue;
+        wr_array_grace(array);
+        backend = atomic_load(&member->lives[life & 1]);
+        backend->ops->close(backend);
+        atomic_store(&member->lives[life & 1], NULL);
+        pthread_mutex_lock(&array->lock);
+        member->closing = 0;
+        pthread_mutex_unlock(&array->lock);
+    }
+}
+
+void *wr_array_build(void *context)
+{
+    struct wr_array *array = context;
+    uint64_t due_ns = 0;
+
+    while (!atomic_load(&array->stop)) {
+        bool is_wanted, may_move, any = false;
+
+        close_lives(array);
+        pthread_mutex_lock(&array->lock);
+        end_rests(array);
+        is_wanted = array->map.missing > 0 || has_gone_member(array);
+        may_move = !is_wanted && atomic_load(&array->wants_moves);
+        pthread_mutex_unlock(&array->lock);
+        if (is_wanted || may_move)
+            any = walk(array, may_move, &due_ns);
+        if (may_move && !any)
+            atomic_store(&array->wants_moves, false);
+        pthread_mutex_lock(&array->lock);
+        if (!any)
+            wait_for_work(array, wr_array_now_ns() + PAUSE_NS);
+        pthread_mutex_unlock(&array->lock);
+    }
+    return NULL;
+}

@@ -1,0 +1,365 @@
+/* SPDX-License-Identifier: MIT */
+
+/*
+ * The keeper: asks each member now and then for a page, to know whether it answers; opens those
+ * again that do not; tells of it.
+ *
+ * A member that does not answer keeps its pieces for as long as nothing better is known: it may
+ * come back with them. It has lost them when its specification can be opened anew, and the old
+ * opening still fails a while after that.
+ */
+
+#include <errno.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+
+#include <weir/weir.h>
+
+#include "transport/array.h"
+#include "transport/tell.h"
+
+#define NS_MILLISECOND  1000000ull
+#define NS_SECOND       1000000000ull
+#define TICK_MS         100
+#define ASK_NS          NS_SECOND              /* one that answers is asked so often      */
+#define ASK_AGAIN_NS    (200 * NS_MILLISECOND) /* one that does not                       */
+#define SLOW_NS         (500 * NS_MILLISECOND) /* an answer that takes as long is no good */
+#define DOWN_NS         NS_SECOND              /* before it is opened anew                */
+#define DOUBT_NS        (2 * NS_SECOND)        /* for the old opening to come back        */
+#define REOPEN_LEAST_NS (500 * NS_MILLISECOND)
+#define REOPEN_MOST_NS  (5 * NS_SECOND)
+#define FADE            32u /* of a latency that nobody measures, each tick: try it again */
+
+static bool is_up(struct wr_array *array, uint32_t i)
+{
+    return atomic_load(&array->map.member[i].is_up);
+}
+
+static void set_gone(struct wr_array *array, uint32_t i, bool is_gone)
+{
+    pthread_mutex_lock(&array->lock);
+    array->map.member[i].is_gone = is_gone;
+    pthread_mutex_unlock(&array->lock);
+}
+
+static uint64_t mib(uint64_t clusters)
+{
+    return clusters * WEIR_CLUSTER_SLOTS * WEIR_SLOT_BYTES >> 20;
+}
+
+/* --- Asking ------------------------------------------------------------------------------------
+ */
+
+static void probe_done(struct weir_io *io)
+{
+    io->owner = NULL;
+}
+
+/* The last page of a member holds nothing: nobody writes it. */
+static void ask(struct wr_array *array, uint32_t i, uint64_t now)
+{
+    struct wr_array_member *member = &array->member[i];
+    struct wr_array_leg *leg = &array->keeper_legs.leg[i];
+    struct weir_backend_info info;
+    struct weir_io *io = &member->probe;
+
+    if (!leg->channel)
+        return;
+    leg->channel->backend->ops->describe(leg->channel->backend, &info);
+    member->probe_iov = (struct iovec){member->probe_page, WEIR_SLOT_BYTES};
+    *io = (struct weir_io){.slot = info.slots - 1,
+                           .pages = 1,
+                           .iov = &member->probe_iov,
+                           .iov_count = 1,
+                           .done = probe_done,
+                           .owner = io};
+    if (leg->channel->backend->ops->submit(leg->channel, &io, 1) == 0)
+        return;
+    leg->flying++;
+    member->is_probing = true;
+    member->probe_ns = now;
+}
+
+static void note_answer(struct wr_array *array, uint32_t i, uint64_t now)
+{
+    struct wr_array_member *member = &array->member[i];
+
+    member->is_probing = false;
+    array->keeper_legs.leg[i].flying--;
+    if (member->probe.error) {
+        atomic_store(&array->map.member[i].is_up, false);
+        member->has_failed = true;
+        member->failed_ns = member->probe_ns;
+        member->next_ns = now + ASK_AGAIN_NS;
+        return;
+    }
+    atomic_store(&member->is_slow, false);
+    member->has_failed = false;
+    member->down_ns = 0;
+    member->next_ns = now + ASK_NS;
+    if (member->is_settled && !is_up(array, i)) {
+        set_gone(array, i, false);
+        atomic_store(&array->map.member[i].is_up, true);
+    }
+}
+
+static void tend_probe(struct wr_array *array, uint32_t i, uint64_t now)
+{
+    struct wr_array_member *member = &array->member[i];
+    struct wr_array_leg *leg = &array->keeper_legs.leg[i];
+
+    if (member->is_probing) {
+        (void)leg->channel->backend->ops->poll(leg->channel, 1);
+        if (!member->probe.owner)
+            note_answer(array, i, now);
+        else if (now - member->probe_ns > SLOW_NS)
+            atomic_store(&member->is_slow, true);
+    } else if (leg->channel &&
+               (now >= member->next_ns || (!is_up(array, i) && !member->has_failed))) {
+        ask(array, i, now);
+    }
+    if (!is_up(array, i) && member->down_ns == 0)
+        member->down_ns = now;
+}
+
+/* --- Lives -------------------------------------------------------------------------------------
+ */
+
+/* What was there is lost; the array goes on with the fresh opening. */
+static void renew(struct wr_array *array, uint32_t i)
+{
+    struct wr_array_member *member = &array->member[i];
+    struct wr_map_member *state = &array->map.member[i];
+    const uint32_t places = wr_array_places(member->fresh);
+    uint64_t missing;
+
+    pthread_mutex_lock(&array->lock);
+    atomic_store(&state->is_up, false); /* until there are legs to it */
+    if (wr_map_member_renew(&array->map, i, places) != WEIR_OK) {
+        pthread_mutex_unlock(&array->lock);
+        return; /* out of memory: at the next tick */
+    }
+    atomic_store(&member->lives[state->life & 1], member->fresh);
+    missing = array->map.missing;
+    pthread_mutex_unlock(&array->lock);
+    member->fresh = NULL;
+    member->is_settled = false;
+    member->has_failed = false;
+    atomic_store(&member->latency_ns, 0);
+    wr_tell(array->env, WEIR_WARNING, WEIR_OK, 0,
+            "%s: %s is there, and empty: %llu MiB are to be written to it or to others",
+            array->kind->name, member->name, (unsigned long long)mib(missing));
+    member->is_told = false;
+}
+
+/* All legs of the former life have gone: it can be closed, and the new one used. */
+static void settle(struct wr_array *array, uint32_t i)
+{
+    struct wr_array_member *member = &array->member[i];
+
+    if (member->is_probing || !wr_array_legs_renew(array, i))
+        return;
+    pthread_mutex_lock(&array->lock);
+    if (array->map.member[i].life > 1)
+        member->closing = array->map.member[i].life - 1;
+    pthread_mutex_unlock(&array->lock);
+    member->is_settled = true;
+    member->down_ns = 0;
+    atomic_store(&array->wants_moves, true);
+    atomic_store(&array->map.member[i].is_up, true);
+}
+
+static void open_again(struct wr_array *array, uint32_t i, uint64_t now)
+{
+    struct wr_array_member *member = &array->member[i];
+
+    if (now < member->reopen_ns)
+        return;
+    if (wr_array_member_open(member, true, &member->fresh) == WEIR_OK) {
+        member->fresh_ns = wr_array_now_ns();
+        member->reopen_wait_ns = 0;
+        if (wr_array_places(member->fresh) > 0)
+            return;
+        member->fresh->ops->close(member->fresh);
+    }
+    member->fresh = NULL;
+    member->reopen_wait_ns = member->reopen_wait_ns ? 2 * member->reopen_wait_ns : REOPEN_LEAST_NS;
+    if (member->reopen_wait_ns > REOPEN_MOST_NS)
+        member->reopen_wait_ns = REOPEN_MOST_NS;
+    member->reopen_ns = wr_array_now_ns() + member->reopen_wait_ns;
+}
+
+static void tend_lives(struct wr_array *array, uint32_t i, uint64_t now)
+{
+    struct wr_array_member *member = &array->member[i];
+    const uint32_t life = array->map.member[i].life; /* ours alone to change */
+    bool is_free = !atomic_load(&member->lives[(life + 1) & 1]);
+
+    if (life > 0 && !member->is_settled) {
+        settle(array, i);
+    } else if (life > 0 && is_up(array, i)) {
+        if (member->fresh) { /* the old one is there after all */
+            member->fresh->ops->close(member->fresh);
+            member->fresh = NULL;
+        }
+    } else if (!member->fresh) {
+        if (life == 0 || (member->has_failed && now - member->down_ns > DOWN_NS))
+            open_again(array, i, now);
+    } else if (is_free && (life == 0 || (now - member->fresh_ns > DOUBT_NS && member->has_failed &&
+                                         member->failed_ns > member->fresh_ns))) {
+        renew(array, i);
+    }
+    if (!is_up(array, i) && member->down_ns &&
+        now - member->down_ns > array->options.replace_s * NS_SECOND)
+        set_gone(array, i, true);
+}
+
+/* --- Telling -----------------------------------------------------------------------------------
+ */
+
+static void tell_member(struct wr_array *array, uint32_t i)
+{
+    struct wr_array_member *member = &array->member[i];
+
+    if (!is_up(array, i) && (member->has_failed || array->map.member[i].life == 0) &&
+        !member->is_told) {
+        member->is_told = true;
+        wr_tell(array->env, WEIR_WARNING, WEIR_EIO, 0, "%s: %s does not answer; %s",
+                array->kind->name, member->name,
+                array->map.pieces > 1 ? "what lies there is read from the others"
+                                      : "what lies there cannot be read meanwhile");
+    } else if (is_up(array, i) && member->is_told) {
+        member->is_told = false;
+        wr_tell(array->env, WEIR_NOTE, WEIR_OK, 0, "%s: %s answers again", array->kind->name,
+                member->name);
+    }
+}
+
+static void tell_state(struct wr_array *array)
+{
+    uint64_t missing, lost;
+    bool is_whole;
+
+    pthread_mutex_lock(&array->lock);
+    missing = array->map.missing;
+    lost = array->map.lost;
+    pthread_mutex_unlock(&array->lock);
+    if (lost > array->lost_told) {
+        wr_tell(array->env, WEIR_FAILURE, WEIR_EIO, 0,
+                "%s: what lay in %llu MiB is lost, for no other member has it. Whoever touches one "
+                "of these pages has an error",
+                array->kind->name, (unsigned long long)mib(lost - array->lost_told));
+        array->lost_told = lost;
+    }
+    is_whole = missing == 0;
+    for (uint32_t i = 0; i < array->members; i++)
+        is_whole &= is_up(array, i);
+    if (missing > 0 && !array->is_degraded) {
+        array->is_degraded = true;
+        wr_tell(array->env, WEIR_WARNING, WEIR_OK, 0,
+                "%s: %llu MiB have lost a copy, which is made anew in the background",
+                array->kind->name, (unsigned long long)mib(missing));
+    } else if (is_whole && array->is_degraded) {
+        array->is_degraded = false;
+        wr_tell(array->env, WEIR_NOTE, WEIR_OK, 0, "%s: everything has all its copies again",
+                array->kind->name);
+    }
+}
+
+/* --- The thread --------------------------------------------------------------------------------
+ */
+
+static void *keep(void *context)
+{
+    struct wr_array *array = context;
+    struct pollfd wait = {.fd = array->bell, .events = POLLIN};
+    eventfd_t rung;
+
+    while (!atomic_load(&array->stop)) {
+        for (uint32_t i = 0; i < array->members; i++) {
+            struct wr_array_member *member = &array->member[i];
+            uint64_t latency = atomic_load(&member->latency_ns);
+
+            atomic_store(&member->latency_ns, latency - latency / FADE);
+            tend_probe(array, i, wr_array_now_ns());
+            tend_lives(array, i, wr_array_now_ns());
+            tell_member(array, i);
+        }
+        tell_state(array);
+        (void)poll(&wait, 1, TICK_MS);
+        (void)eventfd_read(array->bell, &rung);
+    }
+    return NULL;
+}
+
+static int start(struct wr_array *array, const char *name, void *(*run)(void *), pthread_t *thread)
+{
+    sigset_t all, before;
+    int os_error;
+
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    os_error = pthread_create(thread, NULL, run, array);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (os_error)
+        return wr_tell_errno(array->env, os_error, "%s: cannot start a thread", array->kind->name);
+    pthread_setname_np(*thread, name);
+    return WEIR_OK;
+}
+
+static void stop(struct wr_array *array)
+{
+    pthread_mutex_lock(&array->lock);
+    atomic_store(&array->stop, true);
+    pthread_cond_broadcast(&array->work);
+    pthread_mutex_unlock(&array->lock);
+    eventfd_write(array->bell, 1);
+}
+
+int wr_array_keeper_start(struct wr_array *array)
+{
+    int error = wr_array_legs_open(array, 4, &array->keeper_legs);
+
+    if (error)
+        return error;
+    error = wr_array_legs_open(array, 4, &array->builder_legs);
+    if (error)
+        goto err_keeper_legs;
+    error = start(array, "weir-kbuild", wr_array_build, &array->builder);
+    if (error)
+        goto err_builder_legs;
+    error = start(array, "weir-karray", keep, &array->keeper);
+    if (!error)
+        return WEIR_OK;
+    stop(array);
+    pthread_join(array->builder, NULL);
+err_builder_legs:
+    wr_array_legs_close(&array->builder_legs);
+err_keeper_legs:
+    wr_array_legs_close(&array->keeper_legs);
+    return error;
+}
+
+void wr_array_keeper_stop(struct wr_array *array)
+{
+    stop(array);
+    pthread_join(array->keeper, NULL);
+    pthread_join(array->builder, NULL);
+    /* A question that is still out there is answered or given up, as its member's patience has it.
+     */
+    for (uint32_t i = 0; i < array->members; i++)
+        while (array->member[i].is_probing) {
+            struct wr_array_leg *leg = &array->keeper_legs.leg[i];
+            struct pollfd wait = {.fd = leg->fd, .events = POLLIN};
+
+            (void)poll(&wait, 1, TICK_MS);
+            (void)leg->channel->backend->ops->poll(leg->channel, 1);
+            array->member[i].is_probing = array->member[i].probe.owner != NULL;
+        }
+    wr_array_legs_close(&array->builder_legs);
+    wr_array_legs_close(&array->keeper_legs);
+}

@@ -1,0 +1,128 @@
+/* SPDX-License-Identifier: MIT */
+
+/* Legs: channels to the members, which are replaced when a member begins another life. */
+
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "transport/array.h"
+
+static void leg_close(struct wr_array_legs *legs, struct wr_array_leg *leg)
+{
+    if (!leg->channel)
+        return;
+    if (leg->fd >= 0)
+        epoll_ctl(legs->poll_fd, EPOLL_CTL_DEL, leg->fd, NULL);
+    leg->channel->backend->ops->channel_close(leg->channel);
+    leg->channel = NULL;
+}
+
+/* To the member's life of this number, as far as that has a channel to give. */
+static void leg_open(struct wr_array_legs *legs, uint32_t member, uint32_t life)
+{
+    struct weir_backend *backend = atomic_load(&legs->array->member[member].lives[life & 1]);
+    struct wr_array_leg *leg = &legs->leg[member];
+    struct epoll_event event = {.events = EPOLLIN, .data.u32 = member};
+
+    leg->fd = -1;
+    if (life == 0 || backend->ops->channel_open(backend, legs->depth, &leg->channel) != WEIR_OK) {
+        leg->channel = NULL;
+        return;
+    }
+    leg->life = life;
+    leg->fd = backend->ops->wait_fd(leg->channel);
+    if (leg->fd >= 0 && epoll_ctl(legs->poll_fd, EPOLL_CTL_ADD, leg->fd, &event) != 0) {
+        leg->fd = -1;
+        leg_close(legs, leg);
+        leg->life = 0;
+    }
+}
+
+/* Only the keeper changes it. */
+static uint32_t life_of(struct wr_array *array, uint32_t member)
+{
+    uint32_t life;
+
+    pthread_mutex_lock(&array->lock);
+    life = array->map.member[member].life;
+    pthread_mutex_unlock(&array->lock);
+    return life;
+}
+
+int wr_array_legs_open(struct wr_array *array, uint32_t depth, struct wr_array_legs *legs)
+{
+    struct epoll_event event = {.events = EPOLLIN, .data.u32 = WR_MAP_NOBODY};
+
+    *legs = (struct wr_array_legs){.array = array, .depth = depth};
+    legs->poll_fd = epoll_create1(EPOLL_CLOEXEC);
+    legs->bell = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (legs->poll_fd < 0 || legs->bell < 0 ||
+        epoll_ctl(legs->poll_fd, EPOLL_CTL_ADD, legs->bell, &event) != 0) {
+        close(legs->poll_fd);
+        close(legs->bell);
+        return WEIR_ENOMEM;
+    }
+    pthread_mutex_init(&legs->lock, NULL);
+    /* A member whose life changes meanwhile waits for the list. */
+    pthread_mutex_lock(&array->legs_lock);
+    for (uint32_t i = 0; i < array->members; i++) {
+        legs->leg[i].outbox_end = &legs->leg[i].outbox;
+        leg_open(legs, i, life_of(array, i));
+    }
+    pthread_mutex_lock(&array->lock);
+    legs->next = array->legs;
+    legs->self = &array->legs;
+    if (legs->next)
+        legs->next->self = &legs->next;
+    array->legs = legs;
+    pthread_mutex_unlock(&array->lock);
+    pthread_mutex_unlock(&array->legs_lock);
+    return WEIR_OK;
+}
+
+void wr_array_legs_close(struct wr_array_legs *legs)
+{
+    struct wr_array *array = legs->array;
+
+    pthread_mutex_lock(&array->legs_lock);
+    pthread_mutex_lock(&array->lock);
+    *legs->self = legs->next;
+    if (legs->next)
+        legs->next->self = legs->self;
+    pthread_mutex_unlock(&array->lock);
+    for (uint32_t i = 0; i < array->members; i++)
+        leg_close(legs, &legs->leg[i]);
+    pthread_mutex_unlock(&array->legs_lock);
+    close(legs->poll_fd);
+    close(legs->bell);
+    pthread_mutex_destroy(&legs->lock);
+}
+
+bool wr_array_legs_renew(struct wr_array *array, uint32_t member)
+{
+    const uint32_t life = life_of(array, member);
+    bool is_all = true;
+
+    pthread_mutex_lock(&array->legs_lock);
+    for (struct wr_array_legs *legs = array->legs; legs; legs = legs->next) {
+        struct wr_array_leg *leg = &legs->leg[member];
+
+        pthread_mutex_lock(&legs->lock);
+        if ((leg->life != life || !leg->channel) && leg->flying == 0) {
+            leg_close(legs, leg);
+            leg_open(legs, member, life);
+        }
+        is_all &= leg->life == life && leg->channel;
+        pthread_mutex_unlock(&legs->lock);
+    }
+    pthread_mutex_unlock(&array->legs_lock);
+    return is_all;
+}
+
+void wr_array_ring_waiting(struct wr_array *array)
+{
+    for (struct wr_array_legs *legs = array->legs; legs; legs = legs->next)
+        if (legs->is_waiting)
+            eventfd_write(legs->bell, 1);
+}

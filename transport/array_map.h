@@ -1,0 +1,143 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+
+/*
+ * Map: which piece of which cluster of an array lies where, and whether it is what it should be.
+ * Arithmetic: no thread, no clock, no device. Its caller has a lock around every call; only the
+ * words, the written pages and is_up are read without it, by threads that fault.
+ *
+ *   member   a back end of which the array is made; its room is cut into places
+ *   place    room for one piece, at one member
+ *   piece    a copy of a cluster (there are `pieces` of each, on different members); it is
+ *     NONE     nowhere
+ *     STALE    at a place that has not all that was written
+ *     WHOLE    at a place that has everything
+ *   placed   a cluster that has a whole piece; others have no piece anywhere
+ *   written  a page that was written since its cluster was placed; others read as zeros
+ *   holed    a cluster whose pages were lost with its last whole piece: what is not written again
+ *            is refused, never zero; of nothing, the pieces that are left have everything
+ *   up       a member that answers; its places are written and read first
+ *   gone     a member that is away for so long that its pieces are made anew at others
+ *   held     a cluster is held by any number of writes, or by the one who rebuilds it
+ *   missing  pieces of placed clusters that are not WHOLE
+ *
+ * Always: a placed cluster has a WHOLE piece. A write that fails everywhere leaves every piece as
+ * it was, since only the pages that it was to write are undefined then; one that succeeds anywhere
+ * makes all pieces STALE that do not have it. What is to be rebuilt is seen from the words alone,
+ * there is no queue of it that could forget a piece.
+ */
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include <weir/weir_backend.h>
+
+#define WR_MAP_MEMBERS 16u
+#define WR_MAP_WORDS   (WEIR_CLUSTER_SLOTS / 64)
+#define WR_MAP_NOBODY  UINT32_MAX
+
+enum wr_piece_state { WR_PIECE_NONE, WR_PIECE_STALE, WR_PIECE_WHOLE };
+
+struct wr_map_piece {
+    enum wr_piece_state state;
+    uint32_t member, place;
+    uint32_t life; /* of the member; without the lock only its lowest bit */
+};
+
+struct wr_map_member {
+    _Atomic(bool) is_up;
+    bool is_gone;
+    bool is_resting; /* something failed there a moment ago: nothing is rebuilt on it for now */
+    uint32_t life;   /* grows when its contents are lost, or it comes for the first time */
+    uint32_t places, used; /* how many there are; how many were ever taken */
+    uint32_t free_count;
+    uint32_t *free;  /* those that were given back */
+    uint64_t seed;   /* of its draws: from its name, so that its neighbours do not matter */
+    uint64_t weight; /* its size */
+};
+
+struct wr_map {
+    uint32_t pieces, members;
+    uint64_t clusters, placed;
+    struct wr_map_member member[WR_MAP_MEMBERS];
+    _Atomic(uint64_t) *words;   /* clusters * pieces */
+    _Atomic(uint64_t) *written; /* clusters * WR_MAP_WORDS, a bit for each page */
+    struct wr_map_cluster *control;
+    uint64_t missing;
+    uint64_t lost; /* clusters that became holed, ever */
+};
+
+/* What a write has to do, from begin to end. */
+struct wr_map_write {
+    uint64_t cluster;
+    uint32_t first, pages; /* within the cluster                     */
+    uint32_t targets;      /* pieces that are to be written: bits    */
+    uint32_t number;       /* the cluster's when it began            */
+    struct wr_map_piece piece[WR_MAP_MEMBERS];
+};
+
+/* One piece that is to be made whole, or to be moved. */
+struct wr_map_job {
+    uint64_t cluster;
+    uint32_t piece, number;
+    struct wr_map_piece from[WR_MAP_MEMBERS]; /* whole ones that answer */
+    uint32_t from_count;
+    struct wr_map_piece target;
+    struct wr_map_piece before; /* where the piece was, when it moves; or state NONE */
+};
+
+struct wr_map_cluster;
+
+/* Room for so many clusters of so many pieces. Members: none is known yet. WEIR_ENOMEM. */
+int wr_map_open(struct wr_map *map, uint32_t pieces, uint64_t clusters);
+void wr_map_close(struct wr_map *map);
+
+/* The most clusters that so many members of these places can hold, each on `pieces` of them. */
+uint64_t wr_map_capacity(uint32_t pieces, const uint32_t *places, uint32_t members);
+
+/* Another member, by its name; it is not up. Its number. */
+uint32_t wr_map_member_add(struct wr_map *map, const char *name, uint32_t places);
+/* What was there is gone, if anything was; it has so many places now, all empty. WEIR_ENOMEM:
+ * nothing has changed. */
+int wr_map_member_renew(struct wr_map *map, uint32_t member, uint32_t places);
+
+/* Members in the order in which this cluster would be placed. */
+void wr_map_order(const struct wr_map *map, uint64_t cluster, uint32_t order[WR_MAP_MEMBERS]);
+
+/* --- Reading: also without the lock, in a signal handler -------------------------------------- */
+
+struct wr_map_piece wr_map_piece(const struct wr_map *map, uint64_t cluster, uint32_t piece);
+/* WEIR_OK: all of these pages were written; WEIR_ENOENT: some were not, and are anything;
+ * WEIR_EIO: some are lost. */
+int wr_map_readable(const struct wr_map *map, uint64_t cluster, uint32_t first, uint32_t pages);
+
+/* --- Under the lock --------------------------------------------------------------------------- */
+
+/* WEIR_OK; WEIR_EAGAIN: who rebuilds holds it, or wants to; try again when he has let go.
+ * WEIR_EFULL: no member that is up has room. */
+int wr_map_write_begin(struct wr_map *map, uint64_t cluster, uint32_t first, uint32_t pages,
+                       struct wr_map_write *write_p);
+/* ok: the targets that have it. WEIR_EIO: no whole piece has. *idle_p: somebody who wants to
+ * rebuild it can do so now. */
+int wr_map_write_end(struct wr_map *map, const struct wr_map_write *write, uint32_t ok,
+                     bool *idle_p);
+
+/* The cluster will not be read before it is written. Its pieces come to *piece_p, WR_MAP_MEMBERS
+ * of them; their places are free. False: it is held, or was not placed; nothing happened. */
+bool wr_map_discard(struct wr_map *map, uint64_t cluster, struct wr_map_piece *piece_p);
+
+/* Something to make whole in this cluster: WEIR_OK and a job, the cluster is held; WEIR_EAGAIN:
+ * writes hold it, no more begin, ask again when they have ended; WEIR_ENOENT: nothing, or nothing
+ * that could be done now. may_move: also what would lie better elsewhere. */
+int wr_map_job_begin(struct wr_map *map, uint64_t cluster, bool may_move, struct wr_map_job *job_p);
+/* Let go. is_done: the target has all the bytes. *waited_p: somebody waits for the cluster. True:
+ * the piece is whole there now, and what it left is still to be freed by wr_map_job_free(). */
+bool wr_map_job_end(struct wr_map *map, const struct wr_map_job *job, bool is_done, bool *waited_p);
+/* When nobody reads there any more. */
+void wr_map_job_free(struct wr_map *map, const struct wr_map_job *job);
+/* The one who rebuilds does not want this cluster any more. True: somebody waits for it. */
+bool wr_map_job_cancel(struct wr_map *map, uint64_t cluster);
+
+/* Everything that is always so, of every cluster. For tests. NULL, or what is not. */
+const char *wr_map_wrong(const struct wr_map *map);

@@ -1,0 +1,273 @@
+/* SPDX-License-Identifier: MIT */
+
+/* Members: their specifications, and reading from whichever is best. */
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <time.h>
+
+#include <weir/weir.h>
+
+#include "transport/array.h"
+#include "transport/request.h"
+#include "transport/tell.h"
+
+#define LATENCY_SHARE 8u    /* of one read in what is remembered  */
+#define LATENCY_LEAST 2000u /* differences below this are none    */
+#define COST_SLOW     (1ull << 48)
+#define COST_DOWN     (1ull << 56)
+
+uint64_t wr_array_now_ns(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000ull + (uint64_t)now.tv_nsec;
+}
+
+/* --- Specifications ----------------------------------------------------------------------------
+ */
+
+/* What is a failure for a member alone is none for the array, which tells of those itself. */
+static void relay(void *context, int severity, int error, int os_error, const char *text)
+{
+    const struct wr_array_member *member = context;
+
+    if (!atomic_load(&member->is_muted))
+        wr_tell(member->array->env, severity == WEIR_FAILURE ? WEIR_WARNING : severity, error,
+                os_error, "%s: a member says: %s", member->array->kind->name, text);
+}
+
+static int add_member(struct wr_array *array, const char *spec, size_t length)
+{
+    struct wr_array_member *member = &array->member[array->members];
+
+    if (length == 0 || array->members == WR_MAP_MEMBERS) {
+        wr_tell(array->env, WEIR_FAILURE, WEIR_EINVAL, 0,
+                "%s: expected 1 to %u specifications with commas between them, for example "
+                "%s(tcp://a:7070?size=8G, tcp://b:7070?size=8G)",
+                array->kind->name, WR_MAP_MEMBERS, array->kind->name);
+        return WEIR_EINVAL;
+    }
+    member->spec = strndup(spec, length);
+    if (!member->spec) {
+        wr_tell(array->env, WEIR_FAILURE, WEIR_ENOMEM, 0, "%s: out of memory", array->kind->name);
+        return WEIR_ENOMEM;
+    }
+    member->array = array;
+    member->env = (struct weir_backend_env){.context = member, .tell = relay};
+    length = strcspn(member->spec, "?");
+    if (length >= sizeof(member->name))
+        length = sizeof(member->name) - 1;
+    memcpy(member->name, member->spec, length);
+    array->members++;
+    return WEIR_OK;
+}
+
+int wr_array_split(struct wr_array *array, const char *inner)
+{
+    for (;;) {
+        size_t length = 0, all;
+        int depth = 0, error;
+
+        inner += strspn(inner, " \t\n");
+        for (; inner[length] && (depth > 0 || inner[length] != ','); length++)
+            depth += inner[length] == '(' ? 1 : inner[length] == ')' ? -1 : 0;
+        all = length;
+        while (length > 0 && strchr(" \t\n", inner[length - 1]))
+            length--;
+        error = add_member(array, inner, length);
+        if (error || !inner[all])
+            return error;
+        inner += all + 1;
+    }
+}
+
+void wr_array_free_members(struct wr_array *array)
+{
+    for (uint32_t i = 0; i < array->members; i++) {
+        struct wr_array_member *member = &array->member[i];
+        struct weir_backend *const open[3] = {atomic_load(&member->lives[0]),
+                                              atomic_load(&member->lives[1]), member->fresh};
+
+        for (uint32_t life = 0; life < 3; life++)
+            if (open[life])
+                open[life]->ops->close(open[life]);
+        free(member->spec);
+        free(member->probe_page);
+    }
+}
+
+int wr_array_member_open(struct wr_array_member *member, bool is_quiet,
+                         struct weir_backend **backend_p)
+{
+    int error;
+
+    atomic_store(&member->is_muted, is_quiet);
+    error = weir_backend_open(member->spec, &member->env, backend_p);
+    atomic_store(&member->is_muted, false);
+    return error;
+}
+
+uint32_t wr_array_places(struct weir_backend *backend)
+{
+    struct weir_backend_info info;
+
+    backend->ops->describe(backend, &info);
+    if (info.slots <= WEIR_CLUSTER_SLOTS)
+        return 0;
+    return (info.slots - 1) / WEIR_CLUSTER_SLOTS < UINT32_MAX
+               ? (uint32_t)((info.slots - 1) / WEIR_CLUSTER_SLOTS)
+               : UINT32_MAX;
+}
+
+/* --- The gate ----------------------------------------------------------------------------------
+ */
+
+uint32_t wr_array_enter(struct wr_array *array)
+{
+    for (;;) {
+        uint32_t side = atomic_load(&array->epoch) & 1;
+
+        atomic_fetch_add(&array->inside[side], 1);
+        /* Whoever turns it from now on waits for us. */
+        if ((atomic_load(&array->epoch) & 1) == side)
+            return side;
+        atomic_fetch_sub(&array->inside[side], 1);
+    }
+}
+
+void wr_array_leave(struct wr_array *array, uint32_t side)
+{
+    atomic_fetch_sub(&array->inside[side], 1);
+}
+
+void wr_array_grace(struct wr_array *array)
+{
+    const struct timespec moment = {0, 50000};
+    uint64_t side = atomic_fetch_add(&array->epoch, 1) & 1;
+
+    while (atomic_load(&array->inside[side]) > 0)
+        nanosleep(&moment, NULL);
+}
+
+/* --- Reading -----------------------------------------------------------------------------------
+ */
+
+void wr_array_suspect(struct wr_array *array, uint32_t member)
+{
+    int saved_errno = errno;
+
+    if (atomic_exchange(&array->map.member[member].is_up, false))
+        eventfd_write(array->bell, 1);
+    errno = saved_errno;
+}
+
+static uint64_t cost_of(const struct wr_array *array, uint32_t number)
+{
+    const struct wr_array_member *member = &array->member[number];
+    uint64_t cost = atomic_load_explicit(&member->latency_ns, memory_order_relaxed) + LATENCY_LEAST;
+
+    cost *= atomic_load_explicit(&member->readers, memory_order_relaxed) + 1;
+    if (atomic_load_explicit(&member->is_slow, memory_order_relaxed))
+        cost += COST_SLOW;
+    if (!atomic_load(&array->map.member[number].is_up))
+        cost += COST_DOWN;
+    return cost;
+}
+
+uint32_t wr_array_choose(const struct wr_array *array, uint64_t cluster, uint32_t tried,
+                         struct wr_map_piece *piece_p)
+{
+    uint32_t best = WR_MAP_NOBODY;
+    uint64_t best_cost = UINT64_MAX;
+
+    for (uint32_t i = 0; i < array->map.pieces; i++) {
+        struct wr_map_piece piece = wr_map_piece(&array->map, cluster, i);
+        uint64_t cost;
+
+        if (piece.state != WR_PIECE_WHOLE || tried >> i & 1)
+            continue;
+        cost = cost_of(array, piece.member);
+        if (cost < best_cost) {
+            best = i;
+            best_cost = cost;
+            *piece_p = piece;
+        }
+    }
+    return best;
+}
+
+static int read_piece(struct wr_array *array, const struct wr_map_piece *piece, uint32_t first,
+                      uint32_t pages, void *bytes)
+{
+    struct wr_array_member *member = &array->member[piece->member];
+    struct weir_backend *backend = atomic_load(&member->lives[piece->life & 1]);
+    uint64_t begun = wr_array_now_ns(), took, before;
+    int error;
+
+    atomic_fetch_add_explicit(&member->readers, 1, memory_order_relaxed);
+    error = backend->ops->read(backend, (uint64_t)piece->place * WEIR_CLUSTER_SLOTS + first, pages,
+                               bytes);
+    atomic_fetch_sub_explicit(&member->readers, 1, memory_order_relaxed);
+    if (error) {
+        wr_array_suspect(array, piece->member);
+        return error;
+    }
+    took = wr_array_now_ns() - begun;
+    /* Two that store at a time lose one of them, which does not matter. */
+    before = atomic_load_explicit(&member->latency_ns, memory_order_relaxed);
+    atomic_store_explicit(&member->latency_ns,
+                          before - before / LATENCY_SHARE + took / LATENCY_SHARE,
+                          memory_order_relaxed);
+    return WEIR_OK;
+}
+
+/* Pages of one cluster. */
+static int read_cluster(struct wr_array *array, uint64_t cluster, uint32_t first, uint32_t pages,
+                        void *bytes)
+{
+    uint32_t tried = 0, number;
+    struct wr_map_piece piece;
+    int error = wr_map_readable(&array->map, cluster, first, pages);
+    const bool is_new = error == WEIR_ENOENT;
+
+    if (error == WEIR_EIO)
+        return error;
+    while ((number = wr_array_choose(array, cluster, tried, &piece)) != WR_MAP_NOBODY) {
+        error = read_piece(array, &piece, first, pages, bytes);
+        if (!error)
+            return WEIR_OK;
+        tried |= 1u << number;
+    }
+    if (!is_new || tried)
+        return WEIR_EIO;
+    memset(bytes, 0, (size_t)pages * WEIR_SLOT_BYTES);
+    return WEIR_OK;
+}
+
+int wr_array_read(struct weir_backend *backend, uint64_t slot, uint32_t pages, void *bytes)
+{
+    struct wr_array *array = (struct wr_array *)backend;
+    const uint64_t slots = array->map.clusters * WEIR_CLUSTER_SLOTS;
+    char *to = bytes;
+    int error = WEIR_OK;
+
+    if (!wr_request_is_inside(slots, slot, pages))
+        return WEIR_EINVAL;
+    while (pages > 0 && !error) {
+        const uint32_t first = slot % WEIR_CLUSTER_SLOTS;
+        const uint32_t some = pages < WEIR_CLUSTER_SLOTS - first ? pages
+                                                                 : WEIR_CLUSTER_SLOTS - first;
+        const uint32_t side = wr_array_enter(array);
+
+        error = read_cluster(array, slot / WEIR_CLUSTER_SLOTS, first, some, to);
+        wr_array_leave(array, side);
+        slot += some;
+        pages -= some;
+        to += (size_t)some * WEIR_SLOT_BYTES;
+    }
+    return error;
+}
