@@ -8,9 +8,11 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <linux/futex.h>
 #include <netdb.h>
+#include <sched.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,6 +20,7 @@
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/time.h>
 #include <unistd.h>
 
 #include "tests/cluster/calls.h"
@@ -317,8 +320,31 @@ int __wrap_connect(int fd, const struct sockaddr *address, socklen_t bytes)
 
 int __wrap_setsockopt(int fd, int level, int name, const void *value, socklen_t bytes)
 {
-    (void)fd, (void)level, (void)name, (void)value, (void)bytes;
+    struct timeval time;
+
+    (void)bytes;
+    if (level == SOL_SOCKET && name == SO_RCVTIMEO) {
+        memcpy(&time, value, sizeof(time));
+        net_set_receive(fd, (uint64_t)time.tv_sec * LOOP_SECOND + (uint64_t)time.tv_usec * 1000);
+    }
     return 0;
+}
+
+int __wrap_fcntl(int fd, int how, ...)
+{
+    va_list list;
+    long argument;
+
+    va_start(list, how);
+    argument = va_arg(list, long);
+    va_end(list);
+    if (!is_ours(fd))
+        return (int)__real_syscall(SYS_fcntl, fd, how, argument, 0, 0, 0);
+    if (how == F_SETFL)
+        net_set_blocking(fd, !(argument & O_NONBLOCK));
+    else if (how != F_GETFL)
+        loop_fail("fcntl %d is not simulated", how);
+    return O_RDWR | O_NONBLOCK;
 }
 
 int __wrap_getsockopt(int fd, int level, int name, void *value, socklen_t *bytes)
@@ -344,10 +370,16 @@ ssize_t __wrap_sendmsg(int fd, const struct msghdr *message, int flags)
     return result(net_send(fd, message->msg_iov, message->msg_iovlen));
 }
 
+static uint64_t input_when(const void *fd)
+{
+    return net_when(*(const int *)fd, EPOLLIN);
+}
+
 ssize_t __wrap_recvmsg(int fd, struct msghdr *message, int flags)
 {
-    (void)flags;
     loop_point();
+    if (!(flags & MSG_DONTWAIT) && net_sleeps_until(fd) > loop_now())
+        (void)loop_wait(input_when, &fd, net_sleeps_until(fd));
     return result(net_receive(fd, message->msg_iov, message->msg_iovlen));
 }
 
@@ -386,9 +418,19 @@ int __wrap_pthread_setname_np(pthread_t thread, const char *name)
     return 0;
 }
 
+/* Two processors. */
 int __wrap_get_nprocs(void)
 {
     return 2;
+}
+
+int __wrap_sched_getaffinity(pid_t pid, size_t bytes, cpu_set_t *set)
+{
+    (void)pid;
+    CPU_ZERO_S(bytes, set);
+    CPU_SET_S(0, bytes, set);
+    CPU_SET_S(1, bytes, set);
+    return 0;
 }
 
 /* Locks and conditions by their addresses. */
@@ -534,6 +576,9 @@ static long numbered(long number, long a, long b, long c, long d, long e)
 {
     switch (number) {
     case SYS_sendmsg: return __wrap_sendmsg((int)a, (const struct msghdr *)b, (int)c);
+    case SYS_recvmsg: return __wrap_recvmsg((int)a, (struct msghdr *)b, (int)c);
+    case SYS_sched_yield: return __wrap_sched_yield();
+    case SYS_sched_setattr: return 0; /* turns are drawn here */
     case SYS_recvfrom: {
         const struct iovec iov = {(void *)b, (size_t)c};
         struct msghdr message = {.msg_iov = (struct iovec *)(uintptr_t)&iov, .msg_iovlen = 1};
@@ -577,14 +622,16 @@ long __wrap_syscall(long number, ...)
 
 /* --- The machine's memory -------------------------------------------------------------------- */
 
-/* What /proc/meminfo says; anything else is the system's. */
+/* What /proc/meminfo says; nothing else is there. */
 FILE *__wrap_fopen(const char *path, const char *mode)
 {
     static char plenty[] = "MemTotal: 1000000 kB\nMemAvailable: 900000 kB\n",
                 little[] = "MemTotal: 1000000 kB\nMemAvailable: 10000 kB\n";
     char *text = calls_is_short(loop_process()) ? little : plenty;
 
-    if (!loop_self() || strcmp(path, "/proc/meminfo") != 0)
+    if (!loop_self())
         return __real_fopen(path, mode);
+    if (strcmp(path, "/proc/meminfo") != 0)
+        return NULL;
     return fmemopen(text, strlen(text), "r");
 }

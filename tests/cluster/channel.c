@@ -23,12 +23,14 @@ static void done(struct weir_io *io)
     asked->is_done = true;
     loop_note(io->is_write ? "written" : "brought", io->slot << 16 | io->pages,
               (uint64_t)-io->error);
-    if (io->error && io->error != WEIR_EIO && io->error != WEIR_ENOENT)
+    if (io->error && io->error != WEIR_EIO && io->error != WEIR_ENOENT &&
+        !(io->error == WEIR_EAGAIN && io->is_write && client->puts_off))
         loop_fail("a request failed with %d", io->error);
     if (io->is_write) {
         slots_wrote(&client->slots, io->slot, io->pages, io->error == WEIR_OK);
         met.writes += io->error == WEIR_OK;
         met.failed_writes += io->error != WEIR_OK;
+        met.put_off += io->error == WEIR_EAGAIN;
     } else {
         met.reads += io->error == WEIR_OK;
         met.failed_reads += io->error != WEIR_OK;
@@ -36,6 +38,18 @@ static void done(struct weir_io *io)
             slots_check(&client->slots, io->slot, io->pages, io->iov[0].iov_base);
     }
     slots_give(&client->slots, io->slot, io->pages, io->is_write);
+}
+
+/* What was discarded is often soon written again. */
+static uint32_t choose(struct client *client, bool is_write, uint64_t *slot_p)
+{
+    const uint32_t discarded = client->discarded;
+
+    if (!discarded || !is_write)
+        return slots_take(&client->slots, is_write, RUN_MOST, slot_p);
+    client->discarded = 0;
+    *slot_p = client->discarded_slot;
+    return slots_take_at(&client->slots, true, *slot_p, discarded);
 }
 
 /* Its memory is one piece, named in up to three. */
@@ -46,7 +60,7 @@ static bool ask(struct client *client, struct asked *asked, uint32_t which)
     uint32_t left, pieces = 0;
     uint64_t slot;
 
-    left = slots_take(&client->slots, is_write, RUN_MOST, &slot);
+    left = choose(client, is_write, &slot);
     if (!left)
         return false;
     *asked = (struct asked){
@@ -111,6 +125,8 @@ static void discard(struct client *client)
     (void)client->backend->ops->discard(client->backend, slot, pages);
     request_end(client, 0);
     met.discards++;
+    client->discarded_slot = slot;
+    client->discarded = loop_chance(2) ? pages : 0;
     slots_give(&client->slots, slot, pages, true);
 }
 

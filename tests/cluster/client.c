@@ -132,8 +132,10 @@ static bool open_it(struct client *client)
     snprintf(spec, sizeof(spec), "//h%u:%u?size=%llu&key=%s&patience=%u&timeout=%u",
              client->server->host, PORT, (unsigned long long)bytes, world.key_path,
              client->patience, client->timeout);
-    client->env = (struct weir_backend_env){client, hear};
+    client->env = (struct weir_backend_env){
+        .context = client, .tell = hear, .flags = client->puts_off ? WEIR_ENV_PUTS_OFF : 0};
     client->is_lost = client->was_away = client->is_ending = false;
+    client->discarded = 0;
     client->loan = checks_ask(client, bytes);
     request_begin(client, 0, "open()", 10 * client->timeout * LOOP_SECOND);
     error = weir_backend_tcp.open(spec, &client->env, &client->backend);
@@ -220,6 +222,7 @@ void client_start(struct client *client)
     client->process = process;
     client->server = &world.servers[loop_draw(world.server_count)];
     client->patience = 2 + (uint32_t)loop_draw(6);
+    client->puts_off = loop_chance(3);
     client->timeout = 1 + (uint32_t)loop_draw(2);
     client->loan = -1;
     memset(client->requests, 0, sizeof(client->requests));

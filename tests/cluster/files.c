@@ -174,6 +174,25 @@ uint32_t net_open_files(const struct process *process)
     return count;
 }
 
+void net_set_blocking(int fd, bool is_blocking)
+{
+    files_get(fd)->is_blocking = is_blocking;
+}
+
+void net_set_receive(int fd, uint64_t ns)
+{
+    files_get(fd)->receive_ns = ns;
+}
+
+uint64_t net_sleeps_until(int fd)
+{
+    const struct net_file *file = files_get(fd);
+
+    if (!file->is_blocking)
+        return loop_now();
+    return file->receive_ns ? loop_now() + file->receive_ns : LOOP_NEVER;
+}
+
 /* --- Events ---------------------------------------------------------------------------------- */
 
 int net_event(uint64_t value)

@@ -43,6 +43,8 @@ struct net_file {
     uint64_t value;            /* of an eventfd */
     struct net_watch *watches; /* of an epoll   */
     uint32_t watchers;         /* of an end: epolls that may watch it */
+    bool is_blocking;
+    uint64_t receive_ns; /* so long a receive may sleep; 0: for ever */
 };
 
 void files_begin(void);

@@ -77,6 +77,10 @@ void *__wrap_mmap(void *addr, size_t length, int prot, int flags, int fd, off_t 
     if (!loop_self() || fd >= 0)
         return real_mmap(addr, length, prot, flags, fd, offset);
     loop_point();
+    if (flags & MAP_HUGETLB) { /* none are reserved */
+        errno = ENOMEM;
+        return MAP_FAILED;
+    }
     start = keeps_bytes ? old_piece(length) : NULL;
     if (start)
         return start;

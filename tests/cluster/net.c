@@ -14,6 +14,7 @@
 #define AGAIN_NS       (400 * LOOP_MS) /* the longest until a sender tries again */
 #define GIVE_UP_NS     (5 * LOOP_SECOND)
 #define GIVE_UP_TOO_NS (8 * LOOP_SECOND) /* at most so much later */
+#define LOST_NS        LOOP_SECOND       /* a knock that is not heard is repeated after so long */
 #define FIRST_PORT     40000u
 
 static struct net_way ways[NET_HOSTS_MOST][NET_HOSTS_MOST];
@@ -120,9 +121,11 @@ int net_connect(int fd, uint32_t host, uint16_t port)
 {
     struct net_end *end = files_get(fd)->end, *other;
     struct net_file *listener = files_listener(host, port);
-    const uint64_t there_ns = arrival(end->host, host);
+    uint64_t there_ns = arrival(end->host, host), back_ns;
 
     loop_note("connect", host, port);
+    if (there_ns != LOOP_NEVER && loop_chance(16))
+        there_ns += LOST_NS;
     end->peer_host = host;
     end->port = (uint16_t)next_port++;
     if (!listener) {
@@ -139,7 +142,9 @@ int net_connect(int fd, uint32_t host, uint16_t port)
     other->is_connected = true;
     other->connected_ns = there_ns;
     end->peer = other;
-    end->connected_ns = there_ns == LOOP_NEVER ? LOOP_NEVER : arrival(host, end->host);
+    back_ns = arrival(host, end->host);
+    if (there_ns != LOOP_NEVER && back_ns != LOOP_NEVER)
+        end->connected_ns = there_ns + back_ns - loop_now();
     other->next = listener->waiting;
     listener->waiting = other;
     counts.connections++;

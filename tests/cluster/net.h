@@ -59,6 +59,10 @@ int net_listen(int fd, uint16_t port);
 int net_connect(int fd, uint32_t host, uint16_t port);
 int net_accept(int fd, uint32_t *host_p, uint16_t *port_p);
 int net_error_of(int fd); /* SO_ERROR */
+void net_set_blocking(int fd, bool is_blocking);
+void net_set_receive(int fd, uint64_t ns); /* SO_RCVTIMEO */
+/* Until when a receive on it may sleep; now: it may not. */
+uint64_t net_sleeps_until(int fd);
 uint16_t net_port_of(int fd);
 int net_shutdown(int fd);
 int net_close(int fd);

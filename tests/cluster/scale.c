@@ -99,7 +99,7 @@ static void *borrow(void *context)
     struct scale_client *client = context;
     const uint32_t index = (uint32_t)(client - clients);
 
-    client->env = (struct weir_backend_env){client, hear};
+    client->env = (struct weir_backend_env){.context = client, .tell = hear};
     for (uint32_t i = 0; i < cell.uses; i++) {
         struct weir_backend *backend;
         struct weir_channel *channel;

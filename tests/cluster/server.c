@@ -42,6 +42,7 @@ static void *serve(void *context)
                                          .key = &world.key,
                                          .limits = server->limits,
                                          .threads = 1 + (uint32_t)loop_draw(3),
+                                         .spin_us = loop_chance(2) ? 20 : 0,
                                          .log = note_line};
     struct memd *memd;
     int error = memd_open(&options, &memd);

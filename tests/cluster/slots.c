@@ -36,10 +36,8 @@ static uint64_t draw_slot(const struct slots *slots)
     }
 }
 
-uint32_t slots_take(struct slots *slots, bool is_write, uint32_t most, uint64_t *slot_p)
+uint32_t slots_take_at(struct slots *slots, bool is_write, uint64_t slot, uint64_t wanted)
 {
-    const uint64_t slot = draw_slot(slots);
-    const uint64_t wanted = 1 + loop_draw(loop_chance(16) ? most : most < 6 ? most : 6);
     uint32_t pages = 0;
 
     while (pages < wanted && slot + pages < slots->count) {
@@ -53,8 +51,15 @@ uint32_t slots_take(struct slots *slots, bool is_write, uint32_t most, uint64_t 
             each->readers++;
         pages++;
     }
-    *slot_p = slot;
     return pages;
+}
+
+uint32_t slots_take(struct slots *slots, bool is_write, uint32_t most, uint64_t *slot_p)
+{
+    const uint64_t wanted = 1 + loop_draw(loop_chance(16) ? most : most < 6 ? most : 6);
+
+    *slot_p = draw_slot(slots);
+    return slots_take_at(slots, is_write, *slot_p, wanted);
 }
 
 void slots_give(struct slots *slots, uint64_t slot, uint32_t pages, bool is_write)

@@ -223,8 +223,8 @@ static void end(void)
 
         memd_measure(world.servers[i].memd, &gauges);
         if (gauges.lent_bytes || gauges.leases || gauges.connections)
-            loop_fail("server %u has %u leases and %u connections, and nobody is there", i,
-                      gauges.leases, gauges.connections);
+            loop_fail("server %u has %llu leases and %llu connections, and nobody is there", i,
+                      (unsigned long long)gauges.leases, (unsigned long long)gauges.connections);
         world.servers[i].wants_end = true;
     }
     for (uint32_t i = 0; i < world.server_count; i++)

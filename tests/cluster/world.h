@@ -53,22 +53,25 @@ enum naive {
 
 extern enum naive naive;
 
-/* What was met, in all seeds: where one is zero, the simulator has lost reach. */
-#define MET_MAP(X)                                                   \
-    X(reads)                                                         \
-    X(writes)                                                        \
-    X(discards)                                                      \
-    X(failed_reads)                                                  \
-    X(failed_writes)                                                 \
-    X(refused_opens) /* more than the quota, or than there is     */ \
-    X(other_lives)   /* losses: the server was started again      */ \
-    X(silences)      /* losses: the lease was over                */ \
-    X(returns)       /* back ends that came back after an absence */ \
-    X(asked_back)                                                    \
-    X(crashes)                                                       \
-    X(expired)    /* leases ended by servers   */                    \
-    X(taken_over) /* lines ended by a later one */                   \
-    X(seen_whole) /* borrowers whose pages were all right in the end */
+/* What was met, in all seeds: where one is zero, the simulator has lost reach. Losses are by
+ * another life of the server, or by silence; returns are of back ends, after an absence; lines are
+ * taken over by later ones; borrowers are seen whole, in the end. */
+#define MET_MAP(X)   \
+    X(reads)         \
+    X(writes)        \
+    X(discards)      \
+    X(failed_reads)  \
+    X(failed_writes) \
+    X(put_off)       \
+    X(refused_opens) \
+    X(other_lives)   \
+    X(silences)      \
+    X(returns)       \
+    X(asked_back)    \
+    X(crashes)       \
+    X(expired)       \
+    X(taken_over)    \
+    X(seen_whole)
 
 struct met {
 #define X(name) uint64_t name;
@@ -96,6 +99,8 @@ struct slots {
 void slots_begin(struct slots *slots, uint64_t count, uint32_t borrower);
 /* Some run that nobody uses in a way that excludes it; 0: none was found. It is then in use. */
 uint32_t slots_take(struct slots *slots, bool is_write, uint32_t most, uint64_t *slot_p);
+/* From that slot on. */
+uint32_t slots_take_at(struct slots *slots, bool is_write, uint64_t slot, uint64_t wanted);
 void slots_give(struct slots *slots, uint64_t slot, uint32_t pages, bool is_write);
 /* Fill pages with the next versions of what lies there. */
 void slots_fill(struct slots *slots, uint64_t slot, uint32_t pages, void *bytes);
@@ -136,8 +141,11 @@ struct client {
     uint32_t patience, timeout;   /* seconds */
     struct weir_backend *backend; /* NULL: none */
     struct weir_backend_env env;
+    bool puts_off; /* what cannot be written soon is to fail, to be written elsewhere */
     bool is_lost, was_away, wants_end, is_resting, is_ending;
     struct slots slots;
+    uint64_t discarded_slot; /* the last run, until it is written */
+    uint32_t discarded;
     struct request requests[REQUESTS_MOST];
     char *bytes;         /* BATCH_MOST runs */
     int loan;            /* in checks.c */
