@@ -19,9 +19,6 @@ int __real_wr_line_ask(struct wr_line *line, struct wr_message *message, const v
                        struct wr_message *answer_p, void *answer, size_t room,
                        uint64_t deadline_ns);
 void __real_wr_tcp_channel_tend(struct wr_tcp_channel *channel, uint64_t number);
-uint32_t __real_wr_tcp_submit(struct weir_channel *channel, struct weir_io *const *ios,
-                              uint32_t count);
-uint32_t __real_wr_tcp_poll(struct weir_channel *channel, uint32_t max);
 uint32_t __real_memd_line_take(struct memd_lease *lease, uint32_t number);
 bool __real_memd_line_enter(struct memd_lease *lease, uint32_t number, uint32_t turn);
 void __real_memd_line_leave(struct memd_lease *lease, uint32_t number);
@@ -78,40 +75,6 @@ void __wrap_wr_tcp_channel_tend(struct wr_tcp_channel *channel, uint64_t number)
 {
     if (naive != NAIVE_STUCK || loop_chance(2))
         __real_wr_tcp_channel_tend(channel, number);
-}
-
-/* Lines that are unsure are none while the channel sends. */
-static uint32_t forget_unsure(struct weir_channel *channel)
-{
-    struct wr_tcp *tcp = (struct wr_tcp *)channel->backend;
-
-    return naive == NAIVE_UNSURE ? atomic_exchange(&tcp->unsure, 0) : 0;
-}
-
-static void remember_unsure(struct weir_channel *channel, uint32_t unsure)
-{
-    struct wr_tcp *tcp = (struct wr_tcp *)channel->backend;
-
-    atomic_fetch_add(&tcp->unsure, unsure);
-}
-
-uint32_t __wrap_wr_tcp_submit(struct weir_channel *channel, struct weir_io *const *ios,
-                              uint32_t count)
-{
-    const uint32_t unsure = forget_unsure(channel);
-    const uint32_t taken = __real_wr_tcp_submit(channel, ios, count);
-
-    remember_unsure(channel, unsure);
-    return taken;
-}
-
-uint32_t __wrap_wr_tcp_poll(struct weir_channel *channel, uint32_t max)
-{
-    const uint32_t unsure = forget_unsure(channel);
-    const uint32_t finished = __real_wr_tcp_poll(channel, max);
-
-    remember_unsure(channel, unsure);
-    return finished;
 }
 
 /* --- The server's ---------------------------------------------------------------------------- */

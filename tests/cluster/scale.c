@@ -31,13 +31,13 @@
 #define SPREAD        16u /* or the most members that one back end can have */
 #define CHANNELS      2u
 #define DEPTH         512u
-#define REST_NS       (10 * LOOP_SECOND)
+#define REST_S        30u
 #define CLUSTER_BYTES ((uint64_t)WEIR_CLUSTER_SLOTS * WEIR_SLOT_BYTES)
 
 /* What one cell of the table needs. */
 struct need {
     uint64_t pairs;                        /* of a client and a server that lends to it */
-    uint64_t connections, files, messages; /* both directions' sends in REST_NS */
+    uint64_t connections, files, messages; /* both directions' sends in REST_S */
     uint64_t client_bytes;
 };
 
@@ -126,7 +126,7 @@ static void measure(void)
 {
     const uint64_t sends = net_counts()->sends;
 
-    loop_sleep(REST_NS);
+    loop_sleep(REST_S * LOOP_SECOND);
     need->messages = net_counts()->sends - sends;
     for (uint32_t i = 0; i < cell.servers; i++) {
         struct memd_gauges gauges;
@@ -218,12 +218,12 @@ static void print(const char *how, const struct need *all)
            "\"limit\":\"%s\"}\n",
            how, cell.servers, cell.clients, cell.uses, (unsigned long long)all->pairs,
            wanted - (double)all->pairs, (double)all->pairs / servers_busy,
-           (double)all->connections / servers_busy, (double)all->messages / 10 / servers_busy,
+           (double)all->connections / servers_busy, (double)all->messages / REST_S / servers_busy,
            (double)(all->pairs * sizeof(struct memd_lease) +
                     all->connections * sizeof(struct memd_connection)) /
                servers_busy,
            (double)all->connections / cell.clients, (double)all->files / cell.clients, cell.uses,
-           (double)all->messages / 10 / cell.clients, (double)all->client_bytes / cell.clients,
+           (double)all->messages / REST_S / cell.clients, (double)all->client_bytes / cell.clients,
            limit_of((uint64_t)(wanted / servers_busy),
                     (uint64_t)(wanted / servers_busy) * pair.connections));
     fflush(stdout);
@@ -244,7 +244,7 @@ static bool is_near(uint64_t a, uint64_t b)
 {
     const uint64_t more = a > b ? a : b;
 
-    return (more - (a > b ? b : a)) * 20 <= more;
+    return (more - (a > b ? b : a)) * 10 <= more;
 }
 
 /* Simulated where it is small, reckoned always. False: they do not agree. */

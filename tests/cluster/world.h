@@ -38,7 +38,6 @@
     X(EPOCH, "epoch")   /* the client takes a server that was started again for the old one */ \
     X(LEASE, "lease")   /* the client borrows anew where its lease is over */                  \
     X(LINE, "line")     /* the server welcomes a line before the older one is dead */          \
-    X(UNSURE, "unsure") /* the client writes while a line that broke may still be heard */     \
     X(ZERO, "zero")     /* the server lends memory with what was in it */                      \
     X(EXPIRE, "expire") /* the server forgets that time goes by */                             \
     X(QUOTA, "quota")   /* the server lends more than the quota */                             \
