@@ -67,6 +67,14 @@ static bool is_fatal(int error)
            error == WEIR_ENOMEM;
 }
 
+/* Fast only if all are; remote, or in need of care, if one is. Who is not there may be remote. */
+static uint32_t flags_with(uint32_t flags, uint32_t member)
+{
+    const uint32_t any = WEIR_BACKEND_REMOTE | WEIR_BACKEND_SEALED;
+
+    return ((flags & member) & ~any) | ((flags | member) & any);
+}
+
 /* All members, or all but as many as copies allow. places: of each; 0: it is not there. */
 static int open_members(struct wr_array *array, uint32_t places[WR_MAP_MEMBERS])
 {
@@ -82,11 +90,13 @@ static int open_members(struct wr_array *array, uint32_t places[WR_MAP_MEMBERS])
         places[i] = 0;
         if (error && (is_fatal(error) || ++absent >= array->options.copies))
             return error;
-        if (error)
+        if (error) {
+            array->flags = flags_with(array->flags, WEIR_BACKEND_REMOTE);
             continue;
+        }
         atomic_store(&member->lives[1], backend);
         backend->ops->describe(backend, &info);
-        array->flags &= info.flags;
+        array->flags = flags_with(array->flags, info.flags);
         places[i] = wr_array_places(backend);
         if (places[i] == 0) {
             wr_tell(array->env, WEIR_FAILURE, WEIR_EINVAL, 0,
