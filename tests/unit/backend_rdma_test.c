@@ -250,24 +250,6 @@ Test(backend_rdma, what_is_asked_outlives_the_queue_pair, .timeout = 240)
     memd_close(memd);
 }
 
-/* When the server welcomes another line of a number, the older one's queue pair is no more: what
- * was asked on it, and not done, cannot overwrite what is written after. */
-Test(backend_rdma, a_line_that_was_replaced_changes_nothing_more, .timeout = 240)
-{
-    struct weir_backend *backend = open_both();
-    struct weir_channel *channel = kit_channel(backend, 4);
-    struct cutter cutter = {.tcp = (struct wr_tcp *)backend};
-
-    cr_assert_eq(kit_write(channel, 5, 1, 'o', NULL), WEIR_OK);
-    cut(&cutter, 1);
-    cr_assert_eq(cutter.cuts, 1);
-    cr_expect_not(comes_to_pass(queue_of(backend), 5, true));
-    cr_expect(reads_as(backend, 5, 'o'));
-    channel->backend->ops->channel_close(channel);
-    kit_close(backend);
-    memd_close(memd);
-}
-
 /* --- A server that begins anew --------------------------------------------------------------- */
 
 Test(backend_rdma, what_was_lost_is_never_read_again, .timeout = 240)
