@@ -18,7 +18,7 @@ int __real_wr_line_open(struct wr_line *line, struct wr_line_target *target, uin
 int __real_wr_line_ask(struct wr_line *line, struct wr_message *message, const void *payload,
                        struct wr_message *answer_p, void *answer, size_t room,
                        uint64_t deadline_ns);
-void __real_wr_tcp_channel_tend(struct wr_tcp_channel *channel, uint64_t number);
+void __real_wr_tcp_channel_tend(struct weir_channel *channel, uint64_t number);
 uint32_t __real_memd_line_take(struct memd_lease *lease, uint32_t number);
 bool __real_memd_line_enter(struct memd_lease *lease, uint32_t number, uint32_t turn);
 void __real_memd_line_leave(struct memd_lease *lease, uint32_t number);
@@ -71,7 +71,7 @@ int __wrap_wr_line_ask(struct wr_line *line, struct wr_message *message, const v
     return error;
 }
 
-void __wrap_wr_tcp_channel_tend(struct wr_tcp_channel *channel, uint64_t number)
+void __wrap_wr_tcp_channel_tend(struct weir_channel *channel, uint64_t number)
 {
     if (naive != NAIVE_STUCK || loop_chance(2))
         __real_wr_tcp_channel_tend(channel, number);
