@@ -126,7 +126,7 @@ static void open_seats(struct wr_tcp *tcp)
             atomic_store_explicit(&seat->state, state, memory_order_relaxed);
         }
         if (state == WR_SEAT_CLOSED && (open < wanted || seat->is_unsure) &&
-            !atomic_load(&tcp->is_away) &&
+            !atomic_load(&tcp->is_away) && !atomic_load(&tcp->is_lost) &&
             wr_tcp_open_line(tcp, &seat->line, NUMBER_SEATS + i, 1, why) == WEIR_OK) {
             tcp->is_sure_again |= seat->is_unsure;
             atomic_fetch_sub(&tcp->unsure, seat->is_unsure);
@@ -158,7 +158,7 @@ static void lay_ghost(struct wr_tcp *tcp, uint32_t i)
     struct wr_line line;
     char why[WR_WHY_ROOM];
 
-    if (atomic_load(&tcp->is_away) ||
+    if (atomic_load(&tcp->is_away) || atomic_load(&tcp->is_lost) ||
         wr_tcp_attach(tcp, &line, NUMBER_CHANNELS + i, why) != WEIR_OK)
         return;
     wr_line_close(&line);
@@ -282,19 +282,21 @@ static void rest(struct wr_tcp *tcp)
 {
     struct pollfd wait[2] = {{.fd = tcp->bell, .events = POLLIN},
                              {.fd = tcp->control.fd, .events = POLLIN}};
+    const bool is_lost = atomic_load(&tcp->is_lost);
     uint64_t now = wr_line_now_ns(), until = tcp->renew_ns;
     eventfd_t rung;
 
-    if (atomic_load(&tcp->is_lost))
+    if (is_lost)
         until = now + NS_SECOND;
     else if (atomic_load(&tcp->is_away))
         until = tcp->retry_ns < now + TEND_NS ? tcp->retry_ns : now + TEND_NS;
+    /* Once all is lost that line's end is no news, and would wake us for ever. */
     if (until > now)
-        poll(wait, 2, (int)((until - now) / NS_MILLISECOND) + 1);
+        poll(wait, is_lost ? 1 : 2, (int)((until - now) / NS_MILLISECOND) + 1);
     if (wait[0].revents)
         (void)eventfd_read(tcp->bell, &rung);
     /* Nothing comes unasked on that line: it has ended. */
-    if (wait[1].revents && !atomic_load(&tcp->is_lost))
+    if (wait[1].revents && !is_lost)
         go_away(tcp, "the connection has ended");
 }
 

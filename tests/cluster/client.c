@@ -44,7 +44,7 @@ static void hear(void *context, int severity, int error, int os_error, const cha
 
 /* --- Threads that fault ---------------------------------------------------------------------- */
 
-static void read_some(struct client *client, uint32_t which, uint64_t slot, uint32_t pages)
+static int read_some(struct client *client, uint32_t which, uint64_t slot, uint32_t pages)
 {
     char *bytes = calloc(pages, WEIR_SLOT_BYTES);
     const uint64_t most_ns = (client->patience + 2 * client->timeout + 3) * LOOP_SECOND;
@@ -66,6 +66,7 @@ static void read_some(struct client *client, uint32_t which, uint64_t slot, uint
     if (!error)
         slots_check(&client->slots, slot, pages, bytes);
     free(bytes);
+    return error;
 }
 
 static void *fault(void *context)
@@ -91,12 +92,11 @@ void client_look_through(struct client *client)
 {
     for (uint64_t slot = 0; slot < client->slots.count; slot++)
         if (client->slots.at[slot].last || loop_chance(64)) {
-            const uint64_t failed = met.failed_reads;
+            const int error = read_some(client, REQUESTS_MOST - 1, slot, 1);
 
-            read_some(client, REQUESTS_MOST - 1, slot, 1);
-            if (met.failed_reads != failed && !client->is_lost && !world.is_healed)
+            if (error && !client->is_lost && !world.is_healed)
                 return;
-            if (met.failed_reads != failed && !client->is_lost)
+            if (error && !client->is_lost)
                 loop_fail("slot %llu cannot be read, though all is well again",
                           (unsigned long long)slot);
         }
