@@ -308,7 +308,9 @@ static int shake_hands(struct wr_line *line, const struct wr_line_target *target
         return refuse(why, error, "what listens there is no weir-memd");
     wr_proof_say(&shake, proof, &line->session);
     if (!exchange(line, proof, sizeof(proof), welcome, sizeof(welcome), deadline_ns))
-        return refuse(why, WEIR_EDENIED, "it hung up on our proof: give both the same key file");
+        return refuse(why, WEIR_EDENIED,
+                      "it hung up on our proof: give both the same key file; if they have it, the "
+                      "network broke");
     if (!wr_message_parse(welcome, &answer) || answer.type != WR_MESSAGE_WELCOME ||
         !wr_session_check(&line->session, welcome, NULL, 0))
         return refuse(why, WEIR_EIO, "its welcome is not sound");
