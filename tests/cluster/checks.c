@@ -101,7 +101,9 @@ static void check_server(struct server *server)
     struct memd_gauges gauges;
     uint64_t may_be = 0;
 
+    server->is_looked_at = true;
     memd_measure(server->memd, &gauges);
+    server->is_looked_at = false;
     for (uint32_t i = 0; i < loan_count; i++)
         may_be += may_be_lent(&loans[i], server) ? loans[i].bytes : 0;
     if (gauges.lent_bytes > may_be)

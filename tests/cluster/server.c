@@ -55,6 +55,8 @@ static void *serve(void *context)
     memd_drain(memd);
     loop_sleep(loop_draw(GRACE_NS));
     server->memd = NULL;
+    while (server->is_looked_at)
+        loop_sleep(LOOP_MS);
     met.expired += memd->book.expired;
     memd_close(memd);
     check_ended(server);

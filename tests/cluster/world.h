@@ -119,6 +119,7 @@ struct server {
     uint64_t memory_most;  /* of this life */
     uint64_t continued_ns; /* when it last went on after standing still */
     bool is_short, wants_end, is_draining;
+    bool is_looked_at; /* the checker measures it: it must not be closed meanwhile */
 };
 
 void server_start(struct server *server);
