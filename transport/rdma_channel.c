@@ -424,6 +424,6 @@ void wr_rdma_channel_close(struct weir_channel *base)
 {
     struct wr_rdma_channel *c = channel_of(base);
 
-    wr_tcp_delist(c->tcp, base, c->is_unsure);
+    wr_tcp_delist(c->tcp, base, &c->is_unsure);
     free_channel(c);
 }

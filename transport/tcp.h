@@ -169,4 +169,4 @@ void wr_tcp_channel_tend(struct weir_channel *channel, uint64_t number);
 /* A channel that the keeper tends from now on; *is_unsure_p: it takes over a ghost. And no longer;
  * is_unsure: it leaves one. */
 int wr_tcp_enlist(struct wr_tcp *tcp, struct weir_channel *channel, bool *is_unsure_p);
-void wr_tcp_delist(struct wr_tcp *tcp, const struct weir_channel *channel, bool is_unsure);
+void wr_tcp_delist(struct wr_tcp *tcp, const struct weir_channel *channel, const bool *is_unsure);

@@ -430,13 +430,13 @@ int wr_tcp_enlist(struct wr_tcp *tcp, struct weir_channel *channel, bool *is_uns
     return error;
 }
 
-void wr_tcp_delist(struct wr_tcp *tcp, const struct weir_channel *channel, bool is_unsure)
+void wr_tcp_delist(struct wr_tcp *tcp, const struct weir_channel *channel, const bool *is_unsure)
 {
     pthread_mutex_lock(&tcp->lock);
     for (uint32_t i = 0; i < WR_TCP_CHANNELS; i++)
         if (tcp->channels[i] == channel) {
             tcp->channels[i] = NULL;
-            tcp->has_ghost[i] = is_unsure;
+            tcp->has_ghost[i] = *is_unsure; /* which the keeper clears under the lock */
         }
     pthread_mutex_unlock(&tcp->lock);
 }
@@ -494,6 +494,6 @@ void wr_tcp_channel_close(struct weir_channel *base)
 {
     struct wr_tcp_channel *c = channel_of(base);
 
-    wr_tcp_delist(c->tcp, base, c->is_unsure);
+    wr_tcp_delist(c->tcp, base, &c->is_unsure);
     free_channel(c);
 }
