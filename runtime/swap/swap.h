@@ -73,7 +73,7 @@ struct wr_swap {
     _Atomic(uint32_t) changes;
     _Atomic(bool) has_emptied;   /* a cluster came free since somebody looked for such */
     int32_t added;               /* how many ever; kept by WR_RANK_BACKENDS */
-    uint8_t look[WR_LOOK_BYTES]; /* of who inspects: one thread */
+    _Alignas(16) uint8_t look[WR_LOOK_BYTES]; /* of who inspects: one thread */
     struct wr_leave *leave;
 };
 
