@@ -14,6 +14,9 @@
  *   keeper   a thread (weir-karray) that asks members whether they answer, opens them again, and
  *            tells of it
  *   builder  a thread (weir-kbuild) that makes pieces whole again, and closes old lives
+ *   patcher  of a code: a thread (weir-kpatch) that writes parts of clusters, with the parity that
+ *            they change, and reads for channels what is to be worked out from other pieces
+ *   task   a request to a leg that is waited for
  *
  * Locks: the legs' before the array's, the list of legs before both. read() takes none.
  */
@@ -25,6 +28,7 @@
 #include <weir/weir_backend.h>
 
 #include "transport/array_map.h"
+#include "transport/code.h"
 #include "transport/spec.h"
 
 #define WR_ARRAY_NAME_ROOM 80u
@@ -48,6 +52,25 @@ struct wr_array_legs {
     int bell;    /* and of an eventfd: there is something to look at */
     struct wr_array_legs *next, **self;
     bool is_waiting; /* kept by the array's lock: for a cluster that somebody holds */
+};
+
+/* The member's life is one that was the present one when its owner looked. */
+struct wr_array_task {
+    struct weir_io io; /* first; done() and owner are not the owner's */
+    uint32_t member, life;
+};
+
+/* A part of a request of a channel, for the patcher. */
+struct wr_array_patch {
+    const struct weir_io *io;
+    uint32_t skip; /* pages of the request before the part */
+    uint64_t cluster;
+    uint32_t first, pages; /* within the cluster   */
+    int error;             /* when it is done      */
+    struct wr_array_patch *next;
+    struct wr_array_patch *
+        *home; /* a list where it comes to when it is done, by the array's lock, */
+    int bell;  /* and an eventfd that is rung then */
 };
 
 struct wr_array_member {
@@ -89,7 +112,12 @@ struct wr_array {
     struct wr_array_options options;
     struct wr_array_member member[WR_MAP_MEMBERS];
     uint32_t members;
+    uint32_t pieces, need; /* as the map has them */
     uint32_t flags;
+    struct wr_code code;  /* need > 1 */
+    unsigned char *zeros; /* a page of them; nobody writes there */
+    struct wr_array_patcher *patcher;
+    struct wr_array_scratch *scratch;
 
     pthread_mutex_t lock; /* of the map, and of who waits for clusters */
     pthread_cond_t work;  /* for the builder: a cluster that it wants is idle; or the end */
@@ -109,8 +137,22 @@ struct wr_array {
     struct wr_array_legs keeper_legs, builder_legs;
     void *buffer; /* the builder's */
     uint64_t lost_told;
-    bool is_degraded; /* and it was told */
+    bool is_degraded;           /* and it was told */
+    pthread_mutex_t grace_lock; /* one at a time waits for those inside the gate */
 };
+
+/* An erasure code, and no copies. */
+static inline bool wr_array_is_coded(const struct wr_array *array)
+{
+    return array->need > 1;
+}
+
+/* The member's slot of this page of a piece. */
+static inline uint64_t wr_array_slot(const struct wr_array *array, const struct wr_map_piece *piece,
+                                     uint32_t row)
+{
+    return (uint64_t)piece->place * array->map.rows + row;
+}
 
 /* array_member.c */
 /* Cut "A, B, C" into members. */
@@ -119,8 +161,9 @@ void wr_array_free_members(struct wr_array *array);
 /* Every member is opened here. */
 int wr_array_member_open(struct wr_array_member *member, bool is_quiet,
                          struct weir_backend **backend_p);
-/* How many places a member has: all but its last page, which is the keeper's to ask for. */
-uint32_t wr_array_places(struct weir_backend *backend);
+/* How many places a member has: all but its last page, which is the keeper's to ask for. 0: it is
+ * too small. */
+uint32_t wr_array_places(const struct wr_array *array, struct weir_backend *backend);
 uint64_t wr_array_now_ns(void);
 /* Signal: it has failed to do something; the keeper looks into it. */
 void wr_array_suspect(struct wr_array *array, uint32_t member);
@@ -130,7 +173,7 @@ uint32_t wr_array_choose(const struct wr_array *array, uint64_t cluster, uint32_
 /* Signal. */
 uint32_t wr_array_enter(struct wr_array *array);
 void wr_array_leave(struct wr_array *array, uint32_t side);
-/* Wait until everybody is outside who was inside. The builder only. */
+/* Wait until everybody is outside who was inside. */
 void wr_array_grace(struct wr_array *array);
 int wr_array_read(struct weir_backend *backend, uint64_t slot, uint32_t pages, void *bytes);
 
@@ -141,6 +184,9 @@ void wr_array_legs_close(struct wr_array_legs *legs);
 bool wr_array_legs_renew(struct wr_array *array, uint32_t member);
 /* Under the array's lock: ring all who wait for a cluster. */
 void wr_array_ring_waiting(struct wr_array *array);
+/* Do these, at most one for each member, and wait for all. Each has its error then; os_error is
+ * ENOTCONN if there was no leg to that life. The legs are those of the thread. */
+void wr_array_run(struct wr_array_legs *legs, struct wr_array_task *tasks, uint32_t count);
 
 /* array_channel.c */
 int wr_array_channel_open(struct weir_backend *backend, uint32_t depth,
@@ -151,8 +197,33 @@ uint32_t wr_array_poll(struct weir_channel *channel, uint32_t max);
 int wr_array_wait_fd(struct weir_channel *channel);
 
 /* array_keeper.c */
+int wr_array_start_thread(struct wr_array *array, const char *name, void *(*run)(void *),
+                          pthread_t *thread_p);
 int wr_array_keeper_start(struct wr_array *array);
 void wr_array_keeper_stop(struct wr_array *array);
 
 /* array_builder.c: the thread's function. */
 void *wr_array_build(void *array);
+
+/* array_decode.c: of a code. */
+#define WR_ARRAY_SCRATCH_PAGES 16u
+int wr_array_scratch_open(struct wr_array *array);
+void wr_array_scratch_close(struct wr_array *array);
+/* Pages of one cluster, by whatever way there is. Signal; inside the gate. */
+int wr_array_read_coded(struct wr_array *array, uint64_t cluster, uint32_t first, uint32_t pages,
+                        void *bytes);
+/* Rows of one piece, also of one that is nowhere; scratch has as much room as bytes. Inside the
+ * gate. Who calls it sees to it that the version is what it should be. */
+int wr_array_recover(struct wr_array *array, uint64_t cluster, uint32_t piece, uint32_t row,
+                     uint32_t rows, void *bytes, void *scratch);
+
+/* array_patch.c: of a code. */
+/* Before the other threads. */
+int wr_array_patcher_start(struct wr_array *array);
+/* After them, when no patch is under way. Nothing, if it was not started. */
+void wr_array_patcher_stop(struct wr_array *array);
+void wr_array_patch_put(struct wr_array *array, struct wr_array_patch *patch);
+/* Under the array's lock: somebody has let go of a cluster. */
+void wr_array_patch_wake(struct wr_array *array);
+/* The addresses of so many pages of a vector, behind so many others. */
+void wr_array_pages(const struct weir_io *io, uint32_t skip, uint32_t pages, unsigned char **page);

@@ -9,7 +9,6 @@
  */
 
 #include <errno.h>
-#include <poll.h>
 #include <string.h>
 #include <time.h>
 
@@ -39,8 +38,7 @@ static int read_from(struct wr_array *array, const struct wr_map_piece *piece, u
     struct weir_backend *backend = atomic_load(
         &array->member[piece->member].lives[piece->life & 1]);
 
-    return backend->ops->read(backend, (uint64_t)piece->place * WEIR_CLUSTER_SLOTS + first, pages,
-                              array->buffer);
+    return backend->ops->read(backend, wr_array_slot(array, piece, first), pages, array->buffer);
 }
 
 static int read_any(struct wr_array *array, const struct wr_map_job *job, uint32_t first,
@@ -66,75 +64,62 @@ static int read_any(struct wr_array *array, const struct wr_map_job *job, uint32
     return error;
 }
 
-static void note_done(struct weir_io *io)
-{
-    io->owner = NULL;
-}
-
-/* Whoever calls holds no lock. False: the leg is of another life. */
-static bool send(struct wr_array_legs *legs, struct wr_array_leg *leg, uint32_t life,
-                 struct weir_io *io)
-{
-    bool is_sent = false;
-
-    pthread_mutex_lock(&legs->lock);
-    if (leg->channel && leg->life == life &&
-        leg->channel->backend->ops->submit(leg->channel, &io, 1) == 1) {
-        is_sent = true;
-        leg->flying++;
-    }
-    pthread_mutex_unlock(&legs->lock);
-    return is_sent;
-}
-
 static int write_to(struct wr_array *array, const struct wr_map_piece *piece, uint32_t first,
                     uint32_t pages)
 {
-    struct wr_array_legs *legs = &array->builder_legs;
-    struct wr_array_leg *leg = &legs->leg[piece->member];
     struct iovec iov = {array->buffer, (size_t)pages * WEIR_SLOT_BYTES};
-    struct weir_io io = {.slot = (uint64_t)piece->place * WEIR_CLUSTER_SLOTS + first,
-                         .pages = pages,
-                         .is_write = 1,
-                         .iov = &iov,
-                         .iov_count = 1,
-                         .done = note_done,
-                         .owner = &io};
+    struct wr_array_task task = {.io = {.slot = wr_array_slot(array, piece, first),
+                                        .pages = pages,
+                                        .is_write = 1,
+                                        .iov = &iov,
+                                        .iov_count = 1},
+                                 .member = piece->member,
+                                 .life = piece->life};
 
-    if (!send(legs, leg, piece->life, &io))
-        return WEIR_EIO;
-    while (io.owner) {
-        struct pollfd wait = {.fd = leg->fd, .events = POLLIN};
-
-        if (leg->fd >= 0)
-            (void)poll(&wait, 1, 100);
-        pthread_mutex_lock(&legs->lock);
-        (void)leg->channel->backend->ops->poll(leg->channel, UINT32_MAX);
-        pthread_mutex_unlock(&legs->lock);
-    }
-    pthread_mutex_lock(&legs->lock);
-    leg->flying--;
-    pthread_mutex_unlock(&legs->lock);
-    return io.error;
+    wr_array_run(&array->builder_legs, &task, 1);
+    return task.io.error;
 }
 
-/* The pages that were written; WEIR_OK, or which side failed: *target_p. */
-static int copy(struct wr_array *array, const struct wr_map_job *job, uint64_t *bytes_p,
-                bool *target_p)
+/* What the piece should have, into the buffer. */
+static int work_out(struct wr_array *array, const struct wr_map_job *job, uint32_t row,
+                    uint32_t rows)
 {
+    const uint32_t side = wr_array_enter(array);
+    const int error = wr_array_recover(array, job->cluster, job->piece, row, rows, array->buffer,
+                                       (char *)array->buffer + CHUNK_PAGES * WEIR_SLOT_BYTES);
+
+    wr_array_leave(array, side);
+    return error;
+}
+
+static bool has_written(const struct wr_map *map, uint64_t cluster, uint32_t row, uint32_t rows)
+{
+    for (uint32_t i = row; i < row + rows; i++)
+        if (wr_map_row(map, cluster, i))
+            return true;
+    return false;
+}
+
+/* The pages that were written, by chunks; WEIR_OK, or which side failed: *is_target_p. */
+static int copy(struct wr_array *array, const struct wr_map_job *job, uint64_t *bytes_p,
+                bool *is_target_p)
+{
+    const uint32_t pages = wr_map_piece_pages(&array->map, job->piece);
     int error = WEIR_OK;
 
-    *target_p = false;
-    for (uint32_t first = 0; first < WEIR_CLUSTER_SLOTS && !error; first += CHUNK_PAGES) {
-        _Static_assert(CHUNK_PAGES == 64, "a word of written pages");
-        if (!atomic_load(&array->map.written[job->cluster * WR_MAP_WORDS + first / 64]))
+    *is_target_p = false;
+    for (uint32_t first = 0; first < pages && !error; first += CHUNK_PAGES) {
+        const uint32_t some = pages - first < CHUNK_PAGES ? pages - first : CHUNK_PAGES;
+
+        if (!has_written(&array->map, job->cluster, first, some))
             continue;
-        error = read_any(array, job, first, CHUNK_PAGES);
+        error = wr_array_is_coded(array) ? work_out(array, job, first, some)
+                                         : read_any(array, job, first, some);
         if (error)
             break;
-        error = write_to(array, &job->target, first, CHUNK_PAGES);
-        *target_p = error != WEIR_OK;
-        *bytes_p += (uint64_t)CHUNK_PAGES * WEIR_SLOT_BYTES;
+        error = write_to(array, &job->target, first, some);
+        *is_target_p = error != WEIR_OK;
+        *bytes_p += (uint64_t)some * WEIR_SLOT_BYTES;
     }
     return error;
 }

@@ -2,10 +2,14 @@
 
 /*
  * A channel of an array: requests are cut at clusters, and each part goes to one member, or to all
- * that have a copy.
+ * that have a copy. Of a code, a part that reads goes to the members of its pages; one that writes
+ * a whole cluster to all, with its parity; all others to the patcher.
  *
  *   item     an accepted request
  *   part     what of it lies in one cluster
+ *   parity   memory for that of one cluster. There are a few in each channel
+ *   starved  writes of whole clusters that wait for such memory
+ *   back     parts that the patcher has done
  *   sub      a request to a leg, for a part
  *   failed   subs that no leg could take; they end as if a member had refused them
  *   waiting  writes to clusters that the builder holds
@@ -21,12 +25,14 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/mman.h>
 
 #include "transport/array.h"
 #include "transport/queue.h"
 #include "transport/request.h"
 
 #define LEG_DEPTH_MOST 256u
+#define PARITIES       4u /* whole clusters of a code that are written at a time */
 
 struct wr_array_sub {
     struct weir_io io; /* first, so that done() finds the sub */
@@ -43,17 +49,22 @@ struct part {
     uint32_t iov_count;
     struct wr_array_sub *subs; /* one for each piece */
     uint32_t pending, ok, tried, side;
+    bool has_failed;
     int error, os_error;
     struct part *next;
     struct wr_map_write write;
+    /* Of a code. */
+    uint32_t skip; /* pages of the request before it */
+    unsigned char *parity;
+    struct wr_array_patch patch;
 };
 
 struct item {
     struct weir_io *outer;
     struct item *next;
     struct part parts[2];
-    uint32_t pending;
-    struct iovec iov[WEIR_CLUSTER_SLOTS + 2]; /* of a request that is cut */
+    uint32_t pending, iov_used;
+    struct iovec iov[WEIR_CLUSTER_SLOTS + 2 * WR_MAP_MEMBERS]; /* of a request that is cut */
 };
 
 struct wr_array_channel {
@@ -65,6 +76,12 @@ struct wr_array_channel {
     struct wr_array_sub *subs, *failed;
     struct part *waiting, *ready; /* ready: reads that are to be tried elsewhere, and the like */
     struct wr_queue ended;
+    /* Of a code. */
+    unsigned char *parities, *parity[PARITIES]; /* all the memory; what of it is free */
+    uint32_t parity_count;
+    struct part *starved;
+    struct wr_array_patch *back; /* kept by the array's lock */
+    unsigned char *page[WEIR_CLUSTER_SLOTS];
 };
 
 static struct wr_array_channel *channel_of(struct weir_channel *channel)
@@ -91,6 +108,26 @@ static void end_part(struct wr_array_channel *c, struct part *part, int error)
     wr_queue_put(&c->ended, outer);
 }
 
+static void make_ready(struct wr_array_channel *c, struct part *part)
+{
+    part->next = c->ready;
+    c->ready = part;
+}
+
+static void give_parity(struct wr_array_channel *c, struct part *part)
+{
+    struct part *next = c->starved;
+
+    if (!part->parity)
+        return;
+    c->parity[c->parity_count++] = part->parity;
+    part->parity = NULL;
+    if (!next)
+        return;
+    c->starved = next->next;
+    make_ready(c, next);
+}
+
 static void end_write(struct wr_array_channel *c, struct part *part)
 {
     struct wr_array *array = c->array;
@@ -102,6 +139,7 @@ static void end_write(struct wr_array_channel *c, struct part *part)
     if (is_idle)
         pthread_cond_signal(&array->work);
     pthread_mutex_unlock(&array->lock);
+    give_parity(c, part);
     end_part(c, part, error && part->error ? part->error : error);
 }
 
@@ -115,6 +153,8 @@ static void sub_ended(struct wr_array_channel *c, struct wr_array_sub *sub)
         part->os_error = io->os_error;
         if (io->error != WEIR_EFULL && io->os_error != ENOTCONN)
             wr_array_suspect(c->array, sub->member);
+        part->tried |= 1u << sub->piece;
+        part->has_failed = true;
     } else {
         part->ok |= 1u << sub->piece;
     }
@@ -125,13 +165,11 @@ static void sub_ended(struct wr_array_channel *c, struct wr_array_sub *sub)
         return;
     }
     wr_array_leave(c->array, part->side);
-    if (!io->error) {
+    if (part->has_failed)
+        make_ready(c, part);
+    else
         end_part(c, part, WEIR_OK);
-        return;
-    }
-    part->tried |= 1u << sub->piece;
-    part->next = c->ready;
-    c->ready = part;
+    part->has_failed = false;
 }
 
 static void sub_done(struct weir_io *io)
@@ -143,25 +181,21 @@ static void sub_done(struct weir_io *io)
     sub_ended(c, sub);
 }
 
-/* --- Beginnings --------------------------------------------------------------------------------
+/* --- Sending -----------------------------------------------------------------------------------
  */
 
+/* io: which pages of the piece, and their memory. */
 static void send_sub(struct wr_array_channel *c, struct part *part, uint32_t number,
-                     const struct wr_map_piece *piece)
+                     const struct wr_map_piece *piece, struct weir_io io)
 {
     struct wr_array_leg *leg = &c->legs.leg[piece->member];
     struct wr_array_sub *sub = &part->subs[number];
 
-    *sub = (struct wr_array_sub){.part = part, .piece = number, .member = piece->member};
-    sub->io = (struct weir_io){
-        .slot = (uint64_t)piece->place * WEIR_CLUSTER_SLOTS + part->first,
-        .pages = part->pages,
-        .is_write = part->item->outer->is_write,
-        .iov = part->iov,
-        .iov_count = part->iov_count,
-        .done = sub_done,
-        .owner = c,
-    };
+    *sub = (struct wr_array_sub){.io = io, .part = part, .piece = number, .member = piece->member};
+    sub->io.slot = wr_array_slot(c->array, piece, (uint32_t)io.slot);
+    sub->io.is_write = part->item->outer->is_write;
+    sub->io.done = sub_done;
+    sub->io.owner = c;
     if (!leg->channel || (leg->life & 1) != (piece->life & 1)) {
         /* The member has just begun another life, and the keeper is still to bring the leg. */
         sub->io.error = WEIR_EIO;
@@ -175,72 +209,16 @@ static void send_sub(struct wr_array_channel *c, struct part *part, uint32_t num
     leg->outbox_end = &sub->next;
 }
 
-static void begin_write(struct wr_array_channel *c, struct part *part)
+/* To a copy. */
+static void send_all(struct wr_array_channel *c, struct part *part, uint32_t number,
+                     const struct wr_map_piece *piece)
 {
-    struct wr_array *array = c->array;
-    int error;
-
-    pthread_mutex_lock(&array->lock);
-    error = wr_map_write_begin(&array->map, part->cluster, part->first, part->pages, &part->write);
-    if (error == WEIR_EAGAIN)
-        c->legs.is_waiting = true;
-    pthread_mutex_unlock(&array->lock);
-    if (error == WEIR_EAGAIN) {
-        part->next = c->waiting;
-        c->waiting = part;
-        return;
-    }
-    if (error) {
-        end_part(c, part, error);
-        return;
-    }
-    part->pending = (uint32_t)__builtin_popcount(part->write.targets);
-    for (uint32_t i = 0; i < array->map.pieces; i++)
-        if (part->write.targets >> i & 1)
-            send_sub(c, part, i, &part->write.piece[i]);
+    send_sub(c, part, number, piece,
+             (struct weir_io){.slot = part->first,
+                              .pages = part->pages,
+                              .iov = part->iov,
+                              .iov_count = part->iov_count});
 }
-
-static void fill_with_zeros(const struct part *part)
-{
-    for (uint32_t i = 0; i < part->iov_count; i++)
-        memset(part->iov[i].iov_base, 0, part->iov[i].iov_len);
-}
-
-static void begin_read(struct wr_array_channel *c, struct part *part)
-{
-    struct wr_array *array = c->array;
-    struct wr_map_piece piece;
-    uint32_t number = WR_MAP_NOBODY;
-    int error;
-
-    part->side = wr_array_enter(array);
-    error = wr_map_readable(&array->map, part->cluster, part->first, part->pages);
-    if (error != WEIR_EIO)
-        number = wr_array_choose(array, part->cluster, part->tried, &piece);
-    if (number != WR_MAP_NOBODY) {
-        part->pending = 1;
-        send_sub(c, part, number, &piece);
-        return;
-    }
-    wr_array_leave(array, part->side);
-    if (error == WEIR_ENOENT && !part->tried) {
-        fill_with_zeros(part);
-        end_part(c, part, WEIR_OK);
-    } else {
-        end_part(c, part, WEIR_EIO);
-    }
-}
-
-static void begin(struct wr_array_channel *c, struct part *part)
-{
-    if (part->item->outer->is_write)
-        begin_write(c, part);
-    else
-        begin_read(c, part);
-}
-
-/* --- Cutting -----------------------------------------------------------------------------------
- */
 
 /* So many pages of a vector, behind so many others, as a vector. How many elements it has. */
 static uint32_t cut_vector(const struct weir_io *outer, uint32_t skip, uint32_t pages,
@@ -265,16 +243,230 @@ static uint32_t cut_vector(const struct weir_io *outer, uint32_t skip, uint32_t 
     return count;
 }
 
+/* --- Beginnings, of a code ---------------------------------------------------------------------
+ */
+
+static void hand_over(struct wr_array_channel *c, struct part *part)
+{
+    part->patch = (struct wr_array_patch){.io = part->item->outer,
+                                          .skip = part->skip,
+                                          .cluster = part->cluster,
+                                          .first = part->first,
+                                          .pages = part->pages,
+                                          .home = &c->back,
+                                          .bell = c->legs.bell};
+    wr_array_patch_put(c->array, &part->patch);
+}
+
+/* Pages of the part to one data piece, from this row of it. */
+static void send_data(struct wr_array_channel *c, struct part *part, uint32_t number,
+                      const struct wr_map_piece *piece, uint32_t row, uint32_t pages)
+{
+    struct item *item = part->item;
+    struct iovec *iov = &item->iov[item->iov_used];
+    const uint32_t before = part->skip + number * c->array->map.rows + row - part->first;
+    const uint32_t count = cut_vector(item->outer, before, pages, iov);
+
+    item->iov_used += count;
+    send_sub(c, part, number, piece,
+             (struct weir_io){.slot = row, .pages = pages, .iov = iov, .iov_count = count});
+}
+
+static void encode(struct wr_array_channel *c, struct part *part)
+{
+    struct wr_array *array = c->array;
+    const uint32_t rows = array->map.rows;
+    unsigned char *data[WR_MAP_MEMBERS], *parity[WR_MAP_MEMBERS];
+
+    wr_array_pages(part->item->outer, part->skip, part->pages, c->page);
+    for (uint32_t row = 0; row < rows; row++) {
+        for (uint32_t i = 0; i < array->need; i++) {
+            const uint32_t page = i * rows + row;
+
+            data[i] = page < WEIR_CLUSTER_SLOTS ? c->page[page] : array->zeros;
+        }
+        for (uint32_t i = 0; i < array->pieces - array->need; i++)
+            parity[i] = part->parity + ((size_t)i * rows + row) * WEIR_SLOT_BYTES;
+        wr_code_encode(&array->code, WEIR_SLOT_BYTES, data, parity);
+    }
+}
+
+/* A whole cluster. */
+static void send_pieces(struct wr_array_channel *c, struct part *part)
+{
+    const struct wr_array *array = c->array;
+    const uint32_t rows = array->map.rows;
+
+    encode(c, part);
+    for (uint32_t i = 0; i < array->pieces; i++) {
+        struct iovec *iov = &part->item->iov[part->item->iov_used];
+
+        if (!(part->write.targets >> i & 1))
+            continue;
+        if (i < array->need) {
+            send_data(c, part, i, &part->write.piece[i], 0, wr_map_piece_pages(&array->map, i));
+            continue;
+        }
+        *iov = (struct iovec){part->parity + (size_t)(i - array->need) * rows * WEIR_SLOT_BYTES,
+                              (size_t)rows * WEIR_SLOT_BYTES};
+        part->item->iov_used++;
+        send_sub(c, part, i, &part->write.piece[i],
+                 (struct weir_io){.pages = rows, .iov = iov, .iov_count = 1});
+    }
+}
+
+static bool is_readable(const struct wr_array_channel *c, const struct wr_map_piece *piece)
+{
+    return piece->state == WR_PIECE_WHOLE &&
+           atomic_load(&c->array->map.member[piece->member].is_up) &&
+           !atomic_load(&c->array->member[piece->member].is_slow);
+}
+
+/* Inside the gate. False: something is to be worked out, and nothing was sent. */
+static bool send_reads(struct wr_array_channel *c, struct part *part)
+{
+    const struct wr_array *array = c->array;
+    const uint32_t rows = array->map.rows, end = part->first + part->pages;
+    const uint32_t from = part->first / rows, last = (end - 1) / rows;
+    struct wr_map_piece piece[WR_MAP_MEMBERS];
+
+    for (uint32_t i = from; i <= last; i++) {
+        piece[i] = wr_map_piece(&array->map, part->cluster, i);
+        if (!is_readable(c, &piece[i]))
+            return false;
+    }
+    part->pending = last - from + 1;
+    for (uint32_t i = from; i <= last; i++) {
+        const uint32_t first = i == from ? part->first - i * rows : 0;
+        const uint32_t behind = i == last ? end - i * rows : rows;
+
+        send_data(c, part, i, &piece[i], first, behind - first);
+    }
+    return true;
+}
+
+static void begin_read_coded(struct wr_array_channel *c, struct part *part)
+{
+    const struct wr_map *map = &c->array->map;
+    int error;
+
+    part->side = wr_array_enter(c->array);
+    error = wr_map_readable(map, part->cluster, part->first, part->pages);
+    if (error != WEIR_EIO && !part->tried && send_reads(c, part))
+        return;
+    wr_array_leave(c->array, part->side);
+    if (error == WEIR_EIO)
+        end_part(c, part, error);
+    else
+        hand_over(c, part);
+}
+
+static bool take_parity(struct wr_array_channel *c, struct part *part)
+{
+    if (c->parity_count > 0) {
+        part->parity = c->parity[--c->parity_count];
+        return true;
+    }
+    part->next = c->starved;
+    c->starved = part;
+    return false;
+}
+
+/* --- Beginnings --------------------------------------------------------------------------------
+ */
+
+static void begin_write(struct wr_array_channel *c, struct part *part)
+{
+    struct wr_array *array = c->array;
+    int error;
+
+    if (wr_array_is_coded(array) && !take_parity(c, part))
+        return;
+    pthread_mutex_lock(&array->lock);
+    error = wr_map_write_begin(&array->map, part->cluster, part->first, part->pages, &part->write);
+    if (error == WEIR_EAGAIN)
+        c->legs.is_waiting = true;
+    pthread_mutex_unlock(&array->lock);
+    if (error)
+        give_parity(c, part);
+    if (error == WEIR_EAGAIN) {
+        part->next = c->waiting;
+        c->waiting = part;
+        return;
+    }
+    if (error) {
+        end_part(c, part, error);
+        return;
+    }
+    part->pending = (uint32_t)__builtin_popcount(part->write.targets);
+    if (wr_array_is_coded(array)) {
+        send_pieces(c, part);
+        return;
+    }
+    for (uint32_t i = 0; i < array->map.pieces; i++)
+        if (part->write.targets >> i & 1)
+            send_all(c, part, i, &part->write.piece[i]);
+}
+
+static void fill_with_zeros(const struct part *part)
+{
+    for (uint32_t i = 0; i < part->iov_count; i++)
+        memset(part->iov[i].iov_base, 0, part->iov[i].iov_len);
+}
+
+static void begin_read(struct wr_array_channel *c, struct part *part)
+{
+    struct wr_array *array = c->array;
+    struct wr_map_piece piece;
+    uint32_t number = WR_MAP_NOBODY;
+    int error;
+
+    part->side = wr_array_enter(array);
+    error = wr_map_readable(&array->map, part->cluster, part->first, part->pages);
+    if (error != WEIR_EIO)
+        number = wr_array_choose(array, part->cluster, part->tried, &piece);
+    if (number != WR_MAP_NOBODY) {
+        part->pending = 1;
+        send_all(c, part, number, &piece);
+        return;
+    }
+    wr_array_leave(array, part->side);
+    if (error == WEIR_ENOENT && !part->tried) {
+        fill_with_zeros(part);
+        end_part(c, part, WEIR_OK);
+    } else {
+        end_part(c, part, WEIR_EIO);
+    }
+}
+
+static void begin(struct wr_array_channel *c, struct part *part)
+{
+    const bool is_write = part->item->outer->is_write, is_coded = wr_array_is_coded(c->array);
+
+    if (is_write && is_coded && part->pages < WEIR_CLUSTER_SLOTS)
+        hand_over(c, part);
+    else if (is_write)
+        begin_write(c, part);
+    else if (is_coded)
+        begin_read_coded(c, part);
+    else
+        begin_read(c, part);
+}
+
+/* --- Cutting -----------------------------------------------------------------------------------
+ */
+
 static void accept(struct wr_array_channel *c, struct weir_io *outer)
 {
     struct item *item = c->free;
     const uint32_t first = outer->slot % WEIR_CLUSTER_SLOTS;
     const uint32_t room = WEIR_CLUSTER_SLOTS - first;
-    uint32_t used = 0, skip = 0;
+    uint32_t skip = 0;
 
     c->free = item->next;
     outer->error = outer->os_error = 0;
     item->outer = outer;
+    item->iov_used = 0;
     item->pending = outer->pages > room ? 2 : 1;
     for (uint32_t i = 0; i < item->pending; i++) {
         struct part *part = &item->parts[i];
@@ -284,13 +476,15 @@ static void accept(struct wr_array_channel *c, struct weir_io *outer)
         part->first = i ? 0 : first;
         part->pages = i ? outer->pages - room : outer->pages < room ? outer->pages : room;
         part->pending = part->ok = part->tried = 0;
+        part->has_failed = false;
+        part->skip = skip;
         part->error = part->os_error = 0;
         part->iov = outer->iov;
         part->iov_count = outer->iov_count;
-        if (item->pending == 2) {
-            part->iov = &item->iov[used];
-            part->iov_count = cut_vector(outer, skip, part->pages, &item->iov[used]);
-            used += part->iov_count;
+        if (item->pending == 2 && !wr_array_is_coded(c->array)) {
+            part->iov = &item->iov[item->iov_used];
+            part->iov_count = cut_vector(outer, skip, part->pages, &item->iov[item->iov_used]);
+            item->iov_used += part->iov_count;
         }
         skip += part->pages;
     }
@@ -346,9 +540,33 @@ static uint32_t drive_legs(struct wr_array_channel *c, uint32_t loud)
     return finished;
 }
 
+/* What the patcher has done. */
+static bool fetch_back(struct wr_array_channel *c)
+{
+    struct wr_array_patch *back;
+
+    pthread_mutex_lock(&c->array->lock);
+    back = c->back;
+    c->back = NULL;
+    pthread_mutex_unlock(&c->array->lock);
+    if (!back)
+        return false;
+    while (back) {
+        struct part *part = (struct part *)((char *)back - offsetof(struct part, patch));
+        int error = back->error;
+
+        back = back->next;
+        end_part(c, part, error);
+    }
+    return true;
+}
+
 static bool drive_parts(struct wr_array_channel *c)
 {
     bool any = c->failed || c->ready;
+
+    if (wr_array_is_coded(c->array))
+        any |= fetch_back(c);
 
     while (c->failed) {
         struct wr_array_sub *sub = c->failed;
@@ -427,7 +645,7 @@ uint32_t wr_array_submit(struct weir_channel *base, struct weir_io *const *ios, 
     for (uint32_t i = 0; i < c->array->members; i++)
         if (c->legs.leg[i].outbox)
             empty_outbox(&c->legs.leg[i]);
-    if (c->failed || c->ended.first || has_mute_leg(c))
+    if (c->failed || c->ready || c->ended.first || has_mute_leg(c))
         eventfd_write(c->legs.bell, 1);
     pthread_mutex_unlock(&c->legs.lock);
     return taken;
@@ -465,8 +683,34 @@ int wr_array_wait_fd(struct weir_channel *base)
 /* --- Life --------------------------------------------------------------------------------------
  */
 
+static size_t parity_bytes(const struct wr_array *array)
+{
+    return (size_t)(array->pieces - array->need) * array->map.rows * WEIR_SLOT_BYTES;
+}
+
+/* Memory that costs nothing before it is touched. */
+static int open_parities(struct wr_array_channel *c)
+{
+    const size_t bytes = parity_bytes(c->array);
+
+    if (!wr_array_is_coded(c->array))
+        return WEIR_OK;
+    c->parities = mmap(NULL, PARITIES * bytes, PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (c->parities == MAP_FAILED) {
+        c->parities = NULL;
+        return WEIR_ENOMEM;
+    }
+    for (uint32_t i = 0; i < PARITIES; i++)
+        c->parity[i] = c->parities + i * bytes;
+    c->parity_count = PARITIES;
+    return WEIR_OK;
+}
+
 static void free_channel(struct wr_array_channel *c)
 {
+    if (c->parities)
+        munmap(c->parities, PARITIES * parity_bytes(c->array));
     free(c->items);
     free(c->subs);
     free(c);
@@ -491,6 +735,8 @@ int wr_array_channel_open(struct weir_backend *backend, uint32_t depth,
     c->items = calloc(depth, sizeof(*c->items));
     c->subs = calloc((size_t)depth * 2 * pieces, sizeof(*c->subs));
     if (c->items && c->subs)
+        error = open_parities(c);
+    if (!error)
         error = wr_array_legs_open(array, depth < LEG_DEPTH_MOST ? depth : LEG_DEPTH_MOST,
                                    &c->legs);
     if (error) {

@@ -51,6 +51,11 @@ static uint64_t mib(uint64_t clusters)
     return clusters * WEIR_CLUSTER_SLOTS * WEIR_SLOT_BYTES >> 20;
 }
 
+static uint64_t pieces_mib(const struct wr_array *array, uint64_t pieces)
+{
+    return pieces * array->map.rows * WEIR_SLOT_BYTES >> 20;
+}
+
 /* --- Asking ------------------------------------------------------------------------------------
  */
 
@@ -136,7 +141,7 @@ static void renew(struct wr_array *array, uint32_t i)
 {
     struct wr_array_member *member = &array->member[i];
     struct wr_map_member *state = &array->map.member[i];
-    const uint32_t places = wr_array_places(member->fresh);
+    const uint32_t places = wr_array_places(array, member->fresh);
     uint64_t missing;
 
     pthread_mutex_lock(&array->lock);
@@ -154,7 +159,7 @@ static void renew(struct wr_array *array, uint32_t i)
     atomic_store(&member->latency_ns, 0);
     wr_tell(array->env, WEIR_WARNING, WEIR_OK, 0,
             "%s: %s is there, and empty: %llu MiB are to be written to it or to others",
-            array->kind->name, member->name, (unsigned long long)mib(missing));
+            array->kind->name, member->name, (unsigned long long)pieces_mib(array, missing));
     member->is_told = false;
 }
 
@@ -184,7 +189,7 @@ static void open_again(struct wr_array *array, uint32_t i, uint64_t now)
     if (wr_array_member_open(member, true, &member->fresh) == WEIR_OK) {
         member->fresh_ns = wr_array_now_ns();
         member->reopen_wait_ns = 0;
-        if (wr_array_places(member->fresh) > 0)
+        if (wr_array_places(array, member->fresh) > 0)
             return;
         member->fresh->ops->close(member->fresh);
     }
@@ -264,7 +269,7 @@ static void tell_state(struct wr_array *array)
         array->is_degraded = true;
         wr_tell(array->env, WEIR_WARNING, WEIR_OK, 0,
                 "%s: %llu MiB have lost a copy, which is made anew in the background",
-                array->kind->name, (unsigned long long)mib(missing));
+                array->kind->name, (unsigned long long)pieces_mib(array, missing));
     } else if (is_whole && array->is_degraded) {
         array->is_degraded = false;
         wr_tell(array->env, WEIR_NOTE, WEIR_OK, 0, "%s: everything has all its copies again",
@@ -298,18 +303,19 @@ static void *keep(void *context)
     return NULL;
 }
 
-static int start(struct wr_array *array, const char *name, void *(*run)(void *), pthread_t *thread)
+int wr_array_start_thread(struct wr_array *array, const char *name, void *(*run)(void *),
+                          pthread_t *thread_p)
 {
     sigset_t all, before;
     int os_error;
 
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
-    os_error = pthread_create(thread, NULL, run, array);
+    os_error = pthread_create(thread_p, NULL, run, array);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     if (os_error)
         return wr_tell_errno(array->env, os_error, "%s: cannot start a thread", array->kind->name);
-    pthread_setname_np(*thread, name);
+    pthread_setname_np(*thread_p, name);
     return WEIR_OK;
 }
 
@@ -331,10 +337,10 @@ int wr_array_keeper_start(struct wr_array *array)
     error = wr_array_legs_open(array, 4, &array->builder_legs);
     if (error)
         goto err_keeper_legs;
-    error = start(array, "weir-kbuild", wr_array_build, &array->builder);
+    error = wr_array_start_thread(array, "weir-kbuild", wr_array_build, &array->builder);
     if (error)
         goto err_builder_legs;
-    error = start(array, "weir-karray", keep, &array->keeper);
+    error = wr_array_start_thread(array, "weir-karray", keep, &array->keeper);
     if (!error)
         return WEIR_OK;
     stop(array);

@@ -2,6 +2,7 @@
 
 /* Legs: channels to the members, which are replaced when a member begins another life. */
 
+#include <errno.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
@@ -125,4 +126,75 @@ void wr_array_ring_waiting(struct wr_array *array)
     for (struct wr_array_legs *legs = array->legs; legs; legs = legs->next)
         if (legs->is_waiting)
             eventfd_write(legs->bell, 1);
+    wr_array_patch_wake(array);
+}
+
+/* --- Tasks -----------------------------------------------------------------------------------
+ */
+
+static void task_done(struct weir_io *io)
+{
+    struct wr_array_leg *leg = io->owner;
+
+    leg->flying--;
+    io->owner = NULL;
+}
+
+/* Under the legs' lock. */
+static void send_task(struct wr_array_legs *legs, struct wr_array_task *task)
+{
+    struct wr_array_leg *leg = &legs->leg[task->member];
+    struct weir_io *io = &task->io;
+
+    io->done = task_done;
+    io->owner = leg;
+    if (leg->channel && leg->life == task->life) {
+        leg->flying++;
+        if (leg->channel->backend->ops->submit(leg->channel, &io, 1) == 1)
+            return;
+        leg->flying--;
+    }
+    io->owner = NULL;
+    io->error = WEIR_EIO;
+    io->os_error = ENOTCONN;
+}
+
+/* Those that have an answer, or something else to say. */
+static void poll_legs(struct wr_array_legs *legs, bool is_mute)
+{
+    struct epoll_event events[WR_MAP_MEMBERS + 1];
+    int count = epoll_wait(legs->poll_fd, events, WR_MAP_MEMBERS + 1, is_mute ? 0 : 100);
+    uint32_t loud = 0;
+
+    for (int i = 0; i < count; i++)
+        if (events[i].data.u32 != WR_MAP_NOBODY)
+            loud |= 1u << events[i].data.u32;
+    pthread_mutex_lock(&legs->lock);
+    for (uint32_t i = 0; i < legs->array->members; i++) {
+        struct wr_array_leg *leg = &legs->leg[i];
+
+        if (leg->channel && (leg->flying > 0 || loud >> i & 1))
+            (void)leg->channel->backend->ops->poll(leg->channel, UINT32_MAX);
+    }
+    pthread_mutex_unlock(&legs->lock);
+}
+
+void wr_array_run(struct wr_array_legs *legs, struct wr_array_task *tasks, uint32_t count)
+{
+    bool is_flying, is_mute;
+
+    pthread_mutex_lock(&legs->lock);
+    for (uint32_t i = 0; i < count; i++)
+        send_task(legs, &tasks[i]);
+    pthread_mutex_unlock(&legs->lock);
+    do {
+        is_flying = is_mute = false;
+        for (uint32_t i = 0; i < count; i++)
+            if (tasks[i].io.owner) {
+                is_flying = true;
+                is_mute |= legs->leg[tasks[i].member].fd < 0;
+            }
+        if (is_flying)
+            poll_legs(legs, is_mute);
+    } while (is_flying);
 }

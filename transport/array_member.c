@@ -111,16 +111,16 @@ int wr_array_member_open(struct wr_array_member *member, bool is_quiet,
     return error;
 }
 
-uint32_t wr_array_places(struct weir_backend *backend)
+uint32_t wr_array_places(const struct wr_array *array, struct weir_backend *backend)
 {
     struct weir_backend_info info;
+    uint64_t places;
 
     backend->ops->describe(backend, &info);
-    if (info.slots <= WEIR_CLUSTER_SLOTS)
+    places = info.slots ? (info.slots - 1) / wr_map_rows(array->need) : 0;
+    if (places <= wr_map_reserve(array->need))
         return 0;
-    return (info.slots - 1) / WEIR_CLUSTER_SLOTS < UINT32_MAX
-               ? (uint32_t)((info.slots - 1) / WEIR_CLUSTER_SLOTS)
-               : UINT32_MAX;
+    return places < UINT32_MAX ? (uint32_t)places : UINT32_MAX;
 }
 
 /* --- The gate ----------------------------------------------------------------------------------
@@ -147,10 +147,13 @@ void wr_array_leave(struct wr_array *array, uint32_t side)
 void wr_array_grace(struct wr_array *array)
 {
     const struct timespec moment = {0, 50000};
-    uint64_t side = atomic_fetch_add(&array->epoch, 1) & 1;
+    uint64_t side;
 
+    pthread_mutex_lock(&array->grace_lock);
+    side = atomic_fetch_add(&array->epoch, 1) & 1;
     while (atomic_load(&array->inside[side]) > 0)
         nanosleep(&moment, NULL);
+    pthread_mutex_unlock(&array->grace_lock);
 }
 
 /* --- Reading -----------------------------------------------------------------------------------
@@ -263,7 +266,10 @@ int wr_array_read(struct weir_backend *backend, uint64_t slot, uint32_t pages, v
                                                                  : WEIR_CLUSTER_SLOTS - first;
         const uint32_t side = wr_array_enter(array);
 
-        error = read_cluster(array, slot / WEIR_CLUSTER_SLOTS, first, some, to);
+        if (wr_array_is_coded(array))
+            error = wr_array_read_coded(array, slot / WEIR_CLUSTER_SLOTS, first, some, to);
+        else
+            error = read_cluster(array, slot / WEIR_CLUSTER_SLOTS, first, some, to);
         wr_array_leave(array, side);
         slot += some;
         pages -= some;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 
-/* mirror and spread: opening and closing an array, and what it says of itself. */
+/* mirror, spread and ec: opening and closing an array, and what it says of itself. */
 
 #include <errno.h>
 #include <stdio.h>
@@ -35,10 +35,61 @@ static const struct wr_spec_row mirror_rows[] = {
 };
 static const struct wr_spec_row spread_rows[] = {ROW_REBUILD};
 static const struct wr_spec_kind mirror = {"mirror", mirror_rows, 3};
+static const struct wr_spec_row ec_rows[] = {ROW_REBUILD, ROW_REPLACE};
 static const struct wr_spec_kind spread = {"spread", spread_rows, 1};
+static const struct wr_spec_kind ec = {"ec", ec_rows, 2};
 
 /* --- Opening -----------------------------------------------------------------------------------
  */
+
+static int refuse_code(const struct wr_array *array)
+{
+    wr_tell(array->env, WEIR_FAILURE, WEIR_EINVAL, 0,
+            "ec: expected how many pieces of data and of parity, and then members, for example "
+            "ec(4+2, tcp://a:7070, tcp://b:7070, ...): at least 2 of data (one that is kept "
+            "twice is a mirror), 1 of parity, and %u together at most",
+            WR_MAP_MEMBERS);
+    return WEIR_EINVAL;
+}
+
+/* "4+2, A, B": *inner_p comes to what is behind the comma. */
+static int parse_code(struct wr_array *array, const char **inner_p)
+{
+    const char *at = *inner_p + strspn(*inner_p, " \t\n");
+    unsigned long count[2] = {0, 0};
+    const char *why;
+    int error;
+
+    for (uint32_t i = 0; i < 2; i++) {
+        char *end = NULL;
+
+        if (*at >= '0' && *at <= '9')
+            count[i] = strtoul(at, &end, 10);
+        if (!end)
+            return refuse_code(array);
+        at = end + strspn(end, " \t\n");
+        if (*at++ != (i ? ',' : '+'))
+            return refuse_code(array);
+        at += strspn(at, " \t\n");
+    }
+    if (count[0] < 2 || count[1] < 1 || count[0] > WR_MAP_MEMBERS || count[1] > WR_MAP_MEMBERS ||
+        count[0] + count[1] > WR_MAP_MEMBERS)
+        return refuse_code(array);
+    *inner_p = at;
+    array->need = (uint32_t)count[0];
+    array->pieces = (uint32_t)(count[0] + count[1]);
+    error = wr_code_open(&array->code, array->need, array->pieces - array->need, &why);
+    if (error)
+        wr_tell(array->env, WEIR_FAILURE, error, 0, "ec: %s", why);
+    return error;
+}
+
+static int parse_members(struct wr_array *array, const char *inner)
+{
+    int error = array->kind == &ec ? parse_code(array, &inner) : WEIR_OK;
+
+    return error ? error : wr_array_split(array, inner);
+}
 
 static int parse(struct wr_array *array, const char *spec)
 {
@@ -48,14 +99,18 @@ static int parse(struct wr_array *array, const char *spec)
 
     if (error)
         return error;
-    error = wr_array_split(array, inner);
+    error = parse_members(array, inner);
     free(inner);
     if (!error)
         error = wr_spec_options(array->kind, rest, array->env, &array->options);
-    if (!error && array->options.copies > array->members) {
+    if (!error && array->kind != &ec) {
+        array->pieces = (uint32_t)array->options.copies;
+        array->need = 1;
+    }
+    if (!error && array->pieces > array->members) {
         wr_tell(array->env, WEIR_FAILURE, WEIR_EINVAL, 0,
-                "%s: %llu copies need as many members, and there are %u", array->kind->name,
-                (unsigned long long)array->options.copies, array->members);
+                "%s: %u %s need as many members, and there are %u", array->kind->name,
+                array->pieces, array->kind == &ec ? "pieces" : "copies", array->members);
         error = WEIR_EINVAL;
     }
     return error;
@@ -75,7 +130,17 @@ static uint32_t flags_with(uint32_t flags, uint32_t member)
     return ((flags & member) & ~any) | ((flags | member) & any);
 }
 
-/* All members, or all but as many as copies allow. places: of each; 0: it is not there. */
+static int refuse_small(const struct wr_array *array, const struct wr_array_member *member)
+{
+    const uint32_t pages = (1 + wr_map_reserve(array->need)) * wr_map_rows(array->need);
+
+    wr_tell(array->env, WEIR_FAILURE, WEIR_EINVAL, 0,
+            "%s: %s is too small: a member has %u KiB and a page, or more", array->kind->name,
+            member->name, pages * WEIR_SLOT_BYTES / 1024);
+    return WEIR_EINVAL;
+}
+
+/* All members, or all but as many as may be lost. places: of each; 0: it is not there. */
 static int open_members(struct wr_array *array, uint32_t places[WR_MAP_MEMBERS])
 {
     uint32_t absent = 0;
@@ -88,7 +153,7 @@ static int open_members(struct wr_array *array, uint32_t places[WR_MAP_MEMBERS])
         int error = wr_array_member_open(member, false, &backend);
 
         places[i] = 0;
-        if (error && (is_fatal(error) || ++absent >= array->options.copies))
+        if (error && (is_fatal(error) || ++absent > array->pieces - array->need))
             return error;
         if (error) {
             array->flags = flags_with(array->flags, WEIR_BACKEND_REMOTE);
@@ -97,13 +162,9 @@ static int open_members(struct wr_array *array, uint32_t places[WR_MAP_MEMBERS])
         atomic_store(&member->lives[1], backend);
         backend->ops->describe(backend, &info);
         array->flags = flags_with(array->flags, info.flags);
-        places[i] = wr_array_places(backend);
-        if (places[i] == 0) {
-            wr_tell(array->env, WEIR_FAILURE, WEIR_EINVAL, 0,
-                    "%s: %s is too small: a member has 2 MiB and a page, or more",
-                    array->kind->name, member->name);
-            return WEIR_EINVAL;
-        }
+        places[i] = wr_array_places(array, backend);
+        if (places[i] == 0)
+            return refuse_small(array, member);
     }
     return WEIR_OK;
 }
@@ -122,12 +183,14 @@ static void guess_places(const struct wr_array *array, const uint32_t *places, u
 
 static int open_map(struct wr_array *array, const uint32_t *places)
 {
-    const uint32_t pieces = (uint32_t)array->options.copies;
-    uint32_t guessed[WR_MAP_MEMBERS];
+    uint32_t guessed[WR_MAP_MEMBERS], spare[WR_MAP_MEMBERS];
     int error;
 
     guess_places(array, places, guessed);
-    error = wr_map_open(&array->map, pieces, wr_map_capacity(pieces, guessed, array->members));
+    for (uint32_t i = 0; i < array->members; i++)
+        spare[i] = guessed[i] - wr_map_reserve(array->need);
+    error = wr_map_open(&array->map, array->pieces, array->need,
+                        wr_map_capacity(array->pieces, spare, array->members));
     for (uint32_t i = 0; i < array->members && !error; i++) {
         wr_map_member_add(&array->map, array->member[i].spec, guessed[i]);
         array->member[i].is_settled = places[i] > 0;
@@ -141,6 +204,17 @@ static int open_map(struct wr_array *array, const uint32_t *places)
     return error;
 }
 
+static int open_code(struct wr_array *array)
+{
+    int error = wr_array_scratch_open(array);
+
+    array->zeros = aligned_alloc(WEIR_SLOT_BYTES, WEIR_SLOT_BYTES);
+    if (error || !array->zeros)
+        return WEIR_ENOMEM;
+    memset(array->zeros, 0, WEIR_SLOT_BYTES);
+    return wr_array_patcher_start(array);
+}
+
 static int open_parts(struct wr_array *array)
 {
     uint32_t places[WR_MAP_MEMBERS];
@@ -151,6 +225,8 @@ static int open_parts(struct wr_array *array)
     array->bell = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     array->buffer = aligned_alloc(WEIR_SLOT_BYTES, WEIR_CLUSTER_SLOTS * WEIR_SLOT_BYTES);
     error = array->bell < 0 || !array->buffer ? WEIR_ENOMEM : open_map(array, places);
+    if (!error && wr_array_is_coded(array))
+        error = open_code(array);
     if (!error)
         error = wr_array_keeper_start(array);
     if (error)
@@ -161,7 +237,10 @@ static int open_parts(struct wr_array *array)
 
 static void free_array(struct wr_array *array)
 {
+    wr_array_patcher_stop(array);
     wr_array_free_members(array);
+    wr_array_scratch_close(array);
+    free(array->zeros);
     if (array->map.words)
         wr_map_close(&array->map);
     if (array->bell >= 0)
@@ -169,6 +248,7 @@ static void free_array(struct wr_array *array)
     free(array->buffer);
     pthread_mutex_destroy(&array->lock);
     pthread_mutex_destroy(&array->legs_lock);
+    pthread_mutex_destroy(&array->grace_lock);
     pthread_cond_destroy(&array->work);
     free(array);
 }
@@ -193,6 +273,7 @@ static int open_array(const struct wr_spec_kind *kind, const struct weir_backend
         .rebuild_bytes_per_s = REBUILD_DEFAULT, .copies = copies, .replace_s = REPLACE_DEFAULT};
     pthread_mutex_init(&array->lock, NULL);
     pthread_mutex_init(&array->legs_lock, NULL);
+    pthread_mutex_init(&array->grace_lock, NULL);
     pthread_cond_init(&array->work, NULL);
     error = parse(array, spec);
     if (!error)
@@ -217,6 +298,12 @@ static int spread_open(const char *spec, const struct weir_backend_env *env,
     return open_array(&spread, &weir_backend_spread, 1, spec, env, backend_p);
 }
 
+static int ec_open(const char *spec, const struct weir_backend_env *env,
+                   struct weir_backend **backend_p)
+{
+    return open_array(&ec, &weir_backend_ec, 0, spec, env, backend_p);
+}
+
 static void array_close(struct weir_backend *backend)
 {
     struct wr_array *array = (struct wr_array *)backend;
@@ -237,7 +324,10 @@ static void array_describe(struct weir_backend *backend, struct weir_backend_inf
         .cluster_slots = WEIR_CLUSTER_SLOTS,
         .flags = array->flags,
     };
-    if (array->map.pieces > 1)
+    if (wr_array_is_coded(array))
+        snprintf(info_p->how, sizeof(info_p->how), "%u+%u pieces over %u members", array->need,
+                 array->pieces - array->need, array->members);
+    else if (array->map.pieces > 1)
         snprintf(info_p->how, sizeof(info_p->how), "%u copies over %u members", array->map.pieces,
                  array->members);
     else
@@ -263,8 +353,8 @@ static void discard_cluster(struct wr_array *array, uint64_t cluster)
             continue;
         backend = atomic_load(&array->member[pieces[i].member].lives[pieces[i].life & 1]);
         if (backend->ops->discard)
-            (void)backend->ops->discard(backend, (uint64_t)pieces[i].place * WEIR_CLUSTER_SLOTS,
-                                        WEIR_CLUSTER_SLOTS);
+            (void)backend->ops->discard(backend, wr_array_slot(array, &pieces[i], 0),
+                                        array->map.rows);
     }
     pthread_mutex_lock(&array->lock);
     if (wr_map_discard_end(&array->map, cluster))
@@ -299,3 +389,4 @@ static int array_discard(struct weir_backend *backend, uint64_t slot, uint64_t c
 
 const struct weir_backend_ops weir_backend_mirror = ARRAY_OPS("mirror", mirror_open);
 const struct weir_backend_ops weir_backend_spread = ARRAY_OPS("spread", spread_open);
+const struct weir_backend_ops weir_backend_ec = ARRAY_OPS("ec", ec_open);

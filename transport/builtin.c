@@ -18,7 +18,7 @@
 
 static const struct weir_backend_ops *const built_in[] = {
     &weir_backend_mem,  &weir_backend_file,   &weir_backend_chaos,  &weir_backend_tcp,
-    &weir_backend_rdma, &weir_backend_mirror, &weir_backend_spread,
+    &weir_backend_rdma, &weir_backend_mirror, &weir_backend_spread, &weir_backend_ec,
 };
 
 #define BUILT_IN_COUNT (sizeof(built_in) / sizeof(built_in[0]))

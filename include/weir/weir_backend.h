@@ -159,6 +159,7 @@ struct weir_backend_ops {
  *   rdma    the same, read and written by the network card without that machine's processors
  *   mirror  several others, of which each page is on two or more
  *   spread  several others, of which each page is on one
+ *   ec      several others, to which pages go with parity: some of them can be lost
  */
 extern const struct weir_backend_ops weir_backend_mem;
 extern const struct weir_backend_ops weir_backend_file;
@@ -167,6 +168,7 @@ extern const struct weir_backend_ops weir_backend_tcp;
 extern const struct weir_backend_ops weir_backend_rdma;
 extern const struct weir_backend_ops weir_backend_mirror;
 extern const struct weir_backend_ops weir_backend_spread;
+extern const struct weir_backend_ops weir_backend_ec;
 
 /*
  * Make a kind of back end known by its name, for specifications. The ops must live on. Before the

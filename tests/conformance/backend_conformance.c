@@ -49,6 +49,9 @@ static const struct {
      "mirror(chaos(mem:?" SIZE ")?seed=8&jitter_us=100&reorder=1&short=0.5, mem:?" SIZE ")"},
     {"array",
      "spread(chaos(mem:?" SIZE ")?seed=9&jitter_us=100&reorder=1&short=0.5, mem:?" SIZE ")"},
+    {"array", "ec(2+1, mem:?" SIZE ", mem:?" SIZE ", mem:?" SIZE ")"},
+    {"array", "ec(3+2, chaos(mem:?" SIZE ")?seed=10&jitter_us=100&reorder=1&short=0.5, mem:?" SIZE
+              ", file:.?" SIZE ", mem:?" SIZE ", mem:?" SIZE ", mem:?" SIZE ")"},
     {"chaos", "chaos(mem:?" SIZE ")?seed=1"},
     {"chaos", "chaos(mem:?" SIZE ")?seed=2&delay_us=20&jitter_us=60&reorder=1&short=0.5"},
     {"chaos", "chaos(file:.?" SIZE ")?seed=3&jitter_us=100&reorder=1&short=0.5"},

@@ -28,7 +28,7 @@ static uint32_t draw(uint32_t limit)
 static void open_map(struct wr_map *map, uint32_t pieces, uint64_t clusters, uint32_t members,
                      uint32_t places)
 {
-    cr_assert_eq(wr_map_open(map, pieces, clusters), WEIR_OK);
+    cr_assert_eq(wr_map_open(map, pieces, 1, clusters), WEIR_OK);
     for (uint32_t i = 0; i < members; i++) {
         char name[16] = "member ?";
 

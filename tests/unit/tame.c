@@ -1,0 +1,219 @@
+/* SPDX-License-Identifier: MIT */
+#include "tests/unit/tame.h"
+
+#include <criterion/criterion.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "tests/unit/backend_kit.h"
+#include "transport/array.h"
+
+#define DEPTH 256u
+
+struct tame_told tame[TAMED];
+
+struct member {
+    struct weir_backend base;
+    struct weir_backend *inner;
+    uint32_t number, age;
+};
+
+struct channel {
+    struct weir_channel base;
+    struct weir_channel *inner;
+    struct request {
+        struct weir_io io;
+        struct weir_io *outer;
+        bool is_to_fail;
+    } ios[DEPTH];
+};
+
+static const struct weir_backend_ops ops;
+
+static bool is_ill(const struct member *m)
+{
+    return tame[m->number].fails || tame[m->number].age != m->age;
+}
+
+static int open_member(const char *spec, const struct weir_backend_env *env,
+                       struct weir_backend **backend_p)
+{
+    struct member *m = calloc(1, sizeof(*m));
+    int error = WEIR_EIO;
+
+    cr_assert_not_null(m);
+    m->number = (uint32_t)(spec[0] - '0');
+    m->age = tame[m->number].age;
+    m->base.ops = &ops;
+    if (!tame[m->number].refuses)
+        error = weir_backend_open(kit_text("mem:%s", spec + 1), env, &m->inner);
+    if (error)
+        free(m);
+    else
+        *backend_p = &m->base;
+    return error;
+}
+
+static void close_member(struct weir_backend *backend)
+{
+    struct member *m = (struct member *)backend;
+
+    m->inner->ops->close(m->inner);
+    free(m);
+}
+
+static void describe(struct weir_backend *backend, struct weir_backend_info *info_p)
+{
+    struct member *m = (struct member *)backend;
+
+    m->inner->ops->describe(m->inner, info_p);
+}
+
+static int read_member(struct weir_backend *backend, uint64_t slot, uint32_t pages, void *bytes)
+{
+    struct member *m = (struct member *)backend;
+
+    if (is_ill(m)) {
+        memset(bytes, 0xdb, (size_t)pages * WEIR_SLOT_BYTES);
+        return WEIR_EIO;
+    }
+    return m->inner->ops->read(m->inner, slot, pages, bytes);
+}
+
+static int open_channel(struct weir_backend *backend, uint32_t depth,
+                        struct weir_channel **channel_p)
+{
+    struct channel *c = calloc(1, sizeof(*c));
+    struct member *m = (struct member *)backend;
+
+    cr_assert(c && depth <= DEPTH);
+    c->base.backend = backend;
+    cr_assert_eq(m->inner->ops->channel_open(m->inner, depth, &c->inner), WEIR_OK);
+    *channel_p = &c->base;
+    return WEIR_OK;
+}
+
+static void close_channel(struct weir_channel *channel)
+{
+    struct channel *c = (struct channel *)channel;
+
+    c->inner->backend->ops->channel_close(c->inner);
+    free(c);
+}
+
+static void request_done(struct weir_io *io)
+{
+    struct request *mine = (struct request *)io;
+    struct channel *c = io->owner;
+    struct weir_io *outer = mine->outer;
+
+    mine->outer = NULL;
+    outer->error = mine->is_to_fail || is_ill((struct member *)c->base.backend) ? WEIR_EIO
+                                                                                : io->error;
+    outer->os_error = 0;
+    outer->done(outer);
+}
+
+static bool is_to_fail(struct member *m, const struct weir_io *io)
+{
+    uint32_t left = tame[m->number].writes_to_fail;
+
+    while (io->is_write && left > 0)
+        if (atomic_compare_exchange_weak(&tame[m->number].writes_to_fail, &left, left - 1))
+            return true;
+    return false;
+}
+
+static uint32_t submit(struct weir_channel *channel, struct weir_io *const *ios, uint32_t count)
+{
+    struct channel *c = (struct channel *)channel;
+
+    for (uint32_t i = 0, at = 0; i < count; i++) {
+        struct weir_io *io;
+
+        while (at < DEPTH && c->ios[at].outer)
+            at++;
+        if (at == DEPTH)
+            return i;
+        c->ios[at].outer = ios[i];
+        c->ios[at].io = *ios[i];
+        io = &c->ios[at].io;
+        io->done = request_done;
+        io->owner = c;
+        if (c->inner->backend->ops->submit(c->inner, &io, 1) == 0) {
+            c->ios[at].outer = NULL;
+            return i;
+        }
+        c->ios[at].is_to_fail = is_to_fail((struct member *)c->base.backend, ios[i]);
+    }
+    return count;
+}
+
+static uint32_t poll_channel(struct weir_channel *channel, uint32_t max)
+{
+    struct channel *c = (struct channel *)channel;
+
+    return c->inner->backend->ops->poll(c->inner, max);
+}
+
+static int wait_fd(struct weir_channel *channel)
+{
+    (void)channel;
+    return -1;
+}
+
+static const struct weir_backend_ops ops = {
+    .abi = WEIR_BACKEND_ABI,
+    .name = "tame",
+    .open = open_member,
+    .close = close_member,
+    .describe = describe,
+    .read = read_member,
+    .channel_open = open_channel,
+    .channel_close = close_channel,
+    .submit = submit,
+    .poll = poll_channel,
+    .wait_fd = wait_fd,
+};
+
+struct weir_backend *tame_open_array(const char *spec)
+{
+    (void)weir_backend_register(&ops);
+    return kit_open(spec, WEIR_OK);
+}
+
+void tame_kill(uint32_t number)
+{
+    tame[number].age++;
+}
+
+uint64_t tame_missing(struct weir_backend *backend)
+{
+    struct wr_array *array = (struct wr_array *)backend;
+    uint64_t missing;
+
+    pthread_mutex_lock(&array->lock);
+    missing = array->map.missing;
+    pthread_mutex_unlock(&array->lock);
+    return missing;
+}
+
+bool tame_is_whole(struct weir_backend *backend, uint32_t member, uint32_t life)
+{
+    struct wr_array *array = (struct wr_array *)backend;
+
+    for (int i = 0; i < 6000; i++) {
+        bool is = tame_missing(backend) == 0;
+
+        pthread_mutex_lock(&array->lock);
+        is &= array->map.member[member].life >= life;
+        pthread_mutex_unlock(&array->lock);
+        for (uint32_t m = 0; m < array->members; m++)
+            is &= array->map.member[m].is_up;
+        if (is)
+            return true;
+        usleep(10000);
+    }
+    return false;
+}

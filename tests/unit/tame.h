@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+
+/* Members of arrays that do as they are told: "tame:N?size=..." is memory. */
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include <weir/weir_backend.h>
+
+#define TAMED 8u
+
+/* What is told to "tame:N", whoever has it open. */
+extern struct tame_told {
+    _Atomic(bool) fails;              /* every request      */
+    _Atomic(bool) refuses;            /* to be opened       */
+    _Atomic(uint32_t) writes_to_fail; /* so many of the next, one or more done all the same */
+    _Atomic(uint32_t) age;            /* of those who live: each change is a death */
+} tame[TAMED];
+
+/* As kit_open(). */
+struct weir_backend *tame_open_array(const char *spec);
+/* Come back empty, once. */
+void tame_kill(uint32_t number);
+/* Pieces that an array lacks. */
+uint64_t tame_missing(struct weir_backend *array);
+/* Is everybody up, the member in at least this life, and everything whole, within a minute? */
+bool tame_is_whole(struct weir_backend *array, uint32_t member, uint32_t life);

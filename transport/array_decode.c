@@ -1,0 +1,284 @@
+/* SPDX-License-Identifier: MIT */
+
+/*
+ * Reading of a code: from the piece that has the page, or from others, out of which it is worked
+ * out. What is called here runs in signal handlers; nothing takes a lock or memory.
+ *
+ *   source   a piece from which another one is worked out; any `need` of them do
+ *   scratch  room for what one source has. There is a fixed number; who finds none waits until
+ *            somebody has read
+ */
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <time.h>
+
+#include "transport/array.h"
+
+#define SCRATCHES     64u
+#define SCRATCH_BYTES ((size_t)WR_ARRAY_SCRATCH_PAGES * WEIR_SLOT_BYTES)
+
+/* --- Scratch -----------------------------------------------------------------------------------
+ */
+
+struct wr_array_scratch {
+    _Atomic(uint64_t) free; /* bits */
+    unsigned char *bytes;
+};
+
+int wr_array_scratch_open(struct wr_array *array)
+{
+    struct wr_array_scratch *scratch = malloc(sizeof(*scratch));
+
+    if (!scratch)
+        return WEIR_ENOMEM;
+    atomic_init(&scratch->free, UINT64_MAX);
+    scratch->bytes = mmap(NULL, SCRATCHES * SCRATCH_BYTES, PROT_READ | PROT_WRITE,
+                          MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (scratch->bytes == MAP_FAILED) {
+        free(scratch);
+        return WEIR_ENOMEM;
+    }
+    array->scratch = scratch;
+    return WEIR_OK;
+}
+
+void wr_array_scratch_close(struct wr_array *array)
+{
+    if (!array->scratch)
+        return;
+    munmap(array->scratch->bytes, SCRATCHES * SCRATCH_BYTES);
+    free(array->scratch);
+}
+
+static void rest(void)
+{
+    const struct timespec moment = {0, 50000};
+    const int saved_errno = errno;
+
+    nanosleep(&moment, NULL);
+    errno = saved_errno;
+}
+
+static uint32_t take_scratch(struct wr_array_scratch *scratch)
+{
+    for (;;) {
+        uint64_t free = atomic_load(&scratch->free);
+
+        if (!free)
+            rest();
+        else if (atomic_compare_exchange_weak(&scratch->free, &free, free & (free - 1)))
+            return (uint32_t)__builtin_ctzll(free);
+    }
+}
+
+static void give_scratch(struct wr_array_scratch *scratch, uint32_t number)
+{
+    atomic_fetch_or(&scratch->free, 1ull << number);
+}
+
+/* --- Working out -------------------------------------------------------------------------------
+ */
+
+/* Rows of a piece of which the same data pieces have a page: bits. */
+struct sum {
+    struct wr_array *array;
+    uint64_t cluster;
+    uint32_t piece, row, rows, bits;
+    void *bytes, *scratch;
+};
+
+static int read_rows(struct wr_array *array, const struct wr_map_piece *piece, uint32_t row,
+                     uint32_t rows, void *bytes)
+{
+    struct wr_array_member *member = &array->member[piece->member];
+    struct weir_backend *backend = atomic_load(&member->lives[piece->life & 1]);
+    int error = backend->ops->read(backend, wr_array_slot(array, piece, row), rows, bytes);
+
+    if (error)
+        wr_array_suspect(array, piece->member);
+    return error;
+}
+
+static bool is_good(const struct wr_array *array, uint32_t member)
+{
+    return atomic_load(&array->map.member[member].is_up) &&
+           !atomic_load_explicit(&array->member[member].is_slow, memory_order_relaxed);
+}
+
+/* Those that need not be read, as their page is not written; those that answer; others. None: they
+ * are too few. */
+static uint32_t choose_sources(const struct sum *sum, uint32_t tried)
+{
+    const struct wr_array *array = sum->array;
+    uint32_t from = ((1u << array->need) - 1) & ~sum->bits & ~tried;
+
+    for (uint32_t round = 0; round < 2; round++)
+        for (uint32_t i = 0; i < array->pieces; i++) {
+            const struct wr_map_piece piece = wr_map_piece(&array->map, sum->cluster, i);
+
+            if ((uint32_t)__builtin_popcount(from) == array->need)
+                return from;
+            if (piece.state == WR_PIECE_WHOLE && !((from | tried) >> i & 1) &&
+                (round == 1 || is_good(array, piece.member)))
+                from |= 1u << i;
+        }
+    return (uint32_t)__builtin_popcount(from) == array->need ? from : 0;
+}
+
+/* The source that failed; NOBODY: none. */
+static uint32_t add_up(const struct sum *sum, uint32_t from)
+{
+    struct wr_array *array = sum->array;
+    struct wr_code_recipe recipe;
+
+    wr_code_solve(&array->code, sum->piece, from, &recipe);
+    memset(sum->bytes, 0, (size_t)sum->rows * WEIR_SLOT_BYTES);
+    for (uint32_t i = 0; i < recipe.count; i++) {
+        const uint32_t number = recipe.piece[i];
+        const struct wr_map_piece piece = wr_map_piece(&array->map, sum->cluster, number);
+
+        if (number < array->need && !(sum->bits >> number & 1))
+            continue; /* zeros */
+        if (piece.state != WR_PIECE_WHOLE ||
+            read_rows(array, &piece, sum->row, sum->rows, sum->scratch) != WEIR_OK)
+            return number;
+        wr_code_add(&recipe, i, sum->rows * WEIR_SLOT_BYTES, sum->scratch, sum->bytes);
+    }
+    return WR_MAP_NOBODY;
+}
+
+static int work_out(const struct sum *sum)
+{
+    const bool is_data = sum->piece < sum->array->need;
+    uint32_t tried = 1u << sum->piece;
+
+    if (is_data ? !(sum->bits >> sum->piece & 1) : sum->bits == 0) {
+        memset(sum->bytes, 0, (size_t)sum->rows * WEIR_SLOT_BYTES);
+        return WEIR_OK;
+    }
+    for (;;) {
+        const uint32_t from = choose_sources(sum, tried);
+        uint32_t failed;
+
+        if (!from)
+            return WEIR_EIO;
+        failed = add_up(sum, from);
+        if (failed == WR_MAP_NOBODY)
+            return WEIR_OK;
+        tried |= 1u << failed;
+    }
+}
+
+static int work_out_rows(struct wr_array *array, uint64_t cluster, uint32_t piece, uint32_t row,
+                         uint32_t rows, char *bytes, void *scratch)
+{
+    const uint32_t end = row + rows;
+    int error = WEIR_OK;
+
+    while (row < end && !error) {
+        struct sum sum = {array, cluster, piece, row, 1, wr_map_row(&array->map, cluster, row),
+                          bytes, scratch};
+
+        while (row + sum.rows < end && wr_map_row(&array->map, cluster, row + sum.rows) == sum.bits)
+            sum.rows++;
+        error = work_out(&sum);
+        row += sum.rows;
+        bytes += (size_t)sum.rows * WEIR_SLOT_BYTES;
+    }
+    return error;
+}
+
+int wr_array_recover(struct wr_array *array, uint64_t cluster, uint32_t piece, uint32_t row,
+                     uint32_t rows, void *bytes, void *scratch)
+{
+    const struct wr_map_piece here = wr_map_piece(&array->map, cluster, piece);
+    const bool is_here = here.state == WR_PIECE_WHOLE;
+    const bool is_first = is_here && is_good(array, here.member);
+    int error;
+
+    if (is_first && read_rows(array, &here, row, rows, bytes) == WEIR_OK)
+        return WEIR_OK;
+    error = work_out_rows(array, cluster, piece, row, rows, bytes, scratch);
+    if (error && is_here && !is_first)
+        error = read_rows(array, &here, row, rows, bytes);
+    return error;
+}
+
+/* --- Reading -----------------------------------------------------------------------------------
+ */
+
+static uint32_t even_version(const struct wr_map *map, uint64_t cluster)
+{
+    uint32_t version;
+
+    while ((version = wr_map_version(map, cluster)) & 1)
+        rest();
+    return version;
+}
+
+/* At most as many pages as there is scratch for, of one piece. */
+static int recover_pages(struct wr_array *array, uint64_t cluster, uint32_t first, uint32_t pages,
+                         void *bytes, void *scratch)
+{
+    const uint32_t rows = array->map.rows;
+
+    for (;;) {
+        const uint32_t version = even_version(&array->map, cluster);
+        int error = wr_map_readable(&array->map, cluster, first, pages);
+
+        if (error != WEIR_EIO)
+            error = wr_array_recover(array, cluster, first / rows, first % rows, pages, bytes,
+                                     scratch);
+        if (wr_map_version(&array->map, cluster) == version)
+            return error;
+    }
+}
+
+/* Pages of one piece. */
+static int read_piece(struct wr_array *array, uint64_t cluster, uint32_t first, uint32_t pages,
+                      char *bytes)
+{
+    const uint32_t rows = array->map.rows;
+    const struct wr_map_piece piece = wr_map_piece(&array->map, cluster, first / rows);
+    uint32_t number;
+    int error = WEIR_OK;
+
+    if (piece.state == WR_PIECE_WHOLE && is_good(array, piece.member) &&
+        read_rows(array, &piece, first % rows, pages, bytes) == WEIR_OK)
+        return WEIR_OK;
+    number = take_scratch(array->scratch);
+    while (pages > 0 && !error) {
+        const uint32_t some = pages < WR_ARRAY_SCRATCH_PAGES ? pages : WR_ARRAY_SCRATCH_PAGES;
+
+        error = recover_pages(array, cluster, first, some, bytes,
+                              array->scratch->bytes + number * SCRATCH_BYTES);
+        first += some;
+        pages -= some;
+        bytes += (size_t)some * WEIR_SLOT_BYTES;
+    }
+    give_scratch(array->scratch, number);
+    return error;
+}
+
+int wr_array_read_coded(struct wr_array *array, uint64_t cluster, uint32_t first, uint32_t pages,
+                        void *bytes)
+{
+    const uint32_t rows = array->map.rows;
+    char *to = bytes;
+    int error = wr_map_readable(&array->map, cluster, first, pages);
+
+    if (error == WEIR_ENOENT)
+        error = WEIR_OK;
+    while (pages > 0 && !error) {
+        const uint32_t some = pages < rows - first % rows ? pages : rows - first % rows;
+
+        error = read_piece(array, cluster, first, some, to);
+        first += some;
+        pages -= some;
+        to += (size_t)some * WEIR_SLOT_BYTES;
+    }
+    return error;
+}

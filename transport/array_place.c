@@ -1,0 +1,205 @@
+/* SPDX-License-Identifier: MIT */
+
+/* Places: how many clusters fit, and which members a cluster goes to. */
+
+#include "transport/array_map_in.h"
+
+/* --- Taking ------------------------------------------------------------------------------------
+ */
+
+uint32_t wr_map_free_places(const struct wr_map_member *member)
+{
+    return member->places - member->used + member->free_count;
+}
+
+uint32_t wr_map_take_place(struct wr_map_member *member)
+{
+    if (member->free_count > 0)
+        return member->free[--member->free_count];
+    return member->used++;
+}
+
+void wr_map_give_place(struct wr_map *map, struct wr_map_piece piece)
+{
+    struct wr_map_member *member = &map->member[piece.member];
+
+    member->free[member->free_count++] = piece.place;
+}
+
+/* Of those, how many are not kept for patches. */
+static uint32_t spare_places(const struct wr_map *map, uint32_t member)
+{
+    const uint32_t free = wr_map_free_places(&map->member[member]);
+
+    return free > map->reserve ? free - map->reserve : 0;
+}
+
+/* --- Order -------------------------------------------------------------------------------------
+ */
+
+uint64_t wr_map_capacity(uint32_t pieces, const uint32_t *places, uint32_t members)
+{
+    uint64_t low = 0, high = 0;
+
+    for (uint32_t i = 0; i < members; i++)
+        high += places[i];
+    high /= pieces;
+    /* The most for which no member's excess over one piece of each cluster is counted. */
+    while (low < high) {
+        const uint64_t middle = low + (high - low + 1) / 2;
+        uint64_t sum = 0;
+
+        for (uint32_t i = 0; i < members; i++)
+            sum += places[i] < middle ? places[i] : middle;
+        if (sum >= middle * pieces)
+            low = middle;
+        else
+            high = middle - 1;
+    }
+    return low;
+}
+
+static uint64_t mix(uint64_t x)
+{
+    x ^= x >> 30;
+    x *= 0xbf58476d1ce4e5b9u;
+    x ^= x >> 27;
+    x *= 0x94d049bb133111ebu;
+    return x ^ x >> 31;
+}
+
+uint32_t wr_map_member_add(struct wr_map *map, const char *name, uint32_t places)
+{
+    struct wr_map_member *member = &map->member[map->members];
+    uint64_t seed = 0xcbf29ce484222325u;
+
+    for (; *name; name++)
+        seed = (seed ^ (unsigned char)*name) * 0x100000001b3u;
+    *member = (struct wr_map_member){.weight = places};
+    /* Of the same name: another one all the same. */
+    for (uint32_t i = 0; i < map->members; i++)
+        if (map->member[i].seed == mix(seed))
+            seed++, i = UINT32_MAX;
+    member->seed = mix(seed);
+    return map->members++;
+}
+
+/* -log2(x / 2^64) in units of 2^-32: x is not 0. By squaring: the same on every machine. */
+static uint64_t minus_log2(uint64_t x)
+{
+    const uint32_t zeros = (uint32_t)__builtin_clzll(x);
+    uint64_t fraction = 0;
+
+    x <<= zeros;
+    for (uint32_t i = 0; i < 32; i++) {
+        __extension__ unsigned __int128 square = (unsigned __int128)x * x;
+
+        fraction <<= 1;
+        if (square >> 127) {
+            fraction |= 1;
+            x = (uint64_t)(square >> 64);
+        } else {
+            x = (uint64_t)(square >> 63);
+        }
+    }
+    return ((uint64_t)zeros + 1) * (1ull << 32) - fraction;
+}
+
+/*
+ * Rendezvous: each member draws a number for the cluster, exponentially distributed with its weight
+ * as the rate; the lowest wins. A member that comes or goes changes only what it wins itself.
+ */
+void wr_map_order(const struct wr_map *map, uint64_t cluster, uint32_t order[WR_MAP_MEMBERS])
+{
+    uint64_t draw[WR_MAP_MEMBERS];
+
+    for (uint32_t i = 0; i < map->members; i++) {
+        const struct wr_map_member *member = &map->member[i];
+        uint64_t value = minus_log2(mix(member->seed + cluster * 0x9e3779b97f4a7c15u) | 1);
+        uint32_t at = i;
+
+        value = member->weight ? (value << 16) / member->weight : UINT64_MAX;
+        for (; at > 0 && draw[order[at - 1]] > value; at--)
+            order[at] = order[at - 1];
+        order[at] = i;
+        draw[i] = value;
+    }
+}
+
+/* --- Choosing ----------------------------------------------------------------------------------
+ */
+
+/* Has the cluster a piece there? */
+static bool is_on(const struct wr_map *map, uint64_t cluster, uint32_t member)
+{
+    for (uint32_t i = 0; i < map->pieces; i++) {
+        struct wr_map_piece piece = wr_map_piece(map, cluster, i);
+
+        if (piece.state != WR_PIECE_NONE && piece.member == member)
+            return true;
+    }
+    return false;
+}
+
+bool wr_map_can_go(const struct wr_map *map, uint64_t cluster, uint32_t member)
+{
+    return atomic_load(&map->member[member].is_up) && !map->member[member].is_resting &&
+           spare_places(map, member) > 0 && !is_on(map, cluster, member);
+}
+
+bool wr_map_is_feasible(const struct wr_map *map, uint32_t taken, uint32_t left, uint64_t clusters)
+{
+    uint64_t sum = 0;
+
+    for (uint32_t i = 0; i < map->members; i++) {
+        uint64_t room = spare_places(map, i) - (taken >> i & 1) + (left >> i & 1);
+
+        sum += room < clusters ? room : clusters;
+    }
+    return sum >= clusters * map->pieces;
+}
+
+/* In order of its draws; when that would leave room at too few of them for the last clusters, those
+ * with most room. */
+uint32_t wr_map_choose_members(const struct wr_map *map, uint64_t cluster)
+{
+    uint32_t order[WR_MAP_MEMBERS], taken = 0, count = 0;
+
+    wr_map_order(map, cluster, order);
+    for (uint32_t i = 0; i < map->members && count < map->pieces; i++)
+        if (wr_map_can_go(map, cluster, order[i])) {
+            taken |= 1u << order[i];
+            count++;
+        }
+    if (count < map->need)
+        return 0;
+    if (map->pieces == 1 || count < map->pieces ||
+        wr_map_is_feasible(map, taken, 0, map->clusters - map->placed - 1))
+        return taken;
+    for (taken = count = 0; count < map->pieces; count++) {
+        uint32_t best = WR_MAP_NOBODY;
+
+        for (uint32_t i = 0; i < map->members; i++)
+            if (!(taken >> i & 1) && wr_map_can_go(map, cluster, i) &&
+                (best == WR_MAP_NOBODY ||
+                 wr_map_free_places(&map->member[i]) > wr_map_free_places(&map->member[best])))
+                best = i;
+        if (best != WR_MAP_NOBODY)
+            taken |= 1u << best;
+    }
+    return taken;
+}
+
+struct wr_map_piece wr_map_take_any(struct wr_map *map, uint64_t cluster, uint32_t but)
+{
+    uint32_t order[WR_MAP_MEMBERS];
+
+    wr_map_order(map, cluster, order);
+    for (uint32_t i = 0; i < map->members; i++)
+        if (!(but >> order[i] & 1) && wr_map_can_go(map, cluster, order[i]))
+            return (struct wr_map_piece){.state = WR_PIECE_STALE,
+                                         .member = order[i],
+                                         .place = wr_map_take_place(&map->member[order[i]]),
+                                         .life = map->member[order[i]].life};
+    return (struct wr_map_piece){.state = WR_PIECE_NONE};
+}
