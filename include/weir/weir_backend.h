@@ -24,6 +24,7 @@
 #include <stdint.h>
 #include <sys/uio.h>
 
+#include <weir/weir_backend_env.h>
 #include <weir/weir_error.h>
 
 #ifdef __cplusplus
@@ -62,27 +63,6 @@ struct weir_io {
     void (*done)(struct weir_io *io); /* runs exactly once for an accepted request, in poll()  */
     void *owner;                      /* the submitter's                                       */
     uint64_t backend_words[6];        /* the back end's                                        */
-};
-
-enum weir_env_flags {
-    WEIR_ENV_PUTS_OFF = 1u << 0 /* a write may end with WEIR_EAGAIN: nothing was written, and will
-                                   not be for a while, though nothing is lost. It is then written
-                                   elsewhere, or again a little later, as often as need be */
-};
-
-/* What the runtime tells a back end at open(). Valid until close() has returned. A back end that
- * opens another gives it an env of its own, or the one that it was given. */
-struct weir_backend_env {
-    void *context;
-    /* Raise an event: severity as in weir.h, closed-list error, errno or 0, one line of text.
-     * Any thread; the text is copied. Not from read(), submit() or poll(). */
-    void (*tell)(void *context, int severity, int error, int os_error, const char *text);
-    uint32_t flags; /* enum weir_env_flags */
-    /* NULL: there is nobody who could do it. 1: this back end's memory is wanted back. Nothing more
-     * is written to it while others have room; its pages are moved there, and then it is closed.
-     * 0: no longer; if it is still open, it is used as before. Returns at once. Any thread, but not
-     * from read(), submit() or poll(). */
-    void (*leave)(void *context, int is_wanted);
 };
 
 enum weir_backend_flags {
