@@ -85,7 +85,7 @@ static int open_members(struct wr_array *array, uint32_t places[WR_MAP_MEMBERS])
         struct wr_array_member *member = &array->member[i];
         struct weir_backend_info info;
         struct weir_backend *backend = NULL;
-        int error = wr_array_member_open(member, false, &backend);
+        int error = wr_array_member_open(member, 1, false, &backend);
 
         places[i] = 0;
         if (error && (is_fatal(error) || ++absent >= array->options.copies))
@@ -187,6 +187,7 @@ static int open_array(const struct wr_spec_kind *kind, const struct weir_backend
     memset(array, 0, sizeof(*array));
     array->base.ops = ops;
     array->env = env;
+    array->env_flags = env ? env->flags : 0;
     array->kind = kind;
     array->bell = -1;
     array->options = (struct wr_array_options){
@@ -258,8 +259,10 @@ static void discard_cluster(struct wr_array *array, uint64_t cluster)
     for (uint32_t i = 0; i < array->map.pieces; i++) {
         struct weir_backend *backend;
 
+        /* One that does not answer is not waited for. */
         if (pieces[i].state == WR_PIECE_NONE ||
-            !atomic_load(&array->map.member[pieces[i].member].is_up))
+            !atomic_load(&array->map.member[pieces[i].member].is_up) ||
+            atomic_load(&array->member[pieces[i].member].is_slow))
             continue;
         backend = atomic_load(&array->member[pieces[i].member].lives[pieces[i].life & 1]);
         if (backend->ops->discard)
