@@ -155,6 +155,7 @@ void wr_array_leave(struct wr_array *array, uint32_t side);
 /* Wait until everybody is outside who was inside. The builder only. */
 void wr_array_grace(struct wr_array *array);
 int wr_array_read(struct weir_backend *backend, uint64_t slot, uint32_t pages, void *bytes);
+int wr_array_reread(struct weir_backend *backend, uint64_t slot, uint32_t attempt, void *bytes);
 
 /* array_legs.c */
 int wr_array_legs_open(struct wr_array *array, uint32_t depth, struct wr_array_legs *legs);

@@ -283,14 +283,18 @@ static int read_part(struct wr_array *array, uint64_t slot, uint32_t pages, void
     return error;
 }
 
-/* Raw, for the C library's is a cancellation point. */
-static void wait_a_moment(void)
+/* A member may come back: as long as it has patience, we have, unless whoever reads could do so
+ * elsewhere. Waits a moment. Raw, for the C library's is a cancellation point. */
+static bool is_worth_waiting(const struct wr_array *array, int error)
 {
     const struct timespec moment = {0, AGAIN_NS};
     const int saved_errno = errno;
 
+    if (error != WEIR_EAGAIN || array->env_flags & WEIR_ENV_HAS_COPIES)
+        return false;
     (void)syscall(SYS_nanosleep, &moment, NULL);
     errno = saved_errno;
+    return true;
 }
 
 int wr_array_read(struct weir_backend *backend, uint64_t slot, uint32_t pages, void *bytes)
@@ -308,9 +312,7 @@ int wr_array_read(struct weir_backend *backend, uint64_t slot, uint32_t pages, v
                                                                  : WEIR_CLUSTER_SLOTS - first;
 
         error = read_part(array, slot, some, to);
-        if (error == WEIR_EAGAIN && !(array->env_flags & WEIR_ENV_HAS_COPIES)) {
-            /* As long as a member has patience, we have. */
-            wait_a_moment();
+        if (is_worth_waiting(array, error)) {
             error = WEIR_OK;
             continue;
         }
@@ -318,5 +320,28 @@ int wr_array_read(struct weir_backend *backend, uint64_t slot, uint32_t pages, v
         pages -= some;
         to += (size_t)some * WEIR_SLOT_BYTES;
     }
+    return error;
+}
+
+/* The copies by their number, whoever has been asked before. */
+int wr_array_reread(struct weir_backend *backend, uint64_t slot, uint32_t attempt, void *bytes)
+{
+    struct wr_array *array = (struct wr_array *)backend;
+    int error;
+
+    if (!wr_request_is_inside(array->map.clusters * WEIR_CLUSTER_SLOTS, slot, 1))
+        return WEIR_EINVAL;
+    if (attempt >= array->map.pieces)
+        return WEIR_ENOENT;
+    do {
+        const uint32_t side = wr_array_enter(array);
+        const struct wr_map_piece piece = wr_map_piece(&array->map, slot / WEIR_CLUSTER_SLOTS,
+                                                       attempt);
+
+        error = piece.state == WR_PIECE_WHOLE
+                    ? read_piece(array, &piece, slot % WEIR_CLUSTER_SLOTS, 1, bytes)
+                    : WEIR_EIO;
+        wr_array_leave(array, side);
+    } while (is_worth_waiting(array, error));
     return error;
 }

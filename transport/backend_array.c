@@ -297,7 +297,7 @@ static int array_discard(struct weir_backend *backend, uint64_t slot, uint64_t c
         .abi = WEIR_BACKEND_ABI, .name = word, .open = open_word, .close = array_close,            \
         .describe = array_describe, .read = wr_array_read, .channel_open = wr_array_channel_open,  \
         .channel_close = wr_array_channel_close, .submit = wr_array_submit, .poll = wr_array_poll, \
-        .wait_fd = wr_array_wait_fd, .discard = array_discard,                                     \
+        .wait_fd = wr_array_wait_fd, .discard = array_discard, .reread = wr_array_reread,          \
     }
 
 const struct weir_backend_ops weir_backend_mirror = ARRAY_OPS("mirror", mirror_open);

@@ -48,6 +48,17 @@ static int seal_read(struct weir_backend *backend, uint64_t slot, uint32_t pages
     return error ? error : wr_seal_unseal(seal, slot, pages, bytes);
 }
 
+static int seal_reread(struct weir_backend *backend, uint64_t slot, uint32_t attempt, void *bytes)
+{
+    struct wr_seal *seal = seal_of(backend);
+    const struct weir_backend_ops *ops = seal->inner->ops;
+    int error = WEIR_ENOENT;
+
+    if (ops->abi >= 2 && ops->reread)
+        error = ops->reread(seal->inner, slot, attempt, bytes);
+    return error ? error : wr_seal_unseal(seal, slot, 1, bytes);
+}
+
 /* --- Discarding ------------------------------------------------------------------------------ */
 
 /* Whole pages of records go back to the system; those at the edges are cleared one by one. */
@@ -162,6 +173,7 @@ static const struct weir_backend_ops seal_ops = {
     .poll = wr_seal_poll,
     .wait_fd = wr_seal_wait_fd,
     .discard = seal_discard,
+    .reread = seal_reread,
 };
 
 int wr_seal_open(struct weir_backend *inner, enum wr_seal_wish wish,

@@ -32,7 +32,7 @@ extern "C" {
 #endif
 #pragma GCC visibility push(default)
 
-#define WEIR_BACKEND_ABI   1u
+#define WEIR_BACKEND_ABI   2u /* 1 is understood, too: see the end of the operations */
 #define WEIR_SLOT_BYTES    4096u
 #define WEIR_CLUSTER_SLOTS 512u /* 2 MiB: the most that one request moves */
 
@@ -128,6 +128,14 @@ struct weir_backend_ops {
     /* Optional. These slots will not be read again before they are written. Runtime thread;
      * may block. */
     int (*discard)(struct weir_backend *backend, uint64_t slot, uint64_t count);
+
+    /* --- Operations of ABI 1 end here --- */
+
+    /* Optional. One page of which read() or a request has failed, or has brought what was never
+     * written there: from another copy, where there are several. attempt: 0, 1, 2 ... ask for one
+     * copy each; the caller looks at what he gets, and asks on. WEIR_ENOENT: there are no more;
+     * WEIR_EIO: this one cannot be had. In all else as read(). */
+    int (*reread)(struct weir_backend *backend, uint64_t slot, uint32_t attempt, void *bytes);
 };
 
 /*

@@ -293,3 +293,23 @@ Test(failure, pages_under_a_write_that_hangs_are_served_from_memory, .timeout = 
     cr_assert_lt(slowest_ms, 1000);
     weir_close(rt);
 }
+
+/* One of two copies is damaged, or was never written, now and then: no page is lost. */
+Test(failure, a_page_is_read_from_another_copy_if_the_first_is_damaged, .timeout = 120)
+{
+    const char *spec =
+        "mirror(chaos(mem:?size=64M)?seed=5&lie=0.05, chaos(mem:?size=64M)?delay_us=50)";
+    struct weir_runtime *rt = real_open(BUDGET, spec);
+    void *memory = real_map(rt, PAGES * PAGE);
+
+    for (uint64_t salt = 1; salt < 4; salt++) {
+        real_fill(memory, PAGES, salt);
+        real_check(memory, PAGES, salt);
+    }
+    cr_assert_eq(weir_backend_add(rt, "mem:?size=64M", NULL), WEIR_OK);
+    cr_expect_eq(weir_backend_drain(rt, 0), WEIR_OK);
+    real_check(memory, PAGES, 3);
+    cr_expect_gt(real_stats(rt).checksum_errors, 0, "nothing was damaged: this test tests nothing");
+    cr_expect_eq(real_events.count[WEIR_FAILURE], 0, "%s", real_events.text[WEIR_FAILURE]);
+    weir_close(rt);
+}

@@ -630,6 +630,52 @@ Test(backend_array, a_read_that_fails_is_no_cancellation_point, .timeout = 60)
     free(page);
 }
 
+/* --- Another copy ----------------------------------------------------------------------------- */
+
+/* Each copy can be asked for by itself, and there is an end to them. */
+static void expect_copies(struct weir_backend *backend, uint64_t slot, int fill, uint32_t good)
+{
+    unsigned char *page = kit_pages(1, 0);
+    uint32_t found = 0, attempt = 0;
+    int error;
+
+    while ((error = backend->ops->reread(backend, slot, attempt++, page)) != WEIR_ENOENT) {
+        cr_assert(error == WEIR_OK || error == WEIR_EIO);
+        cr_assert_lt(attempt, 17);
+        found += error == WEIR_OK && kit_is_filled(page, WEIR_SLOT_BYTES, fill);
+    }
+    cr_expect_eq(found, good);
+    free(page);
+}
+
+Test(backend_array, each_copy_can_be_asked_for, .timeout = 60)
+{
+    struct weir_backend *mirror = open_tamed("mirror(tame:0" SIZE_SPEC ", tame:1" SIZE_SPEC
+                                             ", tame:2" SIZE_SPEC ")?copies=3");
+    struct weir_channel *channel = kit_channel(mirror, 4);
+
+    cr_assert_eq(kit_write(channel, 3, 1, 7, NULL), WEIR_OK);
+    expect_copies(mirror, 3, 7, 3);
+    tame[1].fails = true;
+    expect_copies(mirror, 3, 7, 2);
+    mirror->ops->channel_close(channel);
+    kit_close(mirror);
+    tame[1].fails = false;
+}
+
+/* Sealed, a copy that was damaged is told from the others. */
+Test(backend_array, behind_a_seal_the_good_copy_is_found, .timeout = 60)
+{
+    struct weir_backend *mirror = kit_open(
+        "mirror(chaos(mem:" SIZE_SPEC ")?lie=1, mem:" SIZE_SPEC ")?seal=on", WEIR_OK);
+    struct weir_channel *channel = kit_channel(mirror, 4);
+
+    cr_assert_eq(kit_write(channel, 3, 1, 7, NULL), WEIR_OK);
+    expect_copies(mirror, 3, 7, 1);
+    mirror->ops->channel_close(channel);
+    kit_close(mirror);
+}
+
 /* What no other member has is refused, and never taken for zeros; what is written anew is good. */
 Test(backend_array, what_was_lost_is_refused, .timeout = 120)
 {
