@@ -107,7 +107,7 @@ struct wr_array {
     const struct wr_spec_kind *kind;
     struct wr_array_options options;
     struct wr_array_member member[WR_MAP_MEMBERS];
-    uint32_t members;
+    _Atomic(uint32_t) members; /* but for this, which grows; each is whole before it is counted */
     uint32_t flags;
     uint32_t env_flags; /* of env: what whoever is around us can do */
 
@@ -136,6 +136,11 @@ struct wr_array {
 /* array_member.c */
 /* Cut "A, B, C" into members. */
 int wr_array_split(struct wr_array *array, const char *inner);
+/* Another one, from a specification of this length, that is not counted yet. */
+int wr_array_member_init(struct wr_array *array, const char *spec, size_t length);
+/* How slots go by one more member like this: fast only if all are; remote, or in need of care, if
+ * one is. */
+uint32_t wr_array_flags_with(uint32_t flags, uint32_t member);
 void wr_array_free_members(struct wr_array *array);
 /* Every member is opened here; life: which one it is to be. */
 int wr_array_member_open(struct wr_array_member *member, uint32_t life, bool is_quiet,
@@ -179,6 +184,9 @@ void wr_array_set_gone(struct wr_array *array, uint32_t member, bool is_gone);
 void wr_array_tend_lives(struct wr_array *array, uint32_t member, uint64_t now);
 /* When it has ended: nothing runs any more. */
 void wr_array_end_errands(struct wr_array *array);
+
+/* array_extend.c */
+int wr_array_extend(struct weir_backend *backend, const char *spec, uint32_t may);
 
 /* array_keeper.c */
 int wr_array_keeper_start(struct wr_array *array);

@@ -77,8 +77,8 @@ int wr_array_legs_open(struct wr_array *array, uint32_t depth, struct wr_array_l
     pthread_mutex_init(&legs->lock, NULL);
     /* A member whose life changes meanwhile waits for the list. */
     pthread_mutex_lock(&array->legs_lock);
-    for (uint32_t i = 0; i < array->members; i++) {
-        const struct wr_array_leg leg = leg_open(legs, i, life_of(array, i));
+    for (uint32_t i = 0; i < WR_MAP_MEMBERS; i++) {
+        const struct wr_array_leg leg = leg_open(legs, i, life_of(array, i)); /* 0: none there */
 
         leg_set(&legs->leg[i], &leg);
     }

@@ -51,7 +51,7 @@ static void relay(void *context, int severity, int error, int os_error, const ch
                 os_error, "%s: a member says: %s", member->array->kind->name, text);
 }
 
-static int add_member(struct wr_array *array, const char *spec, size_t length)
+int wr_array_member_init(struct wr_array *array, const char *spec, size_t length)
 {
     struct wr_array_member *member = &array->member[array->members];
 
@@ -78,7 +78,6 @@ static int add_member(struct wr_array *array, const char *spec, size_t length)
     if (length >= sizeof(member->name))
         length = sizeof(member->name) - 1;
     memcpy(member->name, member->spec, length);
-    array->members++;
     return WEIR_OK;
 }
 
@@ -94,7 +93,8 @@ int wr_array_split(struct wr_array *array, const char *inner)
         all = length;
         while (length > 0 && strchr(" \t\n", inner[length - 1]))
             length--;
-        error = add_member(array, inner, length);
+        error = wr_array_member_init(array, inner, length);
+        array->members += !error;
         if (error || !inner[all])
             return error;
         inner += all + 1;

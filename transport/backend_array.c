@@ -67,14 +67,6 @@ static bool is_fatal(int error)
            error == WEIR_ENOMEM;
 }
 
-/* Fast only if all are; remote, or in need of care, if one is. Who is not there may be remote. */
-static uint32_t flags_with(uint32_t flags, uint32_t member)
-{
-    const uint32_t any = WEIR_BACKEND_REMOTE | WEIR_BACKEND_SEALED;
-
-    return ((flags & member) & ~any) | ((flags | member) & any);
-}
-
 /* All members, or all but as many as copies allow. places: of each; 0: it is not there. */
 static int open_members(struct wr_array *array, uint32_t places[WR_MAP_MEMBERS])
 {
@@ -91,12 +83,12 @@ static int open_members(struct wr_array *array, uint32_t places[WR_MAP_MEMBERS])
         if (error && (is_fatal(error) || ++absent >= array->options.copies))
             return error;
         if (error) {
-            array->flags = flags_with(array->flags, WEIR_BACKEND_REMOTE);
+            array->flags = wr_array_flags_with(array->flags, WEIR_BACKEND_REMOTE);
             continue;
         }
         atomic_store(&member->lives[1], backend);
         backend->ops->describe(backend, &info);
-        array->flags = flags_with(array->flags, info.flags);
+        array->flags = wr_array_flags_with(array->flags, info.flags);
         places[i] = wr_array_places(backend);
         if (places[i] == 0) {
             wr_tell(array->env, WEIR_FAILURE, WEIR_EINVAL, 0,
@@ -298,6 +290,7 @@ static int array_discard(struct weir_backend *backend, uint64_t slot, uint64_t c
         .describe = array_describe, .read = wr_array_read, .channel_open = wr_array_channel_open,  \
         .channel_close = wr_array_channel_close, .submit = wr_array_submit, .poll = wr_array_poll, \
         .wait_fd = wr_array_wait_fd, .discard = array_discard, .reread = wr_array_reread,          \
+        .extend = wr_array_extend,                                                                 \
     }
 
 const struct weir_backend_ops weir_backend_mirror = ARRAY_OPS("mirror", mirror_open);

@@ -90,6 +90,16 @@ static int seal_discard(struct weir_backend *backend, uint64_t slot, uint64_t co
                                      : WEIR_OK;
 }
 
+static int seal_extend(struct weir_backend *backend, const char *spec, uint32_t may)
+{
+    struct weir_backend *inner = seal_of(backend)->inner;
+
+    /* Nothing leaves plain. And whoever uses us has known all along that he is looked at. */
+    may |= WEIR_BACKEND_REMOTE | WEIR_BACKEND_SEALED;
+    return inner->ops->abi >= 2 && inner->ops->extend ? inner->ops->extend(inner, spec, may)
+                                                      : WEIR_ENOSUPPORT;
+}
+
 /* --- Life ------------------------------------------------------------------------------------ */
 
 static void seal_describe(struct weir_backend *backend, struct weir_backend_info *info_p)
@@ -174,6 +184,7 @@ static const struct weir_backend_ops seal_ops = {
     .wait_fd = wr_seal_wait_fd,
     .discard = seal_discard,
     .reread = seal_reread,
+    .extend = seal_extend,
 };
 
 int wr_seal_open(struct weir_backend *inner, enum wr_seal_wish wish,

@@ -95,7 +95,7 @@ struct weir_backend_ops {
     /* Once, after the last channel was closed and the last read() returned. May block. */
     void (*close)(struct weir_backend *backend);
 
-    /* After open(), any thread. Must not block. Never changes while open. */
+    /* After open(), any thread. Must not block. Never changes while open, but for how. */
     void (*describe)(struct weir_backend *backend, struct weir_backend_info *info_p);
 
     /* Read pages slots into bytes (aligned to 4096) and return when they are there.
@@ -136,6 +136,12 @@ struct weir_backend_ops {
      * copy each; the caller looks at what he gets, and asks on. WEIR_ENOENT: there are no more;
      * WEIR_EIO: this one cannot be had. In all else as read(). */
     int (*reread)(struct weir_backend *backend, uint64_t slot, uint32_t attempt, void *bytes);
+
+    /* Optional. Of one that is made of several: take in another, which gets its share of what is
+     * there. There are no more slots than before. Any thread, one at a time, not in a signal
+     * handler; may block. may: flags that it may have though none had them that are there. Failure:
+     * nothing has changed, env->tell was told why. */
+    int (*extend)(struct weir_backend *backend, const char *spec, uint32_t may);
 };
 
 /*

@@ -84,6 +84,8 @@ void wr_swap_close(struct wr_swap *swap);
 
 /* Under WR_RANK_BACKENDS. */
 int wr_swap_add(struct wr_swap *swap, const char *spec, uint32_t *number_p);
+/* Give one that is made of several another member. Waits. Under WR_RANK_BACKENDS. */
+int wr_swap_extend(struct wr_swap *swap, uint32_t number, const char *spec);
 /* Take all pages off a back end and close it. Waits. Under WR_RANK_BACKENDS. */
 int wr_swap_drain(struct wr_swap *swap, uint32_t number);
 /* The same for as long as it is wanted; WEIR_ESTOPPED: it is no more. */

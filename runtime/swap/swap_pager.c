@@ -545,6 +545,24 @@ int wr_swap_add(struct wr_swap *swap, const char *spec, uint32_t *number_p)
     return WEIR_OK;
 }
 
+int wr_swap_extend(struct wr_swap *swap, uint32_t number, const char *spec)
+{
+    const struct wr_swap_backend *backend = number < WR_BACKENDS_MAX ? wr_swap_backend(swap, number)
+                                                                     : NULL;
+    const struct weir_backend_ops *ops = backend ? backend->backend->ops : NULL;
+    int error = WEIR_ENOSUPPORT;
+
+    if (!backend)
+        return WEIR_ENOENT;
+    if (ops->abi >= 2 && ops->extend)
+        error = ops->extend(backend->backend, spec, 0);
+    if (error == WEIR_ENOSUPPORT)
+        wr_event(&swap->space->events, WEIR_FAILURE, error, 0, 0,
+                 "a member can be added to a mirror or a spread only; weir_backend_add() adds a "
+                 "back end");
+    return error;
+}
+
 void wr_swap_usage(const struct wr_swap *swap, uint64_t *used_p, uint64_t *total_p)
 {
     *used_p = *total_p = 0;

@@ -313,3 +313,27 @@ Test(failure, a_page_is_read_from_another_copy_if_the_first_is_damaged, .timeout
     cr_expect_eq(real_events.count[WEIR_FAILURE], 0, "%s", real_events.text[WEIR_FAILURE]);
     weir_close(rt);
 }
+
+/* A member that is added while the program runs has its share, and is enough when another goes. */
+Test(failure, a_member_is_added_to_a_mirror_that_is_in_use, .timeout = 120)
+{
+    struct weir_runtime *rt = real_open(
+        BUDGET, "mem:?size=1M mirror(mem:?size=64M, mem:?size=64M)?rebuild_bytes_per_s=1G");
+    void *memory = real_map(rt, PAGES * PAGE);
+
+    real_fill(memory, PAGES, 1);
+    cr_expect_eq(weir_backend_extend(rt, 0, "mem:?size=64M"), WEIR_ENOSUPPORT);
+    cr_expect_eq(weir_backend_extend(rt, 7, "mem:?size=64M"), WEIR_ENOENT);
+    cr_expect_eq(weir_backend_extend(rt, 1, "mem:?speed=9"), WEIR_EINVAL);
+    cr_expect_eq(weir_backend_extend(NULL, 1, "mem:"), WEIR_EINVAL);
+    real_events.count[WEIR_FAILURE] = 0;
+    cr_assert_eq(weir_backend_extend(rt, 1, "mem:?size=64M"), WEIR_OK);
+    for (uint64_t salt = 2; salt < 5; salt++) {
+        real_check(memory, PAGES, salt - 1);
+        real_fill(memory, PAGES, salt);
+    }
+    real_check(memory, PAGES, 4);
+    cr_expect_eq(real_stats(rt).checksum_errors, 0);
+    cr_expect_eq(real_events.count[WEIR_FAILURE], 0, "%s", real_events.text[WEIR_FAILURE]);
+    weir_close(rt);
+}

@@ -8,6 +8,7 @@
 #include "transport/array_map.h"
 
 #include <criterion/criterion.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -285,6 +286,18 @@ static void discard(uint32_t cluster)
         story.oracle[cluster][i] = ANYTHING;
 }
 
+/* One more, from now on. */
+static void come(void)
+{
+    char name[16];
+
+    if (story.members == WR_MAP_MEMBERS)
+        return;
+    snprintf(name, sizeof(name), "late %u", story.members++);
+    wr_map_member_add(&story.map, name, PLACES);
+    cr_assert_eq(wr_map_member_renew(&story.map, story.members - 1, PLACES), WEIR_OK);
+}
+
 static void step(void)
 {
     struct flight *flight = &story.flights[draw(FLYING)];
@@ -297,6 +310,8 @@ static void step(void)
     case 3:
         if (draw(8) == 0)
             lose(member);
+        else if (draw(16) == 0)
+            come();
         break;
     case 4: discard(draw(CLUSTERS)); break;
     case 5:

@@ -630,6 +630,66 @@ Test(backend_array, a_read_that_fails_is_no_cancellation_point, .timeout = 60)
     free(page);
 }
 
+/* --- One more --------------------------------------------------------------------------------- */
+
+static uint32_t pieces_at(const struct wr_array *array, uint32_t member)
+{
+    uint32_t count = 0;
+
+    for (uint64_t c = 0; c < array->map.clusters; c++)
+        for (uint32_t p = 0; p < array->map.pieces; p++) {
+            struct wr_map_piece piece = wr_map_piece(&array->map, c, p);
+
+            count += piece.state != WR_PIECE_NONE && piece.member == member;
+        }
+    return count;
+}
+
+/* Its share comes to it while pages move, and it takes the place of one that is lost. */
+Test(backend_array, another_member_takes_its_share, .timeout = 120)
+{
+    struct wr_array *array;
+
+    subject = open_tamed("mirror(tame:0" SIZE_SPEC ", tame:1" SIZE_SPEC ")?replace_s=1");
+    array = (struct wr_array *)subject;
+    start_workers();
+    let_move(2000);
+    cr_assert_eq(subject->ops->extend(subject, "tame:2" SIZE_SPEC, 0), WEIR_OK);
+    cr_assert(is_whole(subject, 2, 1), "%s", kit_told.text);
+    for (int i = 0; i < 2000 && pieces_at(array, 2) == 0; i++)
+        usleep(10000);
+    cr_expect_gt(pieces_at(array, 2), 0);
+    tame[1].refuses = true;
+    kill_tame(1);
+    for (int i = 0; i < 6000 && (pieces_at(array, 1) > 0 || missing_of(subject) > 0); i++)
+        usleep(10000);
+    cr_expect_eq(pieces_at(array, 1), 0);
+    cr_expect_eq(missing_of(subject), 0);
+    end_workers();
+    cr_expect_eq(array->map.lost, 0);
+    kit_close(subject);
+}
+
+Test(backend_array, who_cannot_be_added, .timeout = 60)
+{
+    struct weir_backend *mirror = kit_open("mirror(mem:" SIZE_SPEC ", mem:" SIZE_SPEC ")", WEIR_OK);
+    struct weir_backend *sealed = kit_open("spread(mem:" SIZE_SPEC ", mem:" SIZE_SPEC ")?seal=on",
+                                           WEIR_OK);
+
+    cr_expect_eq(mirror->ops->extend(mirror, "mem:?size=2M", 0), WEIR_EINVAL);
+    cr_expect(kit_has_heard("it is too small"), "%s", kit_told.text);
+    cr_expect_eq(mirror->ops->extend(mirror, "mem:?size=8M&seal=on", 0), WEIR_EINVAL);
+    cr_expect(kit_has_heard("no member was when"), "%s", kit_told.text);
+    cr_expect_eq(mirror->ops->extend(mirror, "nothing:", 0), WEIR_ENOENT);
+    cr_expect_eq(sealed->ops->extend(sealed, "mem:?size=8M&seal=on", 0), WEIR_OK);
+    for (uint32_t i = 2; i < WR_MAP_MEMBERS; i++)
+        cr_expect_eq(mirror->ops->extend(mirror, "mem:" SIZE_SPEC, 0), WEIR_OK, "%u", i);
+    cr_expect_eq(mirror->ops->extend(mirror, "mem:" SIZE_SPEC, 0), WEIR_EBUSY);
+    cr_expect(is_up_soon(mirror, WR_MAP_MEMBERS - 1));
+    kit_close(mirror);
+    kit_close(sealed);
+}
+
 /* --- Another copy ----------------------------------------------------------------------------- */
 
 /* Each copy can be asked for by itself, and there is an end to them. */
