@@ -1,88 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 
-/*
- * A channel of an array: requests are cut at clusters, and each part goes to one member, or to all
- * that have a copy. Of a code, a part that reads goes to the members of its pages; one that writes
- * a whole cluster to all, with its parity; all others to the patcher.
- *
- *   item     an accepted request
- *   part     what of it lies in one cluster
- *   parity   memory for that of one cluster. There are a few in each channel
- *   starved  writes of whole clusters that wait for such memory
- *   back     parts that the patcher has done
- *   sub      a request to a leg, for a part
- *   failed   subs that no leg could take; they end as if a member had refused them
- *   waiting  writes to clusters that the builder holds
- *   ended    requests whose done() is still to run
- *
- * Always: a part that reads is inside the gate while a sub of it flies; one that writes holds its
- * cluster. What is called for a sub that ended never sends for itself: it puts the part on a list,
- * so that nothing recurs.
- */
-
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
-#include <sys/mman.h>
 
-#include "transport/array.h"
-#include "transport/queue.h"
+#include "transport/array_channel.h"
 #include "transport/request.h"
 
 #define LEG_DEPTH_MOST 256u
-#define PARITIES       4u /* whole clusters of a code that are written at a time */
-
-struct wr_array_sub {
-    struct weir_io io; /* first, so that done() finds the sub */
-    struct part *part;
-    struct wr_array_sub *next; /* in an outbox, or among the failed */
-    uint32_t piece, member, life;
-};
-
-struct part {
-    struct item *item;
-    uint64_t cluster;
-    uint32_t first, pages;
-    const struct iovec *iov;
-    uint32_t iov_count;
-    struct wr_array_sub *subs; /* one for each piece */
-    uint32_t pending, ok, tried, side;
-    bool has_failed;
-    int error, os_error;
-    struct part *next;
-    struct wr_map_write write;
-    /* Of a code. */
-    uint32_t skip; /* pages of the request before it */
-    unsigned char *parity;
-    struct wr_array_patch patch;
-};
-
-struct item {
-    struct weir_io *outer;
-    struct item *next;
-    struct part parts[2];
-    uint32_t pending, iov_used;
-    struct iovec iov[WEIR_CLUSTER_SLOTS + 2 * WR_MAP_MEMBERS]; /* of a request that is cut */
-};
-
-struct wr_array_channel {
-    struct weir_channel base; /* first */
-    struct wr_array *array;
-    struct wr_array_legs legs;
-    uint32_t room; /* requests that may still be accepted */
-    struct item *items, *free;
-    struct wr_array_sub *subs, *failed;
-    struct part *waiting, *ready; /* ready: reads that are to be tried elsewhere, and the like */
-    struct wr_queue ended;
-    /* Of a code. */
-    unsigned char *parities, *parity[PARITIES]; /* all the memory; what of it is free */
-    uint32_t parity_count;
-    struct part *starved;
-    struct wr_array_patch *back; /* kept by the array's lock */
-    unsigned char *page[WEIR_CLUSTER_SLOTS];
-};
 
 static struct wr_array_channel *channel_of(struct weir_channel *channel)
 {
@@ -92,9 +19,9 @@ static struct wr_array_channel *channel_of(struct weir_channel *channel)
 /* --- Ends --------------------------------------------------------------------------------------
  */
 
-static void end_part(struct wr_array_channel *c, struct part *part, int error)
+void wr_array_end_part(struct wr_array_channel *c, struct wr_array_part *part, int error)
 {
-    struct item *item = part->item;
+    struct wr_array_item *item = part->item;
     struct weir_io *outer = item->outer;
 
     if (error && !outer->error) {
@@ -108,27 +35,38 @@ static void end_part(struct wr_array_channel *c, struct part *part, int error)
     wr_queue_put(&c->ended, outer);
 }
 
-static void make_ready(struct wr_array_channel *c, struct part *part)
+void wr_array_make_ready(struct wr_array_channel *c, struct wr_array_part *part)
 {
     part->next = c->ready;
     c->ready = part;
 }
 
-static void give_parity(struct wr_array_channel *c, struct part *part)
+/* Until somebody rings: who lets go of a cluster, or the keeper, now and then. */
+static void wait_with(struct wr_array_channel *c, struct wr_array_part *part)
 {
-    struct part *next = c->starved;
-
-    if (!part->parity)
-        return;
-    c->parity[c->parity_count++] = part->parity;
-    part->parity = NULL;
-    if (!next)
-        return;
-    c->starved = next->next;
-    make_ready(c, next);
+    part->next = c->waiting;
+    c->waiting = part;
 }
 
-static void end_write(struct wr_array_channel *c, struct part *part)
+/* No member has done it. If one may yet, and nobody around us would do it elsewhere, we wait. */
+static void fail_part(struct wr_array_channel *c, struct wr_array_part *part, int error)
+{
+    const bool is_write = part->item->outer->is_write;
+    const uint32_t flag = is_write ? WEIR_ENV_PUTS_OFF : WEIR_ENV_HAS_COPIES;
+
+    if (!part->has_hope)
+        wr_array_end_part(c, part, part->error ? part->error : error);
+    else if (c->array->env_flags & flag)
+        wr_array_end_part(c, part, WEIR_EAGAIN);
+    else {
+        pthread_mutex_lock(&c->array->lock);
+        c->legs.is_waiting = true;
+        pthread_mutex_unlock(&c->array->lock);
+        wait_with(c, part);
+    }
+}
+
+static void end_write(struct wr_array_channel *c, struct wr_array_part *part)
 {
     struct wr_array *array = c->array;
     bool is_idle;
@@ -139,18 +77,22 @@ static void end_write(struct wr_array_channel *c, struct part *part)
     if (is_idle)
         pthread_cond_signal(&array->work);
     pthread_mutex_unlock(&array->lock);
-    give_parity(c, part);
-    end_part(c, part, error && part->error ? part->error : error);
+    wr_array_parity_give(c, part);
+    if (error)
+        fail_part(c, part, error);
+    else
+        wr_array_end_part(c, part, WEIR_OK);
 }
 
 static void sub_ended(struct wr_array_channel *c, struct wr_array_sub *sub)
 {
-    struct part *part = sub->part;
+    struct wr_array_part *part = sub->part;
     const struct weir_io *io = &sub->io;
 
     if (io->error) {
         part->error = io->error;
         part->os_error = io->os_error;
+        part->has_hope |= io->error == WEIR_EAGAIN;
         if (io->error != WEIR_EFULL && io->os_error != ENOTCONN)
             wr_array_suspect(c->array, sub->member);
         part->tried |= 1u << sub->piece;
@@ -166,9 +108,9 @@ static void sub_ended(struct wr_array_channel *c, struct wr_array_sub *sub)
     }
     wr_array_leave(c->array, part->side);
     if (part->has_failed)
-        make_ready(c, part);
+        wr_array_make_ready(c, part);
     else
-        end_part(c, part, WEIR_OK);
+        wr_array_end_part(c, part, WEIR_OK);
     part->has_failed = false;
 }
 
@@ -184,9 +126,8 @@ static void sub_done(struct weir_io *io)
 /* --- Sending -----------------------------------------------------------------------------------
  */
 
-/* io: which pages of the piece, and their memory. */
-static void send_sub(struct wr_array_channel *c, struct part *part, uint32_t number,
-                     const struct wr_map_piece *piece, struct weir_io io)
+void wr_array_send(struct wr_array_channel *c, struct wr_array_part *part, uint32_t number,
+                   const struct wr_map_piece *piece, struct weir_io io)
 {
     struct wr_array_leg *leg = &c->legs.leg[piece->member];
     struct wr_array_sub *sub = &part->subs[number];
@@ -210,19 +151,101 @@ static void send_sub(struct wr_array_channel *c, struct part *part, uint32_t num
 }
 
 /* To a copy. */
-static void send_all(struct wr_array_channel *c, struct part *part, uint32_t number,
+static void send_all(struct wr_array_channel *c, struct wr_array_part *part, uint32_t number,
                      const struct wr_map_piece *piece)
 {
-    send_sub(c, part, number, piece,
-             (struct weir_io){.slot = part->first,
-                              .pages = part->pages,
-                              .iov = part->iov,
-                              .iov_count = part->iov_count});
+    wr_array_send(c, part, number, piece,
+                  (struct weir_io){.slot = part->first,
+                                   .pages = part->pages,
+                                   .iov = part->iov,
+                                   .iov_count = part->iov_count});
 }
 
-/* So many pages of a vector, behind so many others, as a vector. How many elements it has. */
-static uint32_t cut_vector(const struct weir_io *outer, uint32_t skip, uint32_t pages,
-                           struct iovec *iov)
+/* --- Beginnings --------------------------------------------------------------------------------
+ */
+
+static void begin_write(struct wr_array_channel *c, struct wr_array_part *part)
+{
+    struct wr_array *array = c->array;
+    int error;
+
+    if (wr_array_is_coded(array) && !wr_array_parity_take(c, part))
+        return;
+    pthread_mutex_lock(&array->lock);
+    error = wr_map_write_begin(&array->map, part->cluster, part->first, part->pages, &part->write);
+    if (error == WEIR_EAGAIN)
+        c->legs.is_waiting = true; /* before he who is to ring has the lock */
+    pthread_mutex_unlock(&array->lock);
+    if (error)
+        wr_array_parity_give(c, part);
+    if (error == WEIR_EAGAIN) {
+        wait_with(c, part);
+        return;
+    }
+    if (error) {
+        wr_array_end_part(c, part, error);
+        return;
+    }
+    part->pending = (uint32_t)__builtin_popcount(part->write.targets);
+    if (wr_array_is_coded(array)) {
+        wr_array_send_pieces(c, part);
+        return;
+    }
+    for (uint32_t i = 0; i < array->map.pieces; i++)
+        if (part->write.targets >> i & 1)
+            send_all(c, part, i, &part->write.piece[i]);
+}
+
+static void fill_with_zeros(const struct wr_array_part *part)
+{
+    for (uint32_t i = 0; i < part->iov_count; i++)
+        memset(part->iov[i].iov_base, 0, part->iov[i].iov_len);
+}
+
+static void begin_read(struct wr_array_channel *c, struct wr_array_part *part)
+{
+    struct wr_array *array = c->array;
+    struct wr_map_piece piece;
+    uint32_t number = WR_MAP_NOBODY;
+    int error;
+
+    part->side = wr_array_enter(array);
+    error = wr_map_readable(&array->map, part->cluster, part->first, part->pages);
+    if (error != WEIR_EIO)
+        number = wr_array_choose(array, part->cluster, part->tried, &piece);
+    if (number != WR_MAP_NOBODY) {
+        part->pending = 1;
+        send_all(c, part, number, &piece);
+        return;
+    }
+    wr_array_leave(array, part->side);
+    if (error == WEIR_ENOENT && !part->tried) {
+        fill_with_zeros(part);
+        wr_array_end_part(c, part, WEIR_OK);
+    } else {
+        part->error = WEIR_EIO;
+        fail_part(c, part, WEIR_EIO);
+    }
+}
+
+static void begin(struct wr_array_channel *c, struct wr_array_part *part)
+{
+    const bool is_write = part->item->outer->is_write, is_coded = wr_array_is_coded(c->array);
+
+    if (is_write && is_coded && part->pages < WEIR_CLUSTER_SLOTS)
+        wr_array_hand_over(c, part);
+    else if (is_write)
+        begin_write(c, part);
+    else if (is_coded)
+        wr_array_begin_read_coded(c, part);
+    else
+        begin_read(c, part);
+}
+
+/* --- Cutting -----------------------------------------------------------------------------------
+ */
+
+uint32_t wr_array_cut(const struct weir_io *outer, uint32_t skip, uint32_t pages, struct iovec *iov)
 {
     size_t before = (size_t)skip * WEIR_SLOT_BYTES, wanted = (size_t)pages * WEIR_SLOT_BYTES;
     uint32_t count = 0;
@@ -243,222 +266,9 @@ static uint32_t cut_vector(const struct weir_io *outer, uint32_t skip, uint32_t 
     return count;
 }
 
-/* --- Beginnings, of a code ---------------------------------------------------------------------
- */
-
-static void hand_over(struct wr_array_channel *c, struct part *part)
-{
-    part->patch = (struct wr_array_patch){.io = part->item->outer,
-                                          .skip = part->skip,
-                                          .cluster = part->cluster,
-                                          .first = part->first,
-                                          .pages = part->pages,
-                                          .home = &c->back,
-                                          .bell = c->legs.bell};
-    wr_array_patch_put(c->array, &part->patch);
-}
-
-/* Pages of the part to one data piece, from this row of it. */
-static void send_data(struct wr_array_channel *c, struct part *part, uint32_t number,
-                      const struct wr_map_piece *piece, uint32_t row, uint32_t pages)
-{
-    struct item *item = part->item;
-    struct iovec *iov = &item->iov[item->iov_used];
-    const uint32_t before = part->skip + number * c->array->map.rows + row - part->first;
-    const uint32_t count = cut_vector(item->outer, before, pages, iov);
-
-    item->iov_used += count;
-    send_sub(c, part, number, piece,
-             (struct weir_io){.slot = row, .pages = pages, .iov = iov, .iov_count = count});
-}
-
-static void encode(struct wr_array_channel *c, struct part *part)
-{
-    struct wr_array *array = c->array;
-    const uint32_t rows = array->map.rows;
-    unsigned char *data[WR_MAP_MEMBERS], *parity[WR_MAP_MEMBERS];
-
-    wr_array_pages(part->item->outer, part->skip, part->pages, c->page);
-    for (uint32_t row = 0; row < rows; row++) {
-        for (uint32_t i = 0; i < array->need; i++) {
-            const uint32_t page = i * rows + row;
-
-            data[i] = page < WEIR_CLUSTER_SLOTS ? c->page[page] : array->zeros;
-        }
-        for (uint32_t i = 0; i < array->pieces - array->need; i++)
-            parity[i] = part->parity + ((size_t)i * rows + row) * WEIR_SLOT_BYTES;
-        wr_code_encode(&array->code, WEIR_SLOT_BYTES, data, parity);
-    }
-}
-
-/* A whole cluster. */
-static void send_pieces(struct wr_array_channel *c, struct part *part)
-{
-    const struct wr_array *array = c->array;
-    const uint32_t rows = array->map.rows;
-
-    encode(c, part);
-    for (uint32_t i = 0; i < array->pieces; i++) {
-        struct iovec *iov = &part->item->iov[part->item->iov_used];
-
-        if (!(part->write.targets >> i & 1))
-            continue;
-        if (i < array->need) {
-            send_data(c, part, i, &part->write.piece[i], 0, wr_map_piece_pages(&array->map, i));
-            continue;
-        }
-        *iov = (struct iovec){part->parity + (size_t)(i - array->need) * rows * WEIR_SLOT_BYTES,
-                              (size_t)rows * WEIR_SLOT_BYTES};
-        part->item->iov_used++;
-        send_sub(c, part, i, &part->write.piece[i],
-                 (struct weir_io){.pages = rows, .iov = iov, .iov_count = 1});
-    }
-}
-
-static bool is_readable(const struct wr_array_channel *c, const struct wr_map_piece *piece)
-{
-    return piece->state == WR_PIECE_WHOLE &&
-           atomic_load(&c->array->map.member[piece->member].is_up) &&
-           !atomic_load(&c->array->member[piece->member].is_slow);
-}
-
-/* Inside the gate. False: something is to be worked out, and nothing was sent. */
-static bool send_reads(struct wr_array_channel *c, struct part *part)
-{
-    const struct wr_array *array = c->array;
-    const uint32_t rows = array->map.rows, end = part->first + part->pages;
-    const uint32_t from = part->first / rows, last = (end - 1) / rows;
-    struct wr_map_piece piece[WR_MAP_MEMBERS];
-
-    for (uint32_t i = from; i <= last; i++) {
-        piece[i] = wr_map_piece(&array->map, part->cluster, i);
-        if (!is_readable(c, &piece[i]))
-            return false;
-    }
-    part->pending = last - from + 1;
-    for (uint32_t i = from; i <= last; i++) {
-        const uint32_t first = i == from ? part->first - i * rows : 0;
-        const uint32_t behind = i == last ? end - i * rows : rows;
-
-        send_data(c, part, i, &piece[i], first, behind - first);
-    }
-    return true;
-}
-
-static void begin_read_coded(struct wr_array_channel *c, struct part *part)
-{
-    const struct wr_map *map = &c->array->map;
-    int error;
-
-    part->side = wr_array_enter(c->array);
-    error = wr_map_readable(map, part->cluster, part->first, part->pages);
-    if (error != WEIR_EIO && !part->tried && send_reads(c, part))
-        return;
-    wr_array_leave(c->array, part->side);
-    if (error == WEIR_EIO)
-        end_part(c, part, error);
-    else
-        hand_over(c, part);
-}
-
-static bool take_parity(struct wr_array_channel *c, struct part *part)
-{
-    if (c->parity_count > 0) {
-        part->parity = c->parity[--c->parity_count];
-        return true;
-    }
-    part->next = c->starved;
-    c->starved = part;
-    return false;
-}
-
-/* --- Beginnings --------------------------------------------------------------------------------
- */
-
-static void begin_write(struct wr_array_channel *c, struct part *part)
-{
-    struct wr_array *array = c->array;
-    int error;
-
-    if (wr_array_is_coded(array) && !take_parity(c, part))
-        return;
-    pthread_mutex_lock(&array->lock);
-    error = wr_map_write_begin(&array->map, part->cluster, part->first, part->pages, &part->write);
-    if (error == WEIR_EAGAIN)
-        c->legs.is_waiting = true;
-    pthread_mutex_unlock(&array->lock);
-    if (error)
-        give_parity(c, part);
-    if (error == WEIR_EAGAIN) {
-        part->next = c->waiting;
-        c->waiting = part;
-        return;
-    }
-    if (error) {
-        end_part(c, part, error);
-        return;
-    }
-    part->pending = (uint32_t)__builtin_popcount(part->write.targets);
-    if (wr_array_is_coded(array)) {
-        send_pieces(c, part);
-        return;
-    }
-    for (uint32_t i = 0; i < array->map.pieces; i++)
-        if (part->write.targets >> i & 1)
-            send_all(c, part, i, &part->write.piece[i]);
-}
-
-static void fill_with_zeros(const struct part *part)
-{
-    for (uint32_t i = 0; i < part->iov_count; i++)
-        memset(part->iov[i].iov_base, 0, part->iov[i].iov_len);
-}
-
-static void begin_read(struct wr_array_channel *c, struct part *part)
-{
-    struct wr_array *array = c->array;
-    struct wr_map_piece piece;
-    uint32_t number = WR_MAP_NOBODY;
-    int error;
-
-    part->side = wr_array_enter(array);
-    error = wr_map_readable(&array->map, part->cluster, part->first, part->pages);
-    if (error != WEIR_EIO)
-        number = wr_array_choose(array, part->cluster, part->tried, &piece);
-    if (number != WR_MAP_NOBODY) {
-        part->pending = 1;
-        send_all(c, part, number, &piece);
-        return;
-    }
-    wr_array_leave(array, part->side);
-    if (error == WEIR_ENOENT && !part->tried) {
-        fill_with_zeros(part);
-        end_part(c, part, WEIR_OK);
-    } else {
-        end_part(c, part, WEIR_EIO);
-    }
-}
-
-static void begin(struct wr_array_channel *c, struct part *part)
-{
-    const bool is_write = part->item->outer->is_write, is_coded = wr_array_is_coded(c->array);
-
-    if (is_write && is_coded && part->pages < WEIR_CLUSTER_SLOTS)
-        hand_over(c, part);
-    else if (is_write)
-        begin_write(c, part);
-    else if (is_coded)
-        begin_read_coded(c, part);
-    else
-        begin_read(c, part);
-}
-
-/* --- Cutting -----------------------------------------------------------------------------------
- */
-
 static void accept(struct wr_array_channel *c, struct weir_io *outer)
 {
-    struct item *item = c->free;
+    struct wr_array_item *item = c->free;
     const uint32_t first = outer->slot % WEIR_CLUSTER_SLOTS;
     const uint32_t room = WEIR_CLUSTER_SLOTS - first;
     uint32_t skip = 0;
@@ -469,7 +279,7 @@ static void accept(struct wr_array_channel *c, struct weir_io *outer)
     item->iov_used = 0;
     item->pending = outer->pages > room ? 2 : 1;
     for (uint32_t i = 0; i < item->pending; i++) {
-        struct part *part = &item->parts[i];
+        struct wr_array_part *part = &item->parts[i];
 
         part->item = item;
         part->cluster = outer->slot / WEIR_CLUSTER_SLOTS + i;
@@ -479,11 +289,12 @@ static void accept(struct wr_array_channel *c, struct weir_io *outer)
         part->has_failed = false;
         part->skip = skip;
         part->error = part->os_error = 0;
+        part->has_hope = false;
         part->iov = outer->iov;
         part->iov_count = outer->iov_count;
         if (item->pending == 2 && !wr_array_is_coded(c->array)) {
             part->iov = &item->iov[item->iov_used];
-            part->iov_count = cut_vector(outer, skip, part->pages, &item->iov[item->iov_used]);
+            part->iov_count = wr_array_cut(outer, skip, part->pages, &item->iov[item->iov_used]);
             item->iov_used += part->iov_count;
         }
         skip += part->pages;
@@ -540,33 +351,12 @@ static uint32_t drive_legs(struct wr_array_channel *c, uint32_t loud)
     return finished;
 }
 
-/* What the patcher has done. */
-static bool fetch_back(struct wr_array_channel *c)
-{
-    struct wr_array_patch *back;
-
-    pthread_mutex_lock(&c->array->lock);
-    back = c->back;
-    c->back = NULL;
-    pthread_mutex_unlock(&c->array->lock);
-    if (!back)
-        return false;
-    while (back) {
-        struct part *part = (struct part *)((char *)back - offsetof(struct part, patch));
-        int error = back->error;
-
-        back = back->next;
-        end_part(c, part, error);
-    }
-    return true;
-}
-
 static bool drive_parts(struct wr_array_channel *c)
 {
     bool any = c->failed || c->ready;
 
     if (wr_array_is_coded(c->array))
-        any |= fetch_back(c);
+        any |= wr_array_fetch_back(c);
 
     while (c->failed) {
         struct wr_array_sub *sub = c->failed;
@@ -575,7 +365,7 @@ static bool drive_parts(struct wr_array_channel *c)
         sub_ended(c, sub);
     }
     while (c->ready) {
-        struct part *part = c->ready;
+        struct wr_array_part *part = c->ready;
 
         c->ready = part->next;
         begin(c, part);
@@ -586,7 +376,7 @@ static bool drive_parts(struct wr_array_channel *c)
 /* Those that wait are tried again; whoever lets go of a cluster afterwards rings. */
 static void retry_waiting(struct wr_array_channel *c)
 {
-    struct part *parts = c->waiting;
+    struct wr_array_part *parts = c->waiting;
 
     if (!parts)
         return;
@@ -595,10 +385,13 @@ static void retry_waiting(struct wr_array_channel *c)
     pthread_mutex_unlock(&c->array->lock);
     c->waiting = NULL;
     while (parts) {
-        struct part *part = parts;
+        struct wr_array_part *part = parts;
 
         parts = part->next;
-        begin_write(c, part);
+        part->ok = part->tried = 0;
+        part->error = part->os_error = 0;
+        part->has_hope = false;
+        begin(c, part);
     }
 }
 
@@ -683,34 +476,9 @@ int wr_array_wait_fd(struct weir_channel *base)
 /* --- Life --------------------------------------------------------------------------------------
  */
 
-static size_t parity_bytes(const struct wr_array *array)
-{
-    return (size_t)(array->pieces - array->need) * array->map.rows * WEIR_SLOT_BYTES;
-}
-
-/* Memory that costs nothing before it is touched. */
-static int open_parities(struct wr_array_channel *c)
-{
-    const size_t bytes = parity_bytes(c->array);
-
-    if (!wr_array_is_coded(c->array))
-        return WEIR_OK;
-    c->parities = mmap(NULL, PARITIES * bytes, PROT_READ | PROT_WRITE,
-                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (c->parities == MAP_FAILED) {
-        c->parities = NULL;
-        return WEIR_ENOMEM;
-    }
-    for (uint32_t i = 0; i < PARITIES; i++)
-        c->parity[i] = c->parities + i * bytes;
-    c->parity_count = PARITIES;
-    return WEIR_OK;
-}
-
 static void free_channel(struct wr_array_channel *c)
 {
-    if (c->parities)
-        munmap(c->parities, PARITIES * parity_bytes(c->array));
+    wr_array_parities_close(c);
     free(c->items);
     free(c->subs);
     free(c);
@@ -735,7 +503,7 @@ int wr_array_channel_open(struct weir_backend *backend, uint32_t depth,
     c->items = calloc(depth, sizeof(*c->items));
     c->subs = calloc((size_t)depth * 2 * pieces, sizeof(*c->subs));
     if (c->items && c->subs)
-        error = open_parities(c);
+        error = wr_array_parities_open(c);
     if (!error)
         error = wr_array_legs_open(array, depth < LEG_DEPTH_MOST ? depth : LEG_DEPTH_MOST,
                                    &c->legs);

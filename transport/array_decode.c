@@ -13,9 +13,12 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "transport/array.h"
+#include "transport/array_coded.h"
 
 #define SCRATCHES     64u
 #define SCRATCH_BYTES ((size_t)WR_ARRAY_SCRATCH_PAGES * WEIR_SLOT_BYTES)
@@ -58,7 +61,7 @@ static void rest(void)
     const struct timespec moment = {0, 50000};
     const int saved_errno = errno;
 
-    nanosleep(&moment, NULL);
+    (void)syscall(SYS_nanosleep, &moment, NULL); /* raw: no cancellation point */
     errno = saved_errno;
 }
 
@@ -88,25 +91,8 @@ struct sum {
     uint64_t cluster;
     uint32_t piece, row, rows, bits;
     void *bytes, *scratch;
+    bool has_hope; /* a source that failed may yet answer */
 };
-
-static int read_rows(struct wr_array *array, const struct wr_map_piece *piece, uint32_t row,
-                     uint32_t rows, void *bytes)
-{
-    struct wr_array_member *member = &array->member[piece->member];
-    struct weir_backend *backend = atomic_load(&member->lives[piece->life & 1]);
-    int error = backend->ops->read(backend, wr_array_slot(array, piece, row), rows, bytes);
-
-    if (error)
-        wr_array_suspect(array, piece->member);
-    return error;
-}
-
-static bool is_good(const struct wr_array *array, uint32_t member)
-{
-    return atomic_load(&array->map.member[member].is_up) &&
-           !atomic_load_explicit(&array->member[member].is_slow, memory_order_relaxed);
-}
 
 /* Those that need not be read, as their page is not written; those that answer; others. None: they
  * are too few. */
@@ -122,14 +108,14 @@ static uint32_t choose_sources(const struct sum *sum, uint32_t tried)
             if ((uint32_t)__builtin_popcount(from) == array->need)
                 return from;
             if (piece.state == WR_PIECE_WHOLE && !((from | tried) >> i & 1) &&
-                (round == 1 || is_good(array, piece.member)))
+                (round == 1 || wr_array_is_good(array, piece.member)))
                 from |= 1u << i;
         }
     return (uint32_t)__builtin_popcount(from) == array->need ? from : 0;
 }
 
 /* The source that failed; NOBODY: none. */
-static uint32_t add_up(const struct sum *sum, uint32_t from)
+static uint32_t add_up(struct sum *sum, uint32_t from)
 {
     struct wr_array *array = sum->array;
     struct wr_code_recipe recipe;
@@ -139,21 +125,26 @@ static uint32_t add_up(const struct sum *sum, uint32_t from)
     for (uint32_t i = 0; i < recipe.count; i++) {
         const uint32_t number = recipe.piece[i];
         const struct wr_map_piece piece = wr_map_piece(&array->map, sum->cluster, number);
+        int error;
 
         if (number < array->need && !(sum->bits >> number & 1))
             continue; /* zeros */
-        if (piece.state != WR_PIECE_WHOLE ||
-            read_rows(array, &piece, sum->row, sum->rows, sum->scratch) != WEIR_OK)
+        error = piece.state == WR_PIECE_WHOLE
+                    ? wr_array_read_piece(array, &piece, sum->row, sum->rows, sum->scratch)
+                    : WEIR_EIO;
+        sum->has_hope |= error == WEIR_EAGAIN;
+        if (error)
             return number;
         wr_code_add(&recipe, i, sum->rows * WEIR_SLOT_BYTES, sum->scratch, sum->bytes);
     }
     return WR_MAP_NOBODY;
 }
 
-static int work_out(const struct sum *sum)
+/* Of those that are not to be asked: bits. */
+static int work_out(struct sum *sum, uint32_t but)
 {
     const bool is_data = sum->piece < sum->array->need;
-    uint32_t tried = 1u << sum->piece;
+    uint32_t tried = 1u << sum->piece | but;
 
     if (is_data ? !(sum->bits >> sum->piece & 1) : sum->bits == 0) {
         memset(sum->bytes, 0, (size_t)sum->rows * WEIR_SLOT_BYTES);
@@ -164,7 +155,7 @@ static int work_out(const struct sum *sum)
         uint32_t failed;
 
         if (!from)
-            return WEIR_EIO;
+            return sum->has_hope ? WEIR_EAGAIN : WEIR_EIO;
         failed = add_up(sum, from);
         if (failed == WR_MAP_NOBODY)
             return WEIR_OK;
@@ -179,12 +170,18 @@ static int work_out_rows(struct wr_array *array, uint64_t cluster, uint32_t piec
     int error = WEIR_OK;
 
     while (row < end && !error) {
-        struct sum sum = {array, cluster, piece, row, 1, wr_map_row(&array->map, cluster, row),
-                          bytes, scratch};
+        struct sum sum = {.array = array,
+                          .cluster = cluster,
+                          .piece = piece,
+                          .row = row,
+                          .rows = 1,
+                          .bits = wr_map_row(&array->map, cluster, row),
+                          .bytes = bytes,
+                          .scratch = scratch};
 
         while (row + sum.rows < end && wr_map_row(&array->map, cluster, row + sum.rows) == sum.bits)
             sum.rows++;
-        error = work_out(&sum);
+        error = work_out(&sum, 0);
         row += sum.rows;
         bytes += (size_t)sum.rows * WEIR_SLOT_BYTES;
     }
@@ -196,15 +193,19 @@ int wr_array_recover(struct wr_array *array, uint64_t cluster, uint32_t piece, u
 {
     const struct wr_map_piece here = wr_map_piece(&array->map, cluster, piece);
     const bool is_here = here.state == WR_PIECE_WHOLE;
-    const bool is_first = is_here && is_good(array, here.member);
-    int error;
+    const bool is_first = is_here && wr_array_is_good(array, here.member);
+    int first = WEIR_EIO, error;
 
-    if (is_first && read_rows(array, &here, row, rows, bytes) == WEIR_OK)
+    if (is_first)
+        first = wr_array_read_piece(array, &here, row, rows, bytes);
+    if (is_first && !first)
         return WEIR_OK;
     error = work_out_rows(array, cluster, piece, row, rows, bytes, scratch);
-    if (error && is_here && !is_first)
-        error = read_rows(array, &here, row, rows, bytes);
-    return error;
+    if (!error)
+        return WEIR_OK;
+    if (is_here && !is_first)
+        first = wr_array_read_piece(array, &here, row, rows, bytes);
+    return !first || first == WEIR_EAGAIN ? first : error;
 }
 
 /* --- Reading -----------------------------------------------------------------------------------
@@ -246,8 +247,8 @@ static int read_piece(struct wr_array *array, uint64_t cluster, uint32_t first, 
     uint32_t number;
     int error = WEIR_OK;
 
-    if (piece.state == WR_PIECE_WHOLE && is_good(array, piece.member) &&
-        read_rows(array, &piece, first % rows, pages, bytes) == WEIR_OK)
+    if (piece.state == WR_PIECE_WHOLE && wr_array_is_good(array, piece.member) &&
+        wr_array_read_piece(array, &piece, first % rows, pages, bytes) == WEIR_OK)
         return WEIR_OK;
     number = take_scratch(array->scratch);
     while (pages > 0 && !error) {
@@ -280,5 +281,49 @@ int wr_array_read_coded(struct wr_array *array, uint64_t cluster, uint32_t first
         pages -= some;
         to += (size_t)some * WEIR_SLOT_BYTES;
     }
+    return error;
+}
+
+/* Without the piece itself; and, where there is parity enough, without another one each time. */
+static int work_out_without(struct wr_array *array, uint64_t cluster, uint32_t page,
+                            uint32_t attempt, void *bytes, void *scratch)
+{
+    const struct wr_map *map = &array->map;
+    const uint32_t piece = page / map->rows, row = page % map->rows;
+    const uint32_t other = (piece + attempt) % array->pieces;
+
+    for (;;) {
+        const uint32_t version = even_version(map, cluster);
+        struct sum sum = {.array = array,
+                          .cluster = cluster,
+                          .piece = piece,
+                          .row = row,
+                          .rows = 1,
+                          .bits = wr_map_row(map, cluster, row),
+                          .bytes = bytes,
+                          .scratch = scratch};
+        const int error = work_out(&sum, array->pieces - array->need > 1 ? 1u << other : 0);
+
+        if (wr_map_version(map, cluster) == version)
+            return wr_map_readable(map, cluster, page, 1) == WEIR_EIO ? WEIR_EIO : error;
+    }
+}
+
+int wr_array_reread_coded(struct wr_array *array, uint64_t cluster, uint32_t page, uint32_t attempt,
+                          void *bytes)
+{
+    const uint32_t rows = array->map.rows;
+    const struct wr_map_piece piece = wr_map_piece(&array->map, cluster, page / rows);
+    uint32_t number;
+    int error;
+
+    if (attempt == 0)
+        return piece.state == WR_PIECE_WHOLE
+                   ? wr_array_read_piece(array, &piece, page % rows, 1, bytes)
+                   : WEIR_EIO;
+    number = take_scratch(array->scratch);
+    error = work_out_without(array, cluster, page, attempt, bytes,
+                             array->scratch->bytes + number * SCRATCH_BYTES);
+    give_scratch(array->scratch, number);
     return error;
 }

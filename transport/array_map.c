@@ -72,6 +72,7 @@ void wr_map_close(struct wr_map *map)
     release(map->words, words_bytes(map));
     release(map->written, written_bytes(map));
     release(map->control, map->clusters * sizeof(*map->control));
+    *map = (struct wr_map){0};
 }
 
 /* --- Words -------------------------------------------------------------------------------------
@@ -401,9 +402,7 @@ static uint32_t choose_targets(struct wr_map *map, uint64_t cluster, bool is_all
         whole = targets = wr_map_pieces_from(map, cluster, WR_PIECE_WHOLE);
     if (!targets)
         return whole; /* perhaps they answer after all */
-    for (uint32_t i = 0; i < map->pieces; i++)
-        if ((whole & ~targets) >> i & 1)
-            wr_map_set_state(map, cluster, i, WR_PIECE_STALE);
+    /* Those that are not there are as good as ever until the write has succeeded elsewhere. */
     if (!is_all)
         return targets;
     /* Those that have nothing, or not all, get it. */

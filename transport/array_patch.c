@@ -20,6 +20,7 @@
 #include <sys/mman.h>
 
 #include "transport/array.h"
+#include "transport/array_coded.h"
 
 #define CHUNK_ROWS  32u
 #define CHUNK_BYTES ((size_t)CHUNK_ROWS * WEIR_SLOT_BYTES)
@@ -37,6 +38,7 @@ struct wr_array_patcher {
 
     /* The thread's own: of the patch that is under way. */
     struct wr_map_patch patch;
+    bool has_hope; /* a member that did not do it may yet */
     unsigned char *own[WEIR_CLUSTER_SLOTS];
     unsigned char *page[WR_MAP_MEMBERS][CHUNK_ROWS];
     struct wr_array_task tasks[WR_MAP_MEMBERS];
@@ -184,6 +186,7 @@ static uint32_t send(struct wr_array_patcher *p, uint32_t row, uint32_t rows, ui
 
         if (!io->error)
             continue;
+        p->has_hope |= io->error == WEIR_EAGAIN;
         to &= ~(1u << piece_of[i]);
         if (io->error != WEIR_EFULL && io->os_error != ENOTCONN)
             wr_array_suspect(array, p->tasks[i].member);
@@ -227,6 +230,7 @@ static uint32_t write_rows(struct wr_array_patcher *p)
 {
     const uint32_t need = p->array->need;
     uint32_t row, end, ok = 0;
+    int error;
 
     for (uint32_t i = 0; i < p->array->pieces; i++)
         if (p->patch.target[i].state != WR_PIECE_NONE)
@@ -236,7 +240,9 @@ static uint32_t write_rows(struct wr_array_patcher *p)
         rows = end - row < CHUNK_ROWS ? end - row : CHUNK_ROWS;
         if (!has_pages(p, row, rows))
             continue;
-        if (gather(p, row, rows) != WEIR_OK)
+        error = gather(p, row, rows);
+        p->has_hope |= error == WEIR_EAGAIN;
+        if (error)
             return 0;
         encode(p, rows);
         ok = send(p, row, rows, ok);
@@ -251,6 +257,7 @@ static int do_write(struct wr_array_patcher *p, const struct wr_array_patch *pat
     uint32_t ok;
     int error;
 
+    p->has_hope = false;
     pthread_mutex_lock(&array->lock);
     error = wr_map_patch_begin(&array->map, patch->cluster, patch->first, patch->pages, &p->patch);
     pthread_mutex_unlock(&array->lock);
@@ -263,6 +270,8 @@ static int do_write(struct wr_array_patcher *p, const struct wr_array_patch *pat
     if (is_waited)
         wr_array_ring_waiting(array);
     pthread_mutex_unlock(&array->lock);
+    if (error && p->has_hope)
+        return WEIR_EAGAIN;
     if (error || p->patch.is_in_place)
         return error;
     wr_array_grace(array); /* who still reads where it was */
@@ -331,6 +340,17 @@ static void wait_a_moment(struct wr_array_patcher *p)
     pthread_cond_clockwait(&p->work, &p->array->lock, CLOCK_MONOTONIC, &until);
 }
 
+/* Somebody holds the cluster; or members may yet answer, and nobody around us would go elsewhere.
+ */
+static bool is_to_wait(const struct wr_array_patcher *p, const struct wr_array_patch *patch)
+{
+    const bool is_write = patch->io->is_write;
+
+    if (is_write && !p->has_hope)
+        return true;
+    return !(p->array->env_flags & (is_write ? WEIR_ENV_PUTS_OFF : WEIR_ENV_HAS_COPIES));
+}
+
 static void *run(void *context)
 {
     struct wr_array *array = context;
@@ -348,7 +368,7 @@ static void *run(void *context)
         pthread_mutex_unlock(&array->lock);
         patch->error = patch->io->is_write ? do_write(p, patch) : do_read(p, patch);
         pthread_mutex_lock(&array->lock);
-        if (patch->error == WEIR_EAGAIN) {
+        if (patch->error == WEIR_EAGAIN && is_to_wait(p, patch)) {
             put(p, patch); /* others first */
             wait_a_moment(p);
         } else {
