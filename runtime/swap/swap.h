@@ -71,8 +71,8 @@ struct wr_swap {
     _Atomic(struct wr_swap_backend *) backends[WR_BACKENDS_MAX];
     /* Grows with every change to the table: lanes open and close channels when they see it. */
     _Atomic(uint32_t) changes;
-    _Atomic(bool) has_emptied;   /* a cluster came free since somebody looked for such */
-    int32_t added;               /* how many ever; kept by WR_RANK_BACKENDS */
+    _Atomic(bool) has_emptied; /* a cluster came free since somebody looked for such */
+    int32_t added;             /* how many ever; kept by WR_RANK_BACKENDS */
     _Alignas(16) uint8_t look[WR_LOOK_BYTES]; /* of who inspects: one thread */
     struct wr_leave *leave;
 };

@@ -16,7 +16,7 @@ static pid_t tester;
 static uint64_t forked;
 static struct {
     _Atomic(bool) is_over;
-} *shared; /* by all processes */
+} * shared; /* by all processes */
 
 static void prepare(void)
 {
