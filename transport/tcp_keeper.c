@@ -13,6 +13,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include "transport/ring.h"
 #include "transport/tcp.h"
 #include "transport/tell.h"
 
@@ -30,10 +31,7 @@ enum { NUMBER_CONTROL = 0, NUMBER_SEATS = 1, NUMBER_CHANNELS = NUMBER_SEATS + WR
 
 void wr_tcp_ring(const struct wr_tcp *tcp)
 {
-    int saved_errno = errno;
-
-    eventfd_write(tcp->bell, 1);
-    errno = saved_errno;
+    wr_ring(tcp->bell);
 }
 
 static const char *name_of(const struct wr_tcp *tcp)

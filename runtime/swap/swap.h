@@ -84,6 +84,8 @@ void wr_swap_close(struct wr_swap *swap);
 
 /* Under WR_RANK_BACKENDS. */
 int wr_swap_add(struct wr_swap *swap, const char *spec, uint32_t *number_p);
+/* Give one that is made of several another member. Waits. Under WR_RANK_BACKENDS. */
+int wr_swap_extend(struct wr_swap *swap, uint32_t number, const char *spec);
 /* Take all pages off a back end and close it. Waits. Under WR_RANK_BACKENDS. */
 int wr_swap_drain(struct wr_swap *swap, uint32_t number);
 /* The same for as long as it is wanted; WEIR_ESTOPPED: it is no more. */
@@ -194,5 +196,9 @@ void wr_leave_rouse(struct wr_leave *leave);
 uint32_t wr_launder_inspect(struct wr_pager *pager, struct wr_extent *extent);
 enum wr_laundered wr_launder(struct wr_lane *lane);
 uint32_t wr_launder_coming(const struct wr_lane *lane);
+/* A page that came back damaged, or not at all: from another copy, if its back end has one.
+ * Otherwise WEIR_EIO. Signal. */
+int wr_swap_reread(const struct wr_swap *swap, uint64_t slot, uint32_t page, uint32_t sum,
+                   void *bytes);
 /* The checksum of a page; its number goes in, so that a page in the wrong slot is found out. */
 uint32_t wr_swap_sum(const struct wr_swap *swap, uint32_t page, const void *bytes);
