@@ -26,6 +26,7 @@
 #include "transport/queue.h"
 #include "transport/rdma.h"
 #include "transport/request.h"
+#include "transport/tcp_away.h"
 #include "transport/tell.h"
 
 #define NS_SECOND 1000000000ull

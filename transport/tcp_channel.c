@@ -25,6 +25,7 @@
 #include "transport/queue.h"
 #include "transport/request.h"
 #include "transport/tcp.h"
+#include "transport/tcp_away.h"
 
 #define NS_SECOND 1000000000ull
 #define PIECES    64 /* of one system call */

@@ -11,6 +11,7 @@
 
 #include "transport/request.h"
 #include "transport/tcp.h"
+#include "transport/tcp_away.h"
 
 #define NS_SECOND      1000000000ull
 #define NS_MICROSECOND 1000ull
