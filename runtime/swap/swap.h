@@ -52,7 +52,6 @@ struct wr_swap_backend {
     int32_t serial;   /* unlike the number and the address, no other's later */
     int32_t priority; /* below 0: none was given */
     char spec[WR_SPEC_ROOM];
-
     _Atomic(bool) draining;
     _Atomic(bool) leaving;
     _Atomic(uint64_t) sick_until_ns; /* 0: healthy                */
@@ -82,11 +81,10 @@ int wr_swap_open(struct wr_space *space, const struct wr_swap_wish *wish, struct
 /* All lanes are closed. Closes the back ends. */
 void wr_swap_close(struct wr_swap *swap);
 
-/* Under WR_RANK_BACKENDS. */
+/* Under WR_RANK_BACKENDS; extend: one more member for that one. */
 int wr_swap_add(struct wr_swap *swap, const char *spec, uint32_t *number_p);
-/* Give one that is made of several another member. Waits. Under WR_RANK_BACKENDS. */
 int wr_swap_extend(struct wr_swap *swap, uint32_t number, const char *spec);
-/* Take all pages off a back end and close it. Waits. Under WR_RANK_BACKENDS. */
+/* Take all pages off a back end and close it. Waits. Likewise. */
 int wr_swap_drain(struct wr_swap *swap, uint32_t number);
 /* The same for as long as it is wanted; WEIR_ESTOPPED: it is no more. */
 typedef bool (*wr_wanted_fn)(const struct wr_swap_backend *backend);
@@ -196,9 +194,7 @@ void wr_leave_rouse(struct wr_leave *leave);
 uint32_t wr_launder_inspect(struct wr_pager *pager, struct wr_extent *extent);
 enum wr_laundered wr_launder(struct wr_lane *lane);
 uint32_t wr_launder_coming(const struct wr_lane *lane);
-/* A page that came back damaged, or not at all: from another copy, if its back end has one.
- * Otherwise WEIR_EIO. Signal. */
-int wr_swap_reread(const struct wr_swap *swap, uint64_t slot, uint32_t page, uint32_t sum,
-                   void *bytes);
+/* A page that came back damaged, or not at all, from another copy; or WEIR_EIO. Signal. */
+int wr_swap_reread(const struct wr_swap *swap, uint64_t slot, uint32_t page, uint32_t sum, void *);
 /* The checksum of a page; its number goes in, so that a page in the wrong slot is found out. */
 uint32_t wr_swap_sum(const struct wr_swap *swap, uint32_t page, const void *bytes);
