@@ -316,6 +316,58 @@ Test(backend_ec, what_was_lost_is_refused, .timeout = 120)
     kit_close(array);
 }
 
+/* How many of the ways to read the page give what was written; and there is an end to them. */
+static uint32_t count_ways(struct weir_backend *array, uint64_t slot, int fill)
+{
+    unsigned char *page = kit_pages(1, 0);
+    uint32_t found = 0, attempt = 0;
+    int error;
+
+    while ((error = array->ops->reread(array, slot, attempt++, page)) != WEIR_ENOENT) {
+        cr_assert(error == WEIR_OK || error == WEIR_EIO);
+        cr_assert_lt(attempt, 17);
+        found += error == WEIR_OK && kit_is_filled(page, WEIR_SLOT_BYTES, fill);
+    }
+    free(page);
+    return found;
+}
+
+Test(backend_ec, a_page_is_read_in_other_ways, .timeout = 60)
+{
+    struct weir_backend *array = tame_open_array("ec(2+2, " MEMBERS_4 ")");
+    struct weir_channel *channel = kit_channel(array, 4);
+
+    cr_assert_eq(kit_write(channel, 3, 1, 7, NULL), WEIR_OK);
+    cr_assert_eq(kit_write(channel, 259, 1, 8, NULL), WEIR_OK);
+    cr_expect_eq(count_ways(array, 3, 7), 4);
+    cr_expect_eq(count_ways(array, 259, 8), 4);
+    for (uint32_t i = 0; i < 4; i++) {
+        tame[i].fails = true;
+        cr_expect_geq(count_ways(array, 3, 7), 1, "without %u", i);
+        cr_expect_geq(count_ways(array, 259, 8), 1, "without %u", i);
+        tame[i].fails = false;
+    }
+    array->ops->channel_close(channel);
+    kit_close(array);
+}
+
+/* Sealed, a page that a member damages is worked out from the others, unless a neighbour in its row
+ * was written since: who makes the parity does not see what is damaged. */
+Test(backend_ec, behind_a_seal_a_damaged_page_is_worked_out, .timeout = 60)
+{
+    struct weir_backend *array = kit_open("ec(2+1, chaos(mem:" SIZE_SPEC ")?lie=1, mem:" SIZE_SPEC
+                                          ", mem:" SIZE_SPEC ")?seal=on",
+                                          WEIR_OK);
+    struct weir_channel *channel = kit_channel(array, 4);
+
+    cr_assert_eq(kit_write(channel, 3, 1, 7, NULL), WEIR_OK);
+    cr_assert_eq(kit_write(channel, 270, 1, 8, NULL), WEIR_OK);
+    cr_expect_geq(count_ways(array, 3, 7), 1);
+    cr_expect_geq(count_ways(array, 270, 8), 1);
+    array->ops->channel_close(channel);
+    kit_close(array);
+}
+
 Test(backend_ec, what_is_refused)
 {
     static const struct {
