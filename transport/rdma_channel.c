@@ -26,6 +26,7 @@
 #include "transport/queue.h"
 #include "transport/rdma.h"
 #include "transport/request.h"
+#include "transport/tcp_away.h"
 #include "transport/tell.h"
 
 #define NS_SECOND 1000000000ull
@@ -40,13 +41,12 @@ struct wr_rdma_channel {
     struct weir_channel base; /* first */
     /* Constant while open. */
     struct wr_tcp *tcp;
-    uint32_t depth;
-    int poll_fd, bell; /* wait_fd(): readable when the queue's or the own bell has rung */
+    uint32_t depth, number; /* number: of its lines */
+    int poll_fd, bell;      /* wait_fd(): readable when the queue's or the own bell has rung */
 
     _Atomic(uint32_t) link; /* enum wr_link_state: whose the line is */
     struct wr_line line;
-    bool is_unsure; /* likewise: it broke with a write under way            */
-    bool is_told;   /* the keeper's: that it cannot be opened, and why      */
+    bool is_told; /* the keeper's: that it cannot be opened, and why */
 
     /* Kept by the channel's thread. */
     struct weir_io **ring;
@@ -82,19 +82,19 @@ static bool is_open(const struct wr_rdma_channel *c)
 
 /* --- The line --------------------------------------------------------------------------------- */
 
-static void note_unsure(struct wr_rdma_channel *c)
+static bool has_writes_posted(const struct wr_rdma_channel *c)
 {
-    for (uint64_t i = c->first; i < c->next + (c->next_page > 0) && !c->is_unsure; i++)
-        if (io_at(c, i)->is_write) {
-            c->is_unsure = true;
-            atomic_fetch_add(&c->tcp->unsure, 1);
-        }
+    for (uint64_t i = c->first; i < c->next + (c->next_page > 0); i++)
+        if (io_at(c, i)->is_write)
+            return true;
+    return false;
 }
 
 /* The keeper destroys its queue, and brings another. */
 static void break_line(struct wr_rdma_channel *c)
 {
-    note_unsure(c);
+    if (has_writes_posted(c))
+        wr_tcp_note_unsure(c->tcp, c->number);
     if (c->broken_ns == 0)
         c->broken_ns = wr_line_now_ns();
     c->next = c->first;
@@ -125,7 +125,7 @@ static void tell_of(struct wr_rdma_channel *c, int error, const char *why)
     c->is_told = true;
 }
 
-static void replace_line(struct wr_rdma_channel *c, uint64_t number)
+static void replace_line(struct wr_rdma_channel *c)
 {
     char why[WR_WHY_ROOM] = "";
     int error;
@@ -133,19 +133,17 @@ static void replace_line(struct wr_rdma_channel *c, uint64_t number)
     wr_tcp_close_line(c->tcp, &c->line);
     if (atomic_load(&c->tcp->is_away) || atomic_load(&c->tcp->is_lost))
         return;
-    error = wr_tcp_open_line(c->tcp, &c->line, number, c->depth, why);
+    error = wr_tcp_open_line(c->tcp, &c->line, c->number, c->depth, why);
     if (error) {
-        tell_of(c, error, why);
+        if (error != WEIR_EAGAIN)
+            tell_of(c, error, why);
         return;
     }
     c->is_told = false;
-    c->tcp->is_sure_again |= c->is_unsure;
-    atomic_fetch_sub(&c->tcp->unsure, c->is_unsure);
-    c->is_unsure = false;
     atomic_store_explicit(&c->link, WR_LINK_NEW, memory_order_release);
 }
 
-void wr_rdma_tend(struct weir_channel *base, uint64_t number)
+void wr_rdma_tend(struct weir_channel *base)
 {
     struct wr_rdma_channel *c = channel_of(base);
     uint32_t link = atomic_load_explicit(&c->link, memory_order_acquire);
@@ -154,7 +152,7 @@ void wr_rdma_tend(struct weir_channel *base, uint64_t number)
     if (link == WR_LINK_OPEN && (is_away || wr_rdma_is_ended(&c->line)))
         wr_rdma_interrupt(&c->line);
     if (link == WR_LINK_BROKEN)
-        replace_line(c, number);
+        replace_line(c);
     if (link != WR_LINK_OPEN || is_away || c->tcp->is_sure_again || atomic_load(&c->tcp->is_lost))
         ring_bell(c);
 }
@@ -421,7 +419,7 @@ int wr_rdma_channel_open(struct weir_backend *backend, uint32_t depth,
     c->bell = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (c->ring && c->poll_fd >= 0 && c->bell >= 0 &&
         epoll_ctl(c->poll_fd, EPOLL_CTL_ADD, c->bell, &event) == 0)
-        error = wr_tcp_enlist(tcp, &c->base, &c->is_unsure);
+        error = wr_tcp_enlist(tcp, &c->base, &c->number);
     if (error) {
         free_channel(c);
         return error;
@@ -435,6 +433,6 @@ void wr_rdma_channel_close(struct weir_channel *base)
 {
     struct wr_rdma_channel *c = channel_of(base);
 
-    wr_tcp_delist(c->tcp, base, &c->is_unsure);
+    wr_tcp_delist(c->tcp, base);
     free_channel(c);
 }

@@ -25,6 +25,7 @@
 #include "transport/queue.h"
 #include "transport/request.h"
 #include "transport/tcp.h"
+#include "transport/tcp_away.h"
 
 #define NS_SECOND 1000000000ull
 #define PIECES    64 /* of one system call */
@@ -33,13 +34,13 @@ struct wr_tcp_channel {
     struct weir_channel base; /* first */
     /* Constant while open. */
     struct wr_tcp *tcp;
-    uint32_t depth;
-    int poll_fd, bell; /* wait_fd(): readable when the line is, or the bell has rung */
+    uint32_t depth, number; /* number: of its lines */
+    int poll_fd, bell;      /* wait_fd(): readable when the line is, or the bell has rung */
 
     _Atomic(uint32_t) link; /* enum wr_link_state: whose the line is */
     struct wr_line line;
-    bool is_unsure;         /* likewise: it broke with a write on its way */
     _Atomic(bool) has_rung; /* the bell */
+    _Atomic(bool) waits;    /* for an answer, or to be able to ask */
 
     /* Kept by the channel's thread. */
     struct weir_io **ring;
@@ -97,11 +98,12 @@ static void watch(struct wr_tcp_channel *c, int how)
 /* The keeper closes it, which also takes it off the poll_fd, and brings another. */
 static void break_line(struct wr_tcp_channel *c)
 {
-    for (uint64_t i = c->first; i < c->next + (c->sent > 0) && !c->is_unsure; i++)
-        if (io_at(c, i)->is_write) {
-            c->is_unsure = true;
-            atomic_fetch_add(&c->tcp->unsure, 1);
-        }
+    bool is_unsure = false;
+
+    for (uint64_t i = c->first; i < c->next + (c->sent > 0) && !is_unsure; i++)
+        is_unsure = io_at(c, i)->is_write;
+    if (is_unsure)
+        wr_tcp_note_unsure(c->tcp, c->number);
     if (c->broken_ns == 0)
         c->broken_ns = wr_line_now_ns();
     c->next = c->first;
@@ -122,7 +124,7 @@ static void adopt_line(struct wr_tcp_channel *c)
     atomic_store_explicit(&c->link, WR_LINK_OPEN, memory_order_relaxed);
 }
 
-void wr_tcp_channel_tend(struct weir_channel *base, uint64_t number)
+void wr_tcp_channel_tend(struct weir_channel *base)
 {
     struct wr_tcp_channel *c = channel_of(base);
     uint32_t link = atomic_load_explicit(&c->link, memory_order_acquire);
@@ -133,14 +135,13 @@ void wr_tcp_channel_tend(struct weir_channel *base, uint64_t number)
         wr_line_break(&c->line);
     if (link == WR_LINK_BROKEN) {
         wr_line_close(&c->line);
-        if (!is_away && wr_tcp_attach(c->tcp, &c->line, number, why) == WEIR_OK) {
-            c->tcp->is_sure_again |= c->is_unsure;
-            atomic_fetch_sub(&c->tcp->unsure, c->is_unsure);
-            c->is_unsure = false;
+        if (!is_away && wr_tcp_attach(c->tcp, &c->line, c->number, why) == WEIR_OK)
             atomic_store_explicit(&c->link, WR_LINK_NEW, memory_order_release);
-        }
     }
-    if (link != WR_LINK_OPEN || is_away || c->tcp->is_sure_again || atomic_load(&c->tcp->is_lost))
+    /* Who waits looks at the clock now and then: a line can be silent though the keeper's is not.
+     */
+    if (link != WR_LINK_OPEN || is_away || c->tcp->is_sure_again || atomic_load(&c->waits) ||
+        atomic_load(&c->tcp->is_lost))
         ring_bell(c);
 }
 
@@ -353,6 +354,12 @@ static void put_off(struct wr_tcp_channel *c, bool writes, bool reads)
     c->end = kept;
 }
 
+/* Relaxed: the keeper may well learn it a second later. */
+static void note_waiting(struct wr_tcp_channel *c)
+{
+    atomic_store_explicit(&c->waits, c->first < c->end, memory_order_relaxed);
+}
+
 /* --- The channel's calls ---------------------------------------------------------------------- */
 
 uint32_t wr_tcp_submit(struct weir_channel *base, struct weir_io *const *ios, uint32_t count)
@@ -378,6 +385,7 @@ uint32_t wr_tcp_submit(struct weir_channel *base, struct weir_io *const *ios, ui
     if (wr_tcp_puts_off(c->tcp) || wr_tcp_sends_away(c->tcp, 0))
         ring_bell(c);
     send_some(c);
+    note_waiting(c);
     return taken;
 }
 
@@ -398,6 +406,7 @@ uint32_t wr_tcp_poll(struct weir_channel *base, uint32_t max)
     else if (wr_tcp_puts_off(c->tcp))
         put_off(c, true, false);
     send_some(c);
+    note_waiting(c);
     for (; finished < max && c->ended.first; finished++) {
         struct weir_io *io = wr_queue_take(&c->ended);
 
@@ -415,7 +424,7 @@ int wr_tcp_wait_fd(struct weir_channel *base)
 
 /* --- Life ------------------------------------------------------------------------------------- */
 
-int wr_tcp_enlist(struct wr_tcp *tcp, struct weir_channel *channel, bool *is_unsure_p)
+int wr_tcp_enlist(struct wr_tcp *tcp, struct weir_channel *channel, uint32_t *number_p)
 {
     int error = WEIR_EBUSY;
 
@@ -424,22 +433,19 @@ int wr_tcp_enlist(struct wr_tcp *tcp, struct weir_channel *channel, bool *is_uns
         if (tcp->channels[i])
             continue;
         tcp->channels[i] = channel;
-        *is_unsure_p = tcp->has_ghost[i];
-        tcp->has_ghost[i] = false;
+        *number_p = WR_TCP_LINE_CHANNELS + i;
         error = WEIR_OK;
     }
     pthread_mutex_unlock(&tcp->lock);
     return error;
 }
 
-void wr_tcp_delist(struct wr_tcp *tcp, const struct weir_channel *channel, const bool *is_unsure)
+void wr_tcp_delist(struct wr_tcp *tcp, const struct weir_channel *channel)
 {
     pthread_mutex_lock(&tcp->lock);
     for (uint32_t i = 0; i < WR_TCP_CHANNELS; i++)
-        if (tcp->channels[i] == channel) {
+        if (tcp->channels[i] == channel)
             tcp->channels[i] = NULL;
-            tcp->has_ghost[i] = *is_unsure; /* which the keeper clears under the lock */
-        }
     pthread_mutex_unlock(&tcp->lock);
 }
 
@@ -482,7 +488,7 @@ int wr_tcp_channel_open(struct weir_backend *backend, uint32_t depth,
         free_channel(c);
         return WEIR_ENOMEM;
     }
-    error = wr_tcp_enlist(tcp, &c->base, &c->is_unsure);
+    error = wr_tcp_enlist(tcp, &c->base, &c->number);
     if (error) {
         free_channel(c);
         return error;
@@ -496,6 +502,6 @@ void wr_tcp_channel_close(struct weir_channel *base)
 {
     struct wr_tcp_channel *c = channel_of(base);
 
-    wr_tcp_delist(c->tcp, base, &c->is_unsure);
+    wr_tcp_delist(c->tcp, base);
     free_channel(c);
 }

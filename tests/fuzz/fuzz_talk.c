@@ -34,9 +34,9 @@ struct line {
     uint8_t client;
     struct wr_session session;
     uint8_t lease[WR_NAME_BYTES]; /* that it is a line of, as far as the client knows */
-    uint64_t number;
-    bool is_leased, is_over; /* is_over: a later line has its number */
-    uint8_t to[TO_BYTES];    /* said, and not arrived yet */
+    uint64_t number, turn;        /* turn: among all that were welcomed */
+    bool is_leased, is_over;      /* is_over: a later line has its number, or it was severed */
+    uint8_t to[TO_BYTES];         /* said, and not arrived yet */
     size_t to_from, to_to;
     uint64_t ear; /* bytes that the client still listens to */
     /* The answer that is coming. */
@@ -47,7 +47,7 @@ struct line {
     struct {
         uint64_t id;
         uint8_t type;
-        uint64_t number;
+        uint64_t number, turn; /* turn: of the last that had been welcomed */
         uint8_t lease[WR_NAME_BYTES];
         bool is_strange; /* to attach to a lease that was never told to this client */
     } asked[ASKED_MOST];
@@ -66,6 +66,7 @@ static struct {
     uint32_t lease_count;
     bool is_written[SLOTS_MOST]; /* in some lease, perhaps */
     uint64_t later_ms;           /* how far our clock is ahead */
+    uint64_t turn;               /* lines that were welcomed   */
 } world;
 
 static const struct memd_identity identity = {.key = {{42}}, .epoch = EPOCH};
@@ -151,18 +152,24 @@ static void note_lease(const struct line *line)
     world.leases[at].client = line->client;
 }
 
-/* From now on nothing is heard any more of who had that number before. */
-static void note_line(struct line *line, const uint8_t *lease, uint64_t number)
+/* From now on nothing is heard any more of who had that number before that turn. */
+static void note_over(const struct line *line, const uint8_t *lease, uint64_t number, uint64_t turn)
 {
     for (uint32_t i = 0; i < LINES; i++) {
         struct line *other = &world.lines[i];
 
-        if (other != line && other->is_leased && other->number == number &&
+        if (other != line && other->is_leased && other->number == number && other->turn <= turn &&
             memcmp(other->lease, lease, WR_NAME_BYTES) == 0)
             other->is_over = true;
     }
+}
+
+static void note_line(struct line *line, const uint8_t *lease, uint64_t number)
+{
+    note_over(line, lease, number, UINT64_MAX);
     memcpy(line->lease, lease, WR_NAME_BYTES);
     line->number = number;
+    line->turn = ++world.turn;
     line->is_leased = true;
 }
 
@@ -185,6 +192,8 @@ static void check_answer(struct line *line, const struct wr_message *answer)
         note_line(line, line->head + WR_MESSAGE_BYTES, line->asked[at].number);
     } else if (answer->type == WR_MESSAGE_ATTACHED) {
         note_line(line, line->asked[at].lease, line->asked[at].number);
+    } else if (answer->type == WR_MESSAGE_SEVERED) {
+        note_over(line, line->lease, line->asked[at].number, line->asked[at].turn);
     } else if (answer->type == WR_MESSAGE_RETURNED) {
         line->is_leased = false;
     }
@@ -317,6 +326,7 @@ static void expect(struct line *line, const struct wr_message *asked, const uint
     line->asked[at].id = asked->id;
     line->asked[at].type = asked->type;
     line->asked[at].number = asked->slot;
+    line->asked[at].turn = world.turn;
     if (asked->type == WR_MESSAGE_ATTACH)
         memcpy(line->asked[at].lease, lease, WR_NAME_BYTES);
     line->asked[at].is_strange = is_strange;
@@ -411,10 +421,11 @@ static struct wr_message choose_message(struct fuzz_bytes *bytes, struct line *l
                                     WR_MESSAGE_RETURN, WR_MESSAGE_READ,   WR_MESSAGE_READ,
                                     WR_MESSAGE_WRITE,  WR_MESSAGE_WRITE,  WR_MESSAGE_DISCARD};
     const uint8_t kind = fuzz_byte(bytes), odd = fuzz_byte(bytes);
-    struct wr_message message = {.type = kind < 240 ? usual[kind % sizeof(usual)] : kind % 24,
-                                 .id = ++line->id,
-                                 .epoch = EPOCH};
+    struct wr_message message = {.id = ++line->id, .epoch = EPOCH};
 
+    message.type = kind < 240   ? usual[kind % sizeof(usual)]
+                   : kind < 252 ? kind % 24
+                                : WR_MESSAGE_SEVER;
     message.slot = choose_slot(bytes);
     message.pages = choose_pages(bytes);
     message.count = choose_count(bytes);
@@ -521,10 +532,11 @@ static void step(struct fuzz_bytes *bytes)
 static void begin(void)
 {
     const struct memd_limits limits = {.memory = MEMORY, .lease_ms = 30000};
+    const struct memd_room room = {.connections = 64, .leases = 16};
 
     fuzz_begin();
     memd_log_open(&world.log, check_log, NULL);
-    memd_book_open(&world.book, &limits, &world.log);
+    FUZZ_ASSERT(memd_book_open(&world.book, &limits, &room, &world.log));
     for (uint32_t i = 0; i < LINES; i++) {
         world.lines[i].is_up = false;
         world.lines[i].id = 1000 * i;
@@ -548,13 +560,13 @@ static void check_unwritten(const struct memd_lease *lease)
 
 static void end(void)
 {
-    for (uint32_t i = 0; i < MEMD_LEASES_MOST; i++)
+    for (uint32_t i = 0; i < world.book.room.leases; i++)
         if (memd_lease_is_lent(&world.book.leases[i]))
             check_unwritten(&world.book.leases[i]);
     for (uint32_t i = 0; i < LINES; i++)
         hang_up(&world.lines[i]);
     FUZZ_ASSERT(atomic_load(&world.book.connections) == 0);
-    for (uint32_t i = 0; i < MEMD_LEASES_MOST; i++)
+    for (uint32_t i = 0; i < world.book.room.leases; i++)
         FUZZ_ASSERT(world.book.leases[i].users == 0 && world.book.leases[i].watchers == 0);
     memd_book_close(&world.book);
     FUZZ_ASSERT(world.book.lent_slots == 0);
