@@ -26,6 +26,7 @@
 #include "transport/queue.h"
 #include "transport/rdma.h"
 #include "transport/request.h"
+#include "transport/tcp_away.h"
 #include "transport/tell.h"
 
 #define NS_SECOND 1000000000ull
@@ -291,7 +292,7 @@ static void stay_armed(struct wr_rdma_channel *c)
 static bool is_silent(const struct wr_rdma_channel *c)
 {
     return is_open(c) && c->done < c->posted &&
-           wr_line_now_ns() - c->answer_ns > 2 * c->tcp->options.timeout * NS_SECOND;
+           wr_line_now_ns() - c->answer_ns > wr_tcp_silence_ns(c->tcp);
 }
 
 static bool is_hopeless(const struct wr_rdma_channel *c)
@@ -301,13 +302,22 @@ static bool is_hopeless(const struct wr_rdma_channel *c)
             wr_line_now_ns() - c->broken_ns > c->tcp->options.patience * NS_SECOND);
 }
 
-static void fail_all(struct wr_rdma_channel *c)
+/* Writes, or reads, or both; the rest waits. */
+static void fail(struct wr_rdma_channel *c, bool writes, bool reads, int error)
 {
+    uint64_t kept = c->first;
+
     if (is_open(c))
         break_line(c);
-    while (c->first < c->end)
-        end_io(c, io_at(c, c->first++), WEIR_EIO, ETIMEDOUT);
-    c->next = c->first;
+    for (uint64_t i = c->first; i < c->end; i++) {
+        struct weir_io *io = io_at(c, i);
+
+        if (io->is_write ? writes : reads)
+            end_io(c, io, error, ETIMEDOUT);
+        else
+            c->ring[kept++ % c->depth] = io;
+    }
+    c->end = kept;
 }
 
 /* --- The channel's calls ---------------------------------------------------------------------- */
@@ -351,7 +361,9 @@ uint32_t wr_rdma_poll(struct weir_channel *base, uint32_t max)
     if (is_silent(c))
         break_line(c);
     if (is_hopeless(c))
-        fail_all(c);
+        fail(c, true, true, WEIR_EIO);
+    else if (wr_tcp_sends_away(c->tcp, is_open(c) ? 0 : c->broken_ns))
+        fail(c, wr_tcp_puts_off(c->tcp), true, WEIR_EAGAIN);
     post_some(c);
     for (; finished < max && c->ended.first; finished++) {
         struct weir_io *io = wr_queue_take(&c->ended);

@@ -139,27 +139,6 @@ static inline void wr_tcp_note_sure(struct wr_tcp *tcp, uint64_t number)
     tcp->became_sure = true;
 }
 
-static inline bool wr_tcp_is_away_for(const struct wr_tcp *tcp, uint64_t ns)
-{
-    return atomic_load(&tcp->is_away) && wr_line_now_ns() - atomic_load(&tcp->away_ns) > ns;
-}
-
-/* Is it away for longer than anybody waits? Then nobody begins to wait. Signal. */
-static inline bool wr_tcp_is_given_up(const struct wr_tcp *tcp)
-{
-    return atomic_load(&tcp->is_lost) ||
-           wr_tcp_is_away_for(tcp, tcp->options.patience * 1000000000ull);
-}
-
-/* Is it away for longer than a connection takes to be opened again? Then what is to be written had
- * better go elsewhere, if whoever writes has said that it can. */
-#define WR_TCP_BRIEF_NS 500000000ull
-static inline bool wr_tcp_puts_off(const struct wr_tcp *tcp)
-{
-    return tcp->env && (tcp->env->flags & WEIR_ENV_PUTS_OFF) &&
-           wr_tcp_is_away_for(tcp, WR_TCP_BRIEF_NS);
-}
-
 /* backend_tcp.c. As the operations of a back end have it. */
 extern const struct wr_tcp_kind wr_tcp_by_stream;
 int wr_tcp_open(const struct weir_backend_ops *ops, const struct wr_tcp_kind *kind,

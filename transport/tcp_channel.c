@@ -25,6 +25,7 @@
 #include "transport/queue.h"
 #include "transport/request.h"
 #include "transport/tcp.h"
+#include "transport/tcp_away.h"
 
 #define NS_SECOND 1000000000ull
 #define PIECES    64 /* of one system call */
@@ -315,7 +316,7 @@ static void receive(struct wr_tcp_channel *c, uint32_t most)
 static bool is_silent(const struct wr_tcp_channel *c)
 {
     return is_open(c) && c->first < c->next &&
-           wr_line_now_ns() - c->answer_ns > 2 * c->tcp->options.timeout * NS_SECOND;
+           wr_line_now_ns() - c->answer_ns > wr_tcp_silence_ns(c->tcp);
 }
 
 static bool is_hopeless(const struct wr_tcp_channel *c)
@@ -334,9 +335,9 @@ static void fail_all(struct wr_tcp_channel *c)
     c->next = c->first;
 }
 
-/* Writes that have no answer are for whoever else can take them; reads wait. Whatever of them was
- * sent already is done, or ended with its line, before anything later is: see wr_tcp.unsure. */
-static void put_off_writes(struct wr_tcp_channel *c)
+/* What has no answer is for whoever else can do it; the rest waits. Whatever of the writes was sent
+ * already is done, or ended with its line, before anything later is: see wr_tcp.unsure. */
+static void put_off(struct wr_tcp_channel *c, bool writes, bool reads)
 {
     uint64_t kept = c->first;
 
@@ -345,7 +346,7 @@ static void put_off_writes(struct wr_tcp_channel *c)
     for (uint64_t i = c->first; i < c->end; i++) {
         struct weir_io *io = io_at(c, i);
 
-        if (io->is_write)
+        if (io->is_write ? writes : reads)
             end_io(c, io, WEIR_EAGAIN, ETIMEDOUT);
         else
             c->ring[kept++ % c->depth] = io;
@@ -381,7 +382,7 @@ uint32_t wr_tcp_submit(struct weir_channel *base, struct weir_io *const *ios, ui
             ring_bell(c);
         }
     }
-    if (wr_tcp_puts_off(c->tcp))
+    if (wr_tcp_puts_off(c->tcp) || wr_tcp_sends_away(c->tcp, 0))
         ring_bell(c);
     send_some(c);
     note_waiting(c);
@@ -400,8 +401,10 @@ uint32_t wr_tcp_poll(struct weir_channel *base, uint32_t max)
         break_line(c);
     if (is_hopeless(c))
         fail_all(c);
+    else if (wr_tcp_sends_away(c->tcp, is_open(c) ? 0 : c->broken_ns))
+        put_off(c, c->tcp->env->flags & WEIR_ENV_PUTS_OFF, true);
     else if (wr_tcp_puts_off(c->tcp))
-        put_off_writes(c);
+        put_off(c, true, false);
     send_some(c);
     note_waiting(c);
     for (; finished < max && c->ended.first; finished++) {

@@ -13,6 +13,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include "transport/ring.h"
 #include "transport/tcp.h"
 #include "transport/tell.h"
 
@@ -29,10 +30,7 @@
 
 void wr_tcp_ring(const struct wr_tcp *tcp)
 {
-    int saved_errno = errno;
-
-    eventfd_write(tcp->bell, 1);
-    errno = saved_errno;
+    wr_ring(tcp->bell);
 }
 
 static const char *name_of(const struct wr_tcp *tcp)

@@ -11,6 +11,7 @@
 
 #include "transport/request.h"
 #include "transport/tcp.h"
+#include "transport/tcp_away.h"
 
 #define NS_SECOND      1000000000ull
 #define NS_MICROSECOND 1000ull
@@ -161,10 +162,14 @@ enum wr_asked wr_tcp_ask(struct wr_tcp *tcp, struct wr_line *line, uint64_t slot
 
 static int read_pages(struct wr_tcp *tcp, uint64_t slot, uint32_t pages, void *bytes)
 {
-    uint64_t until = wr_line_now_ns() + tcp->options.patience * NS_SECOND;
+    const bool has_copies = wr_tcp_has_copies(tcp);
+    uint64_t until = wr_line_now_ns() +
+                     (has_copies ? tcp->options.timeout : tcp->options.patience) * NS_SECOND;
     int error = WEIR_EIO;
 
     do {
+        if (has_copies && atomic_load(&tcp->is_away))
+            break;
         uint32_t seen = atomic_load(&tcp->seats_freed);
         struct wr_seat *seat = take_seat(tcp);
         enum wr_asked asked;
@@ -178,8 +183,10 @@ static int read_pages(struct wr_tcp *tcp, uint64_t slot, uint32_t pages, void *b
         put_seat(tcp, seat, asked == WR_ASKED_BROKEN);
         if (asked != WR_ASKED_BROKEN)
             return asked == WR_ASKED_OK ? WEIR_OK : error;
+        if (has_copies)
+            break;
     } while (!wr_tcp_is_given_up(tcp) && wr_line_now_ns() < until);
-    return WEIR_EIO;
+    return has_copies && !wr_tcp_is_given_up(tcp) ? WEIR_EAGAIN : WEIR_EIO;
 }
 
 int wr_tcp_read(struct weir_backend *backend, uint64_t slot, uint32_t pages, void *bytes)
