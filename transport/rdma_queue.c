@@ -200,7 +200,7 @@ static int ask_where(struct wr_rdma_queue *queue, struct wr_line *line, uint64_t
     int error = wr_line_ask(line, &message, NULL, &answer, NULL, 0, deadline_ns);
 
     if (error || answer.type != WR_MESSAGE_LOCATED || answer.count < slots ||
-        answer.slot > UINT64_MAX - answer.count * WEIR_SLOT_BYTES) {
+        answer.slot > UINT64_MAX - slots * WEIR_SLOT_BYTES) {
         snprintf(why, WR_WHY_ROOM, "it does not say where its memory is");
         return WEIR_EIO;
     }
