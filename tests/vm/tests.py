@@ -76,20 +76,20 @@ MEMD_TWICE = f"{MEMD} & trap 'kill -KILL $!' TERM; wait $!; wait $!; {MEMD}"
 # On SIGTERM it stands still for a while.
 MEMD_STILL = (f"{MEMD} & trap 'kill -STOP $!; sleep {happening.STILL_SECONDS}; kill -CONT $!' TERM; "
               "wait $!; wait $!")
-TCP = "tcp://10.77.0.1:7070?size=256M&key=/run/key"
-RDMA = "rdma://10.77.0.1:7071?size=256M&key=/run/key"
+TCP = "tcp://10.77.0.1:7070?key=/run/key&size="
+RDMA = "rdma://10.77.0.1:7071?key=/run/key&size="
 READY = "listens at rdma:"  # the last that it says
 
 
 def kept(backend):
     """What is there outlives what happens."""
-    return f"exec $B/tests/vm/outage '{backend}&timeout=3&patience=90' kept"
+    return f"exec $B/tests/vm/outage '{backend}32M&timeout=3&patience=90' kept"
 
 
 def lost(*backends):
     """What is there is lost, and all else goes on."""
-    first = " ".join(f"{backend}&timeout=3&patience=6&priority=9" for backend in backends)
-    return f"exec $B/tests/vm/outage '{first} mem:?size=256M' lost"
+    first = " ".join(f"{backend}32M&timeout=3&patience=6&priority=9" for backend in backends)
+    return f"exec $B/tests/vm/outage '{first} mem:?size=32M' lost"
 
 
 TWO = [
@@ -97,8 +97,8 @@ TWO = [
         "ibv_rc_pingpong -d rxe0 -g 1 -e -n 50 10.77.0.1 && exit; done; exit 1"),
     Two("verbs_cm", "rping -s -a 10.77.0.1 -C 20 -V", "for i in 1 2 3 4 5; do sleep 1; "
         "rping -c -a 10.77.0.1 -C 20 -V && exit; done; exit 1"),
-    Two("tcp_stress", MEMD, stress(f"--backends '{TCP}' --seed 3"), READY),
-    Two("rdma_stress", MEMD, stress(f"--backends '{RDMA}' --drain --seed 4"), READY),
+    Two("tcp_stress", MEMD, stress(f"--backends '{TCP}256M' --seed 3"), READY),
+    Two("rdma_stress", MEMD, stress(f"--backends '{RDMA}256M' --drain --seed 4"), READY),
     Two("tcp_cable_out_and_in", MEMD, kept(TCP), READY, happening.cable_out_and_in),
     Two("rdma_cable_out_and_in", MEMD, kept(RDMA), READY, happening.cable_out_and_in),
     Two("rdma_server_stands_still", MEMD_STILL, kept(RDMA), READY, happening.server_stands_still),
