@@ -20,7 +20,7 @@
 #define RESOLVE_MS     2000
 #define READS_MOST     32u
 #define GIB_SLOTS      (1ull << 18)
-#define REGISTER_S     10
+#define REGISTER_S     30
 
 /* How soon a server that does not answer is noticed by the device: 4.096 us * 2^14 = 67 ms, and
  * again six times. Seven would mean for ever, where RDMA is software (rdma_rxe). */

@@ -98,7 +98,7 @@ TWO = [
     Two("verbs_cm", "rping -s -a 10.77.0.1 -C 20 -V", "for i in 1 2 3 4 5; do sleep 1; "
         "rping -c -a 10.77.0.1 -C 20 -V && exit; done; exit 1"),
     Two("tcp_stress", MEMD, stress(f"--backends '{TCP}256M' --seed 3"), READY),
-    Two("rdma_stress", MEMD, stress(f"--backends '{RDMA}256M' --drain --seed 4"), READY),
+    Two("rdma_stress", MEMD, stress(f"--backends '{RDMA}128M' --seed 4"), READY),
     Two("tcp_cable_out_and_in", MEMD, kept(TCP), READY, happening.cable_out_and_in),
     Two("rdma_cable_out_and_in", MEMD, kept(RDMA), READY, happening.cable_out_and_in),
     Two("rdma_server_stands_still", MEMD_STILL, kept(RDMA), READY, happening.server_stands_still),
