@@ -402,6 +402,23 @@ int weir_backend_add(struct weir_runtime *rt, const char *spec, uint32_t *number
     return error;
 }
 
+int weir_backend_extend(struct weir_runtime *rt, uint32_t number, const char *spec)
+{
+    sigset_t before;
+    int error;
+
+    if (!rt || !spec || strlen(spec) >= WR_SPEC_ROOM)
+        return WEIR_EINVAL;
+    if (wr_runtime_is_forked())
+        return WEIR_EFORKED;
+    wr_signals_hold(&before);
+    wr_lock_take(&rt->backends_lock);
+    error = wr_swap_extend(rt->swap, number, spec);
+    wr_lock_drop(&rt->backends_lock);
+    wr_signals_let(&before);
+    return error;
+}
+
 int weir_backend_drain(struct weir_runtime *rt, uint32_t number)
 {
     sigset_t before;

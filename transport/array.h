@@ -47,21 +47,38 @@ struct wr_array_legs {
     int poll_fd; /* an epoll of all of them */
     int bell;    /* and of an eventfd: there is something to look at */
     struct wr_array_legs *next, **self;
-    bool is_waiting; /* kept by the array's lock: for a cluster that somebody holds */
+    bool is_waiting; /* kept by the array's lock: for a cluster that somebody holds, or a member */
 };
+
+/* What a life of a member has to say goes by this. */
+struct wr_array_voice {
+    struct wr_array_member *member;
+    struct weir_backend_env env;
+    _Atomic(bool) is_muted; /* it is no news */
+};
+
+/* What may take long is done by a thread of its own, while the keeper asks the other members. */
+struct wr_array_errand {
+    pthread_t thread;
+    _Atomic(uint32_t) state;      /* enum wr_errand_state: whose the rest is */
+    struct weir_backend *backend; /* to be closed, or NULL: opens one; what came of it */
+    bool is_opening, has_thread;
+};
+
+enum wr_errand_state { WR_ERRAND_NONE, WR_ERRAND_RUNS, WR_ERRAND_DONE };
 
 struct wr_array_member {
     /* Constant. */
     struct wr_array *array;
     char *spec;
-    char name[WR_ARRAY_NAME_ROOM]; /* for people: without options */
-    struct weir_backend_env env;
+    char name[WR_ARRAY_NAME_ROOM];   /* for people: without options */
+    struct wr_array_voice voices[2]; /* as the lives */
 
     _Atomic(struct weir_backend *) lives[2]; /* by the lowest bit of the life's number */
     _Atomic(uint64_t) latency_ns;            /* of reads, smoothed: a hint                */
+    _Atomic(uint64_t) moved_ns;              /* the last read() began with nobody in, or ended */
     _Atomic(uint32_t) readers;               /* in read(): a hint                         */
     _Atomic(bool) is_slow;                   /* it has not answered for a while           */
-    _Atomic(bool) is_muted;                  /* what it tells is no news                  */
 
     /* Kept by the array's lock. */
     uint64_t rest_ns; /* nothing is rebuilt there before                         */
@@ -72,9 +89,11 @@ struct wr_array_member {
     struct iovec probe_iov;
     void *probe_page;
     bool is_probing, has_failed, is_told, is_settled;
+    bool is_hopeless; /* it has failed, and does not say that it may come back */
     uint64_t probe_ns, next_ns, down_ns, failed_ns; /* begun; due; down since; failed last */
     struct weir_backend *fresh;                     /* opened, and not yet used            */
     uint64_t fresh_ns, reopen_ns, reopen_wait_ns;
+    struct wr_array_errand errand;
 };
 
 struct wr_array_options {
@@ -88,8 +107,9 @@ struct wr_array {
     const struct wr_spec_kind *kind;
     struct wr_array_options options;
     struct wr_array_member member[WR_MAP_MEMBERS];
-    uint32_t members;
+    _Atomic(uint32_t) members; /* but for this, which grows; each is whole before it is counted */
     uint32_t flags;
+    uint32_t env_flags; /* of env: what whoever is around us can do */
 
     pthread_mutex_t lock; /* of the map, and of who waits for clusters */
     pthread_cond_t work;  /* for the builder: a cluster that it wants is idle; or the end */
@@ -104,24 +124,31 @@ struct wr_array {
 
     _Alignas(64) _Atomic(bool) stop;
     _Atomic(bool) wants_moves; /* a member has come: something may lie better there */
+    _Atomic(bool) wants_legs;  /* one could not be had: try again */
     int bell;                  /* the keeper's */
     pthread_t keeper, builder;
     struct wr_array_legs keeper_legs, builder_legs;
-    void *buffer; /* the builder's */
-    uint64_t lost_told;
-    bool is_degraded; /* and it was told */
+    void *buffer;                /* the builder's */
+    uint64_t lost_told, legs_ns; /* the keeper's; legs_ns: the next try */
+    bool is_degraded;            /* and it was told */
 };
 
 /* array_member.c */
 /* Cut "A, B, C" into members. */
 int wr_array_split(struct wr_array *array, const char *inner);
+/* Another one, from a specification of this length, that is not counted yet. */
+int wr_array_member_init(struct wr_array *array, const char *spec, size_t length);
+/* How slots go by one more member like this: fast only if all are; remote, or in need of care, if
+ * one is. */
+uint32_t wr_array_flags_with(uint32_t flags, uint32_t member);
 void wr_array_free_members(struct wr_array *array);
-/* Every member is opened here. */
-int wr_array_member_open(struct wr_array_member *member, bool is_quiet,
+/* Every member is opened here; life: which one it is to be. */
+int wr_array_member_open(struct wr_array_member *member, uint32_t life, bool is_quiet,
                          struct weir_backend **backend_p);
 /* How many places a member has: all but its last page, which is the keeper's to ask for. */
 uint32_t wr_array_places(struct weir_backend *backend);
 uint64_t wr_array_now_ns(void);
+uint64_t wr_array_mib(uint64_t clusters);
 /* Signal: it has failed to do something; the keeper looks into it. */
 void wr_array_suspect(struct wr_array *array, uint32_t member);
 /* Signal: a whole piece to read of those that were not tried; NOBODY. Inside the gate. */
@@ -133,14 +160,16 @@ void wr_array_leave(struct wr_array *array, uint32_t side);
 /* Wait until everybody is outside who was inside. The builder only. */
 void wr_array_grace(struct wr_array *array);
 int wr_array_read(struct weir_backend *backend, uint64_t slot, uint32_t pages, void *bytes);
+int wr_array_reread(struct weir_backend *backend, uint64_t slot, uint32_t attempt, void *bytes);
 
 /* array_legs.c */
 int wr_array_legs_open(struct wr_array *array, uint32_t depth, struct wr_array_legs *legs);
 void wr_array_legs_close(struct wr_array_legs *legs);
 /* Bring all legs to this member that are idle to its present life. True: all are. The keeper. */
 bool wr_array_legs_renew(struct wr_array *array, uint32_t member);
-/* Under the array's lock: ring all who wait for a cluster. */
+/* Under the array's lock: ring all who wait; or everybody. */
 void wr_array_ring_waiting(struct wr_array *array);
+void wr_array_ring_all(struct wr_array *array);
 
 /* array_channel.c */
 int wr_array_channel_open(struct weir_backend *backend, uint32_t depth,
@@ -149,6 +178,15 @@ void wr_array_channel_close(struct weir_channel *channel);
 uint32_t wr_array_submit(struct weir_channel *channel, struct weir_io *const *ios, uint32_t count);
 uint32_t wr_array_poll(struct weir_channel *channel, uint32_t max);
 int wr_array_wait_fd(struct weir_channel *channel);
+
+/* array_life.c. The keeper's. */
+void wr_array_set_gone(struct wr_array *array, uint32_t member, bool is_gone);
+void wr_array_tend_lives(struct wr_array *array, uint32_t member, uint64_t now);
+/* When it has ended: nothing runs any more. */
+void wr_array_end_errands(struct wr_array *array);
+
+/* array_extend.c */
+int wr_array_extend(struct weir_backend *backend, const char *spec, uint32_t may);
 
 /* array_keeper.c */
 int wr_array_keeper_start(struct wr_array *array);

@@ -277,12 +277,13 @@ void *wr_array_build(void *context)
         pthread_mutex_lock(&array->lock);
         end_rests(array);
         is_wanted = array->map.missing > 0 || has_gone_member(array);
-        may_move = !is_wanted && atomic_load(&array->wants_moves);
+        /* A member that comes while we walk wants another walk. */
+        may_move = !is_wanted && atomic_exchange(&array->wants_moves, false);
         pthread_mutex_unlock(&array->lock);
         if (is_wanted || may_move)
             any = walk(array, may_move, &due_ns);
-        if (may_move && !any)
-            atomic_store(&array->wants_moves, false);
+        if (may_move && any)
+            atomic_store(&array->wants_moves, true);
         /* A walk in vain over very many clusters: not all the time. */
         pause_ns = PAUSE_NS + 9 * (wr_array_now_ns() - begun_ns);
         pthread_mutex_lock(&array->lock);

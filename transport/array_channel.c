@@ -8,7 +8,7 @@
  *   part     what of it lies in one cluster
  *   sub      a request to a leg, for a part
  *   failed   subs that no leg could take; they end as if a member had refused them
- *   waiting  writes to clusters that the builder holds
+ *   waiting  writes to clusters that the builder holds, and parts for which no member answers now
  *   ended    requests whose done() is still to run
  *
  * Always: a part that reads is inside the gate while a sub of it flies; one that writes holds its
@@ -44,6 +44,7 @@ struct part {
     struct wr_array_sub *subs; /* one for each piece */
     uint32_t pending, ok, tried, side;
     int error, os_error;
+    bool has_hope; /* a member that did not do it may yet */
     struct part *next;
     struct wr_map_write write;
 };
@@ -91,6 +92,31 @@ static void end_part(struct wr_array_channel *c, struct part *part, int error)
     wr_queue_put(&c->ended, outer);
 }
 
+/* Until somebody rings: who lets go of a cluster, or the keeper, now and then. */
+static void wait_with(struct wr_array_channel *c, struct part *part)
+{
+    part->next = c->waiting;
+    c->waiting = part;
+}
+
+/* No member has done it. If one may yet, and nobody around us would do it elsewhere, we wait. */
+static void fail_part(struct wr_array_channel *c, struct part *part, int error)
+{
+    const bool is_write = part->item->outer->is_write;
+    const uint32_t flag = is_write ? WEIR_ENV_PUTS_OFF : WEIR_ENV_HAS_COPIES;
+
+    if (!part->has_hope)
+        end_part(c, part, part->error ? part->error : error);
+    else if (c->array->env_flags & flag)
+        end_part(c, part, WEIR_EAGAIN);
+    else {
+        pthread_mutex_lock(&c->array->lock);
+        c->legs.is_waiting = true;
+        pthread_mutex_unlock(&c->array->lock);
+        wait_with(c, part);
+    }
+}
+
 static void end_write(struct wr_array_channel *c, struct part *part)
 {
     struct wr_array *array = c->array;
@@ -102,7 +128,10 @@ static void end_write(struct wr_array_channel *c, struct part *part)
     if (is_idle)
         pthread_cond_signal(&array->work);
     pthread_mutex_unlock(&array->lock);
-    end_part(c, part, error && part->error ? part->error : error);
+    if (error)
+        fail_part(c, part, error);
+    else
+        end_part(c, part, WEIR_OK);
 }
 
 static void sub_ended(struct wr_array_channel *c, struct wr_array_sub *sub)
@@ -113,6 +142,7 @@ static void sub_ended(struct wr_array_channel *c, struct wr_array_sub *sub)
     if (io->error) {
         part->error = io->error;
         part->os_error = io->os_error;
+        part->has_hope |= io->error == WEIR_EAGAIN;
         if (io->error != WEIR_EFULL && io->os_error != ENOTCONN)
             wr_array_suspect(c->array, sub->member);
     } else {
@@ -183,11 +213,10 @@ static void begin_write(struct wr_array_channel *c, struct part *part)
     pthread_mutex_lock(&array->lock);
     error = wr_map_write_begin(&array->map, part->cluster, part->first, part->pages, &part->write);
     if (error == WEIR_EAGAIN)
-        c->legs.is_waiting = true;
+        c->legs.is_waiting = true; /* before he who is to ring has the lock */
     pthread_mutex_unlock(&array->lock);
     if (error == WEIR_EAGAIN) {
-        part->next = c->waiting;
-        c->waiting = part;
+        wait_with(c, part);
         return;
     }
     if (error) {
@@ -227,7 +256,8 @@ static void begin_read(struct wr_array_channel *c, struct part *part)
         fill_with_zeros(part);
         end_part(c, part, WEIR_OK);
     } else {
-        end_part(c, part, WEIR_EIO);
+        part->error = WEIR_EIO;
+        fail_part(c, part, WEIR_EIO);
     }
 }
 
@@ -285,6 +315,7 @@ static void accept(struct wr_array_channel *c, struct weir_io *outer)
         part->pages = i ? outer->pages - room : outer->pages < room ? outer->pages : room;
         part->pending = part->ok = part->tried = 0;
         part->error = part->os_error = 0;
+        part->has_hope = false;
         part->iov = outer->iov;
         part->iov_count = outer->iov_count;
         if (item->pending == 2) {
@@ -380,7 +411,10 @@ static void retry_waiting(struct wr_array_channel *c)
         struct part *part = parts;
 
         parts = part->next;
-        begin_write(c, part);
+        part->ok = part->tried = 0;
+        part->error = part->os_error = 0;
+        part->has_hope = false;
+        begin(c, part);
     }
 }
 

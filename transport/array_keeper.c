@@ -2,11 +2,7 @@
 
 /*
  * The keeper: asks each member now and then for a page, to know whether it answers; opens those
- * again that do not; tells of it.
- *
- * A member that does not answer keeps its pieces for as long as nothing better is known: it may
- * come back with them. It has lost them when its specification can be opened anew, and the old
- * opening still fails a while after that.
+ * again that do not (array_life.c); tells of it.
  */
 
 #include <errno.h>
@@ -22,33 +18,18 @@
 #include "transport/array.h"
 #include "transport/tell.h"
 
-#define NS_MILLISECOND  1000000ull
-#define NS_SECOND       1000000000ull
-#define TICK_MS         100
-#define ASK_NS          NS_SECOND              /* one that answers is asked so often      */
-#define ASK_AGAIN_NS    (200 * NS_MILLISECOND) /* one that does not                       */
-#define SLOW_NS         (500 * NS_MILLISECOND) /* an answer that takes as long is no good */
-#define DOWN_NS         NS_SECOND              /* before it is opened anew                */
-#define DOUBT_NS        (2 * NS_SECOND)        /* for the old opening to come back        */
-#define REOPEN_LEAST_NS (500 * NS_MILLISECOND)
-#define REOPEN_MOST_NS  (5 * NS_SECOND)
-#define FADE            32u /* of a latency that nobody measures, each tick: try it again */
+#define NS_MILLISECOND 1000000ull
+#define NS_SECOND      1000000000ull
+#define TICK_MS        100
+#define ASK_NS         NS_SECOND              /* one that answers is asked so often      */
+#define ASK_AGAIN_NS   (200 * NS_MILLISECOND) /* one that does not                       */
+#define SLOW_NS        (500 * NS_MILLISECOND) /* an answer that takes as long is no good */
+#define LEGS_NS        NS_SECOND              /* between tries to have a channel         */
+#define FADE           32u /* of a latency that nobody measures, each tick: try it again */
 
 static bool is_up(struct wr_array *array, uint32_t i)
 {
     return atomic_load(&array->map.member[i].is_up);
-}
-
-static void set_gone(struct wr_array *array, uint32_t i, bool is_gone)
-{
-    pthread_mutex_lock(&array->lock);
-    array->map.member[i].is_gone = is_gone;
-    pthread_mutex_unlock(&array->lock);
-}
-
-static uint64_t mib(uint64_t clusters)
-{
-    return clusters * WEIR_CLUSTER_SLOTS * WEIR_SLOT_BYTES >> 20;
 }
 
 /* --- Asking ------------------------------------------------------------------------------------
@@ -93,18 +74,19 @@ static void note_answer(struct wr_array *array, uint32_t i, uint64_t now)
     if (member->probe.error) {
         atomic_store(&array->map.member[i].is_up, false);
         member->has_failed = true;
+        member->is_hopeless = member->probe.error != WEIR_EAGAIN;
         member->failed_ns = member->probe_ns;
         member->next_ns = now + ASK_AGAIN_NS;
         return;
     }
     atomic_store(&member->is_slow, false);
-    member->has_failed = false;
+    member->has_failed = member->is_hopeless = false;
     member->down_ns = 0;
     member->next_ns = now + ASK_NS;
     if (member->is_settled && !is_up(array, i)) {
         if (array->map.member[i].is_gone)
             atomic_store(&array->wants_moves, true); /* what was its own is elsewhere */
-        set_gone(array, i, false);
+        wr_array_set_gone(array, i, false);
         atomic_store(&array->map.member[i].is_up, true);
     }
 }
@@ -126,98 +108,6 @@ static void tend_probe(struct wr_array *array, uint32_t i, uint64_t now)
     }
     if (!is_up(array, i) && member->down_ns == 0)
         member->down_ns = now;
-}
-
-/* --- Lives -------------------------------------------------------------------------------------
- */
-
-/* What was there is lost; the array goes on with the fresh opening. */
-static void renew(struct wr_array *array, uint32_t i)
-{
-    struct wr_array_member *member = &array->member[i];
-    struct wr_map_member *state = &array->map.member[i];
-    const uint32_t places = wr_array_places(member->fresh);
-    uint64_t missing;
-
-    pthread_mutex_lock(&array->lock);
-    atomic_store(&state->is_up, false); /* until there are legs to it */
-    if (wr_map_member_renew(&array->map, i, places) != WEIR_OK) {
-        pthread_mutex_unlock(&array->lock);
-        return; /* out of memory: at the next tick */
-    }
-    atomic_store(&member->lives[state->life & 1], member->fresh);
-    missing = array->map.missing;
-    pthread_mutex_unlock(&array->lock);
-    member->fresh = NULL;
-    member->is_settled = false;
-    member->has_failed = false;
-    atomic_store(&member->latency_ns, 0);
-    wr_tell(array->env, WEIR_WARNING, WEIR_OK, 0,
-            "%s: %s is there, and empty: %llu MiB are to be written to it or to others",
-            array->kind->name, member->name, (unsigned long long)mib(missing));
-    member->is_told = false;
-}
-
-/* All legs of the former life have gone: it can be closed, and the new one used. */
-static void settle(struct wr_array *array, uint32_t i)
-{
-    struct wr_array_member *member = &array->member[i];
-
-    if (member->is_probing || !wr_array_legs_renew(array, i))
-        return;
-    pthread_mutex_lock(&array->lock);
-    if (array->map.member[i].life > 1)
-        member->closing = array->map.member[i].life - 1;
-    pthread_mutex_unlock(&array->lock);
-    member->is_settled = true;
-    member->down_ns = 0;
-    atomic_store(&array->wants_moves, true);
-    atomic_store(&array->map.member[i].is_up, true);
-}
-
-static void open_again(struct wr_array *array, uint32_t i, uint64_t now)
-{
-    struct wr_array_member *member = &array->member[i];
-
-    if (now < member->reopen_ns)
-        return;
-    if (wr_array_member_open(member, true, &member->fresh) == WEIR_OK) {
-        member->fresh_ns = wr_array_now_ns();
-        member->reopen_wait_ns = 0;
-        if (wr_array_places(member->fresh) > 0)
-            return;
-        member->fresh->ops->close(member->fresh);
-    }
-    member->fresh = NULL;
-    member->reopen_wait_ns = member->reopen_wait_ns ? 2 * member->reopen_wait_ns : REOPEN_LEAST_NS;
-    if (member->reopen_wait_ns > REOPEN_MOST_NS)
-        member->reopen_wait_ns = REOPEN_MOST_NS;
-    member->reopen_ns = wr_array_now_ns() + member->reopen_wait_ns;
-}
-
-static void tend_lives(struct wr_array *array, uint32_t i, uint64_t now)
-{
-    struct wr_array_member *member = &array->member[i];
-    const uint32_t life = array->map.member[i].life; /* ours alone to change */
-    bool is_free = !atomic_load(&member->lives[(life + 1) & 1]);
-
-    if (life > 0 && !member->is_settled) {
-        settle(array, i);
-    } else if (life > 0 && is_up(array, i)) {
-        if (member->fresh) { /* the old one is there after all */
-            member->fresh->ops->close(member->fresh);
-            member->fresh = NULL;
-        }
-    } else if (!member->fresh) {
-        if (life == 0 || (member->has_failed && now - member->down_ns > DOWN_NS))
-            open_again(array, i, now);
-    } else if (is_free && (life == 0 || (now - member->fresh_ns > DOUBT_NS && member->has_failed &&
-                                         member->failed_ns > member->fresh_ns))) {
-        renew(array, i);
-    }
-    if (!is_up(array, i) && member->down_ns &&
-        now - member->down_ns > array->options.replace_s * NS_SECOND)
-        set_gone(array, i, true);
 }
 
 /* --- Telling -----------------------------------------------------------------------------------
@@ -254,7 +144,7 @@ static void tell_state(struct wr_array *array)
         wr_tell(array->env, WEIR_FAILURE, WEIR_EIO, 0,
                 "%s: what lay in %llu MiB is lost, for no other member has it. Whoever touches one "
                 "of these pages has an error",
-                array->kind->name, (unsigned long long)mib(lost - array->lost_told));
+                array->kind->name, (unsigned long long)wr_array_mib(lost - array->lost_told));
         array->lost_told = lost;
     }
     is_whole = missing == 0;
@@ -264,12 +154,41 @@ static void tell_state(struct wr_array *array)
         array->is_degraded = true;
         wr_tell(array->env, WEIR_WARNING, WEIR_OK, 0,
                 "%s: %llu MiB have lost a copy, which is made anew in the background",
-                array->kind->name, (unsigned long long)mib(missing));
+                array->kind->name, (unsigned long long)wr_array_mib(missing));
     } else if (is_whole && array->is_degraded) {
         array->is_degraded = false;
         wr_tell(array->env, WEIR_NOTE, WEIR_OK, 0, "%s: everything has all its copies again",
                 array->kind->name);
     }
+}
+
+/* Who waits for a member looks again; and at the clock, where one is silent. */
+static void ring_those_who_wait(struct wr_array *array)
+{
+    bool is_silent = false;
+
+    for (uint32_t i = 0; i < array->members; i++)
+        is_silent |= !is_up(array, i) || atomic_load(&array->member[i].is_slow);
+    pthread_mutex_lock(&array->lock);
+    if (is_silent)
+        wr_array_ring_all(array);
+    else
+        wr_array_ring_waiting(array);
+    pthread_mutex_unlock(&array->lock);
+}
+
+/* Channels that could not be had. */
+static void retry_legs(struct wr_array *array)
+{
+    const uint64_t now = wr_array_now_ns();
+
+    if (!atomic_load(&array->wants_legs) || now < array->legs_ns)
+        return;
+    array->legs_ns = now + LEGS_NS;
+    atomic_store(&array->wants_legs, false); /* whoever fails again sets it */
+    for (uint32_t i = 0; i < array->members; i++)
+        if (array->member[i].is_settled)
+            (void)wr_array_legs_renew(array, i);
 }
 
 /* --- The thread --------------------------------------------------------------------------------
@@ -288,10 +207,12 @@ static void *keep(void *context)
 
             atomic_store(&member->latency_ns, latency - latency / FADE);
             tend_probe(array, i, wr_array_now_ns());
-            tend_lives(array, i, wr_array_now_ns());
+            wr_array_tend_lives(array, i, wr_array_now_ns());
             tell_member(array, i);
         }
         tell_state(array);
+        retry_legs(array);
+        ring_those_who_wait(array);
         (void)poll(&wait, 1, TICK_MS);
         (void)eventfd_read(array->bell, &rung);
     }
@@ -351,6 +272,7 @@ void wr_array_keeper_stop(struct wr_array *array)
     stop(array);
     pthread_join(array->keeper, NULL);
     pthread_join(array->builder, NULL);
+    wr_array_end_errands(array);
     /* A question that is still out there is answered or given up, as its member's patience has it.
      */
     for (uint32_t i = 0; i < array->members; i++)

@@ -8,7 +8,7 @@
 
 #include "transport/array.h"
 
-static void leg_close(struct wr_array_legs *legs, struct wr_array_leg *leg)
+static void leg_close(const struct wr_array_legs *legs, struct wr_array_leg *leg)
 {
     if (!leg->channel)
         return;
@@ -19,24 +19,35 @@ static void leg_close(struct wr_array_legs *legs, struct wr_array_leg *leg)
 }
 
 /* To the member's life of this number, as far as that has a channel to give. */
-static void leg_open(struct wr_array_legs *legs, uint32_t member, uint32_t life)
+static struct wr_array_leg leg_open(const struct wr_array_legs *legs, uint32_t member,
+                                    uint32_t life)
 {
     struct weir_backend *backend = atomic_load(&legs->array->member[member].lives[life & 1]);
-    struct wr_array_leg *leg = &legs->leg[member];
+    struct wr_array_leg leg = {.fd = -1};
     struct epoll_event event = {.events = EPOLLIN, .data.u32 = member};
 
-    leg->fd = -1;
-    if (life == 0 || backend->ops->channel_open(backend, legs->depth, &leg->channel) != WEIR_OK) {
-        leg->channel = NULL;
-        return;
+    if (life == 0)
+        return leg;
+    if (backend->ops->channel_open(backend, legs->depth, &leg.channel) != WEIR_OK) {
+        leg.channel = NULL;
+        atomic_store(&legs->array->wants_legs, true);
+        return leg;
     }
-    leg->life = life;
-    leg->fd = backend->ops->wait_fd(leg->channel);
-    if (leg->fd >= 0 && epoll_ctl(legs->poll_fd, EPOLL_CTL_ADD, leg->fd, &event) != 0) {
-        leg->fd = -1;
-        leg_close(legs, leg);
-        leg->life = 0;
+    leg.life = life;
+    leg.fd = backend->ops->wait_fd(leg.channel);
+    if (leg.fd >= 0 && epoll_ctl(legs->poll_fd, EPOLL_CTL_ADD, leg.fd, &event) != 0) {
+        leg.fd = -1;
+        leg_close(legs, &leg);
+        leg.life = 0;
+        atomic_store(&legs->array->wants_legs, true);
     }
+    return leg;
+}
+
+static void leg_set(struct wr_array_leg *leg, const struct wr_array_leg *to)
+{
+    *leg = *to;
+    leg->outbox_end = &leg->outbox;
 }
 
 /* Only the keeper changes it. */
@@ -66,9 +77,10 @@ int wr_array_legs_open(struct wr_array *array, uint32_t depth, struct wr_array_l
     pthread_mutex_init(&legs->lock, NULL);
     /* A member whose life changes meanwhile waits for the list. */
     pthread_mutex_lock(&array->legs_lock);
-    for (uint32_t i = 0; i < array->members; i++) {
-        legs->leg[i].outbox_end = &legs->leg[i].outbox;
-        leg_open(legs, i, life_of(array, i));
+    for (uint32_t i = 0; i < WR_MAP_MEMBERS; i++) {
+        const struct wr_array_leg leg = leg_open(legs, i, life_of(array, i)); /* 0: none there */
+
+        leg_set(&legs->leg[i], &leg);
     }
     pthread_mutex_lock(&array->lock);
     legs->next = array->legs;
@@ -99,6 +111,20 @@ void wr_array_legs_close(struct wr_array_legs *legs)
     pthread_mutex_destroy(&legs->lock);
 }
 
+/* What the member does about its channels may take long. Nobody who uses the legs waits for that:
+ * he finds this one gone meanwhile. */
+static void renew_leg(struct wr_array_legs *legs, uint32_t member, uint32_t life)
+{
+    struct wr_array_leg *leg = &legs->leg[member], old = *leg, new;
+
+    leg->channel = NULL;
+    pthread_mutex_unlock(&legs->lock);
+    leg_close(legs, &old);
+    new = leg_open(legs, member, life);
+    pthread_mutex_lock(&legs->lock);
+    leg_set(leg, &new);
+}
+
 bool wr_array_legs_renew(struct wr_array *array, uint32_t member)
 {
     const uint32_t life = life_of(array, member);
@@ -109,10 +135,8 @@ bool wr_array_legs_renew(struct wr_array *array, uint32_t member)
         struct wr_array_leg *leg = &legs->leg[member];
 
         pthread_mutex_lock(&legs->lock);
-        if ((leg->life != life || !leg->channel) && leg->flying == 0) {
-            leg_close(legs, leg);
-            leg_open(legs, member, life);
-        }
+        if ((leg->life != life || !leg->channel) && leg->flying == 0)
+            renew_leg(legs, member, life);
         is_all &= leg->life == life && leg->channel;
         pthread_mutex_unlock(&legs->lock);
     }
@@ -125,4 +149,10 @@ void wr_array_ring_waiting(struct wr_array *array)
     for (struct wr_array_legs *legs = array->legs; legs; legs = legs->next)
         if (legs->is_waiting)
             eventfd_write(legs->bell, 1);
+}
+
+void wr_array_ring_all(struct wr_array *array)
+{
+    for (struct wr_array_legs *legs = array->legs; legs; legs = legs->next)
+        eventfd_write(legs->bell, 1);
 }

@@ -65,6 +65,7 @@ void wr_map_close(struct wr_map *map)
     release(map->words, words_bytes(map));
     release(map->written, written_bytes(map));
     release(map->control, map->clusters * sizeof(*map->control));
+    *map = (struct wr_map){0};
 }
 
 /* --- Words -------------------------------------------------------------------------------------
@@ -480,9 +481,7 @@ static uint32_t choose_targets(struct wr_map *map, uint64_t cluster, bool is_all
     }
     if (!targets)
         return whole; /* perhaps they answer after all */
-    for (uint32_t i = 0; i < map->pieces; i++)
-        if ((whole & ~targets) >> i & 1)
-            set_state(map, cluster, i, WR_PIECE_STALE);
+    /* Those that are not there are as good as ever until the write has succeeded elsewhere. */
     return is_all ? targets_of_all(map, cluster, targets) : targets;
 }
 

@@ -5,17 +5,22 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/eventfd.h>
+#include <sys/syscall.h>
 #include <time.h>
+#include <unistd.h>
 
 #include <weir/weir.h>
 
 #include "transport/array.h"
 #include "transport/request.h"
+#include "transport/ring.h"
 #include "transport/tell.h"
 
-#define LATENCY_SHARE 8u    /* of one read in what is remembered  */
-#define LATENCY_LEAST 2000u /* differences below this are none    */
+#define LATENCY_SHARE 8u          /* of one read in what is remembered  */
+#define LATENCY_LEAST 2000u       /* differences below this are none    */
+#define STUCK_NS      20000000ull /* nobody has come out for so long, and for as much */
+#define STUCK_SHARE   8u          /* longer as reads take: whoever comes goes elsewhere */
+#define AGAIN_NS      10000000l   /* between two rounds of all copies */
 #define COST_SLOW     (1ull << 48)
 #define COST_DOWN     (1ull << 56)
 
@@ -27,20 +32,26 @@ uint64_t wr_array_now_ns(void)
     return (uint64_t)now.tv_sec * 1000000000ull + (uint64_t)now.tv_nsec;
 }
 
+uint64_t wr_array_mib(uint64_t clusters)
+{
+    return clusters * WEIR_CLUSTER_SLOTS * WEIR_SLOT_BYTES >> 20;
+}
+
 /* --- Specifications ----------------------------------------------------------------------------
  */
 
 /* What is a failure for a member alone is none for the array, which tells of those itself. */
 static void relay(void *context, int severity, int error, int os_error, const char *text)
 {
-    const struct wr_array_member *member = context;
+    const struct wr_array_voice *voice = context;
+    const struct wr_array_member *member = voice->member;
 
-    if (!atomic_load(&member->is_muted))
+    if (!atomic_load(&voice->is_muted))
         wr_tell(member->array->env, severity == WEIR_FAILURE ? WEIR_WARNING : severity, error,
                 os_error, "%s: a member says: %s", member->array->kind->name, text);
 }
 
-static int add_member(struct wr_array *array, const char *spec, size_t length)
+int wr_array_member_init(struct wr_array *array, const char *spec, size_t length)
 {
     struct wr_array_member *member = &array->member[array->members];
 
@@ -57,12 +68,16 @@ static int add_member(struct wr_array *array, const char *spec, size_t length)
         return WEIR_ENOMEM;
     }
     member->array = array;
-    member->env = (struct weir_backend_env){.context = member, .tell = relay};
+    for (uint32_t life = 0; life < 2; life++) {
+        struct wr_array_voice *voice = &member->voices[life];
+
+        voice->member = member;
+        voice->env = (struct weir_backend_env){.context = voice, .tell = relay};
+    }
     length = strcspn(member->spec, "?");
     if (length >= sizeof(member->name))
         length = sizeof(member->name) - 1;
     memcpy(member->name, member->spec, length);
-    array->members++;
     return WEIR_OK;
 }
 
@@ -78,7 +93,8 @@ int wr_array_split(struct wr_array *array, const char *inner)
         all = length;
         while (length > 0 && strchr(" \t\n", inner[length - 1]))
             length--;
-        error = add_member(array, inner, length);
+        error = wr_array_member_init(array, inner, length);
+        array->members += !error;
         if (error || !inner[all])
             return error;
         inner += all + 1;
@@ -100,14 +116,18 @@ void wr_array_free_members(struct wr_array *array)
     }
 }
 
-int wr_array_member_open(struct wr_array_member *member, bool is_quiet,
+int wr_array_member_open(struct wr_array_member *member, uint32_t life, bool is_quiet,
                          struct weir_backend **backend_p)
 {
+    struct wr_array_voice *voice = &member->voices[life & 1];
     int error;
 
-    atomic_store(&member->is_muted, is_quiet);
-    error = weir_backend_open(member->spec, &member->env, backend_p);
-    atomic_store(&member->is_muted, false);
+    /* Where there is another copy, and it can wait for us, nobody else needs to. */
+    voice->env.flags = member->array->options.copies > 1 ? WEIR_ENV_PUTS_OFF | WEIR_ENV_HAS_COPIES
+                                                         : member->array->env_flags;
+    atomic_store(&voice->is_muted, is_quiet);
+    error = weir_backend_open(member->spec, &voice->env, backend_p);
+    atomic_store(&voice->is_muted, false);
     return error;
 }
 
@@ -158,20 +178,21 @@ void wr_array_grace(struct wr_array *array)
 
 void wr_array_suspect(struct wr_array *array, uint32_t member)
 {
-    int saved_errno = errno;
-
     if (atomic_exchange(&array->map.member[member].is_up, false))
-        eventfd_write(array->bell, 1);
-    errno = saved_errno;
+        wr_ring(array->bell);
 }
 
 static uint64_t cost_of(const struct wr_array *array, uint32_t number)
 {
     const struct wr_array_member *member = &array->member[number];
-    uint64_t cost = atomic_load_explicit(&member->latency_ns, memory_order_relaxed) + LATENCY_LEAST;
+    const uint64_t latency = atomic_load_explicit(&member->latency_ns, memory_order_relaxed);
+    const uint32_t readers = atomic_load_explicit(&member->readers, memory_order_relaxed);
+    uint64_t cost = (latency + LATENCY_LEAST) * (readers + 1);
 
-    cost *= atomic_load_explicit(&member->readers, memory_order_relaxed) + 1;
-    if (atomic_load_explicit(&member->is_slow, memory_order_relaxed))
+    if (atomic_load_explicit(&member->is_slow, memory_order_relaxed) ||
+        (readers > 0 &&
+         wr_array_now_ns() > atomic_load_explicit(&member->moved_ns, memory_order_relaxed) +
+                                 STUCK_NS + STUCK_SHARE * latency))
         cost += COST_SLOW;
     if (!atomic_load(&array->map.member[number].is_up))
         cost += COST_DOWN;
@@ -208,15 +229,17 @@ static int read_piece(struct wr_array *array, const struct wr_map_piece *piece, 
     uint64_t begun = wr_array_now_ns(), took, before;
     int error;
 
-    atomic_fetch_add_explicit(&member->readers, 1, memory_order_relaxed);
+    if (atomic_fetch_add_explicit(&member->readers, 1, memory_order_relaxed) == 0)
+        atomic_store_explicit(&member->moved_ns, begun, memory_order_relaxed);
     error = backend->ops->read(backend, (uint64_t)piece->place * WEIR_CLUSTER_SLOTS + first, pages,
                                bytes);
+    took = wr_array_now_ns() - begun;
+    atomic_store_explicit(&member->moved_ns, begun + took, memory_order_relaxed);
     atomic_fetch_sub_explicit(&member->readers, 1, memory_order_relaxed);
     if (error) {
         wr_array_suspect(array, piece->member);
         return error;
     }
-    took = wr_array_now_ns() - begun;
     /* Two that store at a time lose one of them, which does not matter. */
     before = atomic_load_explicit(&member->latency_ns, memory_order_relaxed);
     atomic_store_explicit(&member->latency_ns,
@@ -225,12 +248,13 @@ static int read_piece(struct wr_array *array, const struct wr_map_piece *piece, 
     return WEIR_OK;
 }
 
-/* Pages of one cluster. */
+/* Pages of one cluster. WEIR_EAGAIN: nobody who has them answers, and one of them may yet. */
 static int read_cluster(struct wr_array *array, uint64_t cluster, uint32_t first, uint32_t pages,
                         void *bytes)
 {
     uint32_t tried = 0, number;
     struct wr_map_piece piece;
+    bool has_hope = false;
     int error = wr_map_readable(&array->map, cluster, first, pages);
     const bool is_new = error == WEIR_ENOENT;
 
@@ -240,12 +264,37 @@ static int read_cluster(struct wr_array *array, uint64_t cluster, uint32_t first
         error = read_piece(array, &piece, first, pages, bytes);
         if (!error)
             return WEIR_OK;
+        has_hope |= error == WEIR_EAGAIN;
         tried |= 1u << number;
     }
     if (!is_new || tried)
-        return WEIR_EIO;
+        return has_hope ? WEIR_EAGAIN : WEIR_EIO;
     memset(bytes, 0, (size_t)pages * WEIR_SLOT_BYTES);
     return WEIR_OK;
+}
+
+static int read_part(struct wr_array *array, uint64_t slot, uint32_t pages, void *bytes)
+{
+    const uint32_t side = wr_array_enter(array);
+    int error = read_cluster(array, slot / WEIR_CLUSTER_SLOTS, slot % WEIR_CLUSTER_SLOTS, pages,
+                             bytes);
+
+    wr_array_leave(array, side);
+    return error;
+}
+
+/* A member may come back: as long as it has patience, we have, unless whoever reads could do so
+ * elsewhere. Waits a moment. Raw, for the C library's is a cancellation point. */
+static bool is_worth_waiting(const struct wr_array *array, int error)
+{
+    const struct timespec moment = {0, AGAIN_NS};
+    const int saved_errno = errno;
+
+    if (error != WEIR_EAGAIN || array->env_flags & WEIR_ENV_HAS_COPIES)
+        return false;
+    (void)syscall(SYS_nanosleep, &moment, NULL);
+    errno = saved_errno;
+    return true;
 }
 
 int wr_array_read(struct weir_backend *backend, uint64_t slot, uint32_t pages, void *bytes)
@@ -261,13 +310,38 @@ int wr_array_read(struct weir_backend *backend, uint64_t slot, uint32_t pages, v
         const uint32_t first = slot % WEIR_CLUSTER_SLOTS;
         const uint32_t some = pages < WEIR_CLUSTER_SLOTS - first ? pages
                                                                  : WEIR_CLUSTER_SLOTS - first;
-        const uint32_t side = wr_array_enter(array);
 
-        error = read_cluster(array, slot / WEIR_CLUSTER_SLOTS, first, some, to);
-        wr_array_leave(array, side);
+        error = read_part(array, slot, some, to);
+        if (is_worth_waiting(array, error)) {
+            error = WEIR_OK;
+            continue;
+        }
         slot += some;
         pages -= some;
         to += (size_t)some * WEIR_SLOT_BYTES;
     }
+    return error;
+}
+
+/* The copies by their number, whoever has been asked before. */
+int wr_array_reread(struct weir_backend *backend, uint64_t slot, uint32_t attempt, void *bytes)
+{
+    struct wr_array *array = (struct wr_array *)backend;
+    int error;
+
+    if (!wr_request_is_inside(array->map.clusters * WEIR_CLUSTER_SLOTS, slot, 1))
+        return WEIR_EINVAL;
+    if (attempt >= array->map.pieces)
+        return WEIR_ENOENT;
+    do {
+        const uint32_t side = wr_array_enter(array);
+        const struct wr_map_piece piece = wr_map_piece(&array->map, slot / WEIR_CLUSTER_SLOTS,
+                                                       attempt);
+
+        error = piece.state == WR_PIECE_WHOLE
+                    ? read_piece(array, &piece, slot % WEIR_CLUSTER_SLOTS, 1, bytes)
+                    : WEIR_EIO;
+        wr_array_leave(array, side);
+    } while (is_worth_waiting(array, error));
     return error;
 }

@@ -67,14 +67,6 @@ static bool is_fatal(int error)
            error == WEIR_ENOMEM;
 }
 
-/* Fast only if all are; remote, or in need of care, if one is. Who is not there may be remote. */
-static uint32_t flags_with(uint32_t flags, uint32_t member)
-{
-    const uint32_t any = WEIR_BACKEND_REMOTE | WEIR_BACKEND_SEALED;
-
-    return ((flags & member) & ~any) | ((flags | member) & any);
-}
-
 /* All members, or all but as many as copies allow. places: of each; 0: it is not there. */
 static int open_members(struct wr_array *array, uint32_t places[WR_MAP_MEMBERS])
 {
@@ -85,18 +77,18 @@ static int open_members(struct wr_array *array, uint32_t places[WR_MAP_MEMBERS])
         struct wr_array_member *member = &array->member[i];
         struct weir_backend_info info;
         struct weir_backend *backend = NULL;
-        int error = wr_array_member_open(member, false, &backend);
+        int error = wr_array_member_open(member, 1, false, &backend);
 
         places[i] = 0;
         if (error && (is_fatal(error) || ++absent >= array->options.copies))
             return error;
         if (error) {
-            array->flags = flags_with(array->flags, WEIR_BACKEND_REMOTE);
+            array->flags = wr_array_flags_with(array->flags, WEIR_BACKEND_REMOTE);
             continue;
         }
         atomic_store(&member->lives[1], backend);
         backend->ops->describe(backend, &info);
-        array->flags = flags_with(array->flags, info.flags);
+        array->flags = wr_array_flags_with(array->flags, info.flags);
         places[i] = wr_array_places(backend);
         if (places[i] == 0) {
             wr_tell(array->env, WEIR_FAILURE, WEIR_EINVAL, 0,
@@ -187,6 +179,7 @@ static int open_array(const struct wr_spec_kind *kind, const struct weir_backend
     memset(array, 0, sizeof(*array));
     array->base.ops = ops;
     array->env = env;
+    array->env_flags = env ? env->flags : 0;
     array->kind = kind;
     array->bell = -1;
     array->options = (struct wr_array_options){
@@ -258,8 +251,10 @@ static void discard_cluster(struct wr_array *array, uint64_t cluster)
     for (uint32_t i = 0; i < array->map.pieces; i++) {
         struct weir_backend *backend;
 
+        /* One that does not answer is not waited for. */
         if (pieces[i].state == WR_PIECE_NONE ||
-            !atomic_load(&array->map.member[pieces[i].member].is_up))
+            !atomic_load(&array->map.member[pieces[i].member].is_up) ||
+            atomic_load(&array->member[pieces[i].member].is_slow))
             continue;
         backend = atomic_load(&array->member[pieces[i].member].lives[pieces[i].life & 1]);
         if (backend->ops->discard)
@@ -294,7 +289,8 @@ static int array_discard(struct weir_backend *backend, uint64_t slot, uint64_t c
         .abi = WEIR_BACKEND_ABI, .name = word, .open = open_word, .close = array_close,            \
         .describe = array_describe, .read = wr_array_read, .channel_open = wr_array_channel_open,  \
         .channel_close = wr_array_channel_close, .submit = wr_array_submit, .poll = wr_array_poll, \
-        .wait_fd = wr_array_wait_fd, .discard = array_discard,                                     \
+        .wait_fd = wr_array_wait_fd, .discard = array_discard, .reread = wr_array_reread,          \
+        .extend = wr_array_extend,                                                                 \
     }
 
 const struct weir_backend_ops weir_backend_mirror = ARRAY_OPS("mirror", mirror_open);

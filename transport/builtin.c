@@ -52,7 +52,7 @@ static bool is_name(const char *name)
            strspn(name, "abcdefghijklmnopqrstuvwxyz0123456789_-") == length;
 }
 
-/* All but discard(). */
+/* All but what is optional. */
 static bool is_complete(const struct weir_backend_ops *ops)
 {
     return ops->open && ops->close && ops->describe && ops->read && ops->channel_open &&
@@ -63,7 +63,7 @@ int weir_backend_register(const struct weir_backend_ops *ops)
 {
     int error = WEIR_OK;
 
-    if (!ops || ops->abi != WEIR_BACKEND_ABI || !ops->name || !is_name(ops->name) ||
+    if (!ops || ops->abi < 1 || ops->abi > WEIR_BACKEND_ABI || !ops->name || !is_name(ops->name) ||
         !is_complete(ops))
         return WEIR_EINVAL;
     pthread_mutex_lock(&lock);

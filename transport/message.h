@@ -10,8 +10,8 @@
  *            again, empty, is never taken for one that has the pages
  *   id       the client's number of a request; the answer bears the same
  *   line     a connection of a lease, by a number below 256 that the client chooses (LEASE,
- * ATTACH); before the server welcomes a later one of the same number, it has done the last that it
- *            will do of what was said on the earlier
+ *            ATTACH); before the server welcomes a later one of the same number, or says that it
+ *            severed it, it has done the last that it will do of what was said on the earlier
  *   seal     the last 16 bytes of the header: see session.h
  *
  * Always: nothing is believed of a message before wr_message_parse() has found it sound: the
@@ -52,7 +52,9 @@
     X(JOIN, 20, 0, 0, false)      /* client: a queue pair shall be of this line     */    \
     X(JOINED, 21, 0, 0, false)    /* server: connect it to port `count`             */    \
     X(LOCATE, 22, 0, 0, false)    /* client: it is connected; where is the lease?   */    \
-    X(LOCATED, 23, 0, 0, false)   /* server: `count` slots at `slot`, key `pages`   */
+    X(LOCATED, 23, 0, 0, false)   /* server: `count` slots at `slot`, key `pages`   */    \
+    X(SEVER, 24, 0, 0, false)     /* client: end my lease's `slot`-th line          */    \
+    X(SEVERED, 25, 0, 0, false)   /* server: nothing said on it is done any more    */
 
 #define WR_MESSAGE_PAYLOAD (WEIR_CLUSTER_SLOTS * WEIR_SLOT_BYTES)
 

@@ -89,4 +89,4 @@ void wr_rdma_channel_close(struct weir_channel *channel);
 uint32_t wr_rdma_submit(struct weir_channel *channel, struct weir_io *const *ios, uint32_t count);
 uint32_t wr_rdma_poll(struct weir_channel *channel, uint32_t max);
 int wr_rdma_wait_fd(struct weir_channel *channel);
-void wr_rdma_tend(struct weir_channel *channel, uint64_t number);
+void wr_rdma_tend(struct weir_channel *channel);

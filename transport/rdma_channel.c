@@ -3,25 +3,33 @@
 /*
  * A channel: one queue with many works under way.
  *
- *   ring      of requests: a queue pair does its works in order
- *   next      of the ring, the one that is being cut into works; next_page of it are
+ *   ring      requests in the order in which they are served: a queue pair does its works in order
+ *   first     the oldest that is not done
+ *   next      the one that is being cut into works, or is to be next; next_page of it are
+ *   end       where the next request goes
  *   done, posted  works that were taken back, and handed over; a work's place is its number modulo
  *             the places
+ *   ended     requests whose done() is still to run
  *
- * Always: done <= posted <= done + places. When the line breaks, every request that is not done is
- * served again, from its first page, on the next line. While a work is under way the queue is
- * armed, so that wait_fd() tells.
+ * Always: first <= next <= end <= first + depth; done <= posted <= done + places. When the line
+ * breaks, next falls back to first: every request that is not done is served again, from its first
+ * page, on the next line. While a work is under way the queue is armed, so that wait_fd() tells.
  */
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include "transport/queue.h"
 #include "transport/rdma.h"
-#include "transport/tcp_ring.h"
+#include "transport/request.h"
+#include "transport/tcp_away.h"
 #include "transport/tell.h"
+
+#define NS_SECOND 1000000000ull
 
 /* What a place is of. */
 struct part {
@@ -33,23 +41,32 @@ struct wr_rdma_channel {
     struct weir_channel base; /* first */
     /* Constant while open. */
     struct wr_tcp *tcp;
-    int poll_fd, bell; /* wait_fd(): readable when the queue's or the own bell has rung */
+    uint32_t depth, number; /* number: of its lines */
+    int poll_fd, bell;      /* wait_fd(): readable when the queue's or the own bell has rung */
 
     _Atomic(uint32_t) link; /* enum wr_link_state: whose the line is */
     struct wr_line line;
-    bool is_unsure; /* likewise: it broke with a write under way            */
-    bool is_told;   /* the keeper's: that it cannot be opened, and why      */
+    bool is_told; /* the keeper's: that it cannot be opened, and why */
 
     /* Kept by the channel's thread. */
-    struct wr_ring ring;
+    struct weir_io **ring;
+    uint64_t first, next, end;
     uint32_t next_page;
     uint64_t done, posted;
     struct part parts[WR_RDMA_PLACES];
+    uint64_t broken_ns; /* since when nothing moves; 0: it does         */
+    uint64_t answer_ns; /* since when a completion is waited for        */
+    struct wr_queue ended;
 };
 
 static struct wr_rdma_channel *channel_of(struct weir_channel *channel)
 {
     return (struct wr_rdma_channel *)channel;
+}
+
+static struct weir_io *io_at(const struct wr_rdma_channel *c, uint64_t number)
+{
+    return c->ring[number % c->depth];
 }
 
 static void ring_bell(const struct wr_rdma_channel *c)
@@ -65,13 +82,22 @@ static bool is_open(const struct wr_rdma_channel *c)
 
 /* --- The line --------------------------------------------------------------------------------- */
 
+static bool has_writes_posted(const struct wr_rdma_channel *c)
+{
+    for (uint64_t i = c->first; i < c->next + (c->next_page > 0); i++)
+        if (io_at(c, i)->is_write)
+            return true;
+    return false;
+}
+
 /* The keeper destroys its queue, and brings another. */
 static void break_line(struct wr_rdma_channel *c)
 {
-    if (wr_ring_falls_back(&c->ring, c->next_page > 0) && !c->is_unsure) {
-        c->is_unsure = true;
-        atomic_fetch_add(&c->tcp->unsure, 1);
-    }
+    if (has_writes_posted(c))
+        wr_tcp_note_unsure(c->tcp, c->number);
+    if (c->broken_ns == 0)
+        c->broken_ns = wr_line_now_ns();
+    c->next = c->first;
     c->next_page = 0;
     c->done = c->posted;
     epoll_ctl(c->poll_fd, EPOLL_CTL_DEL, c->line.queue->bell->fd, NULL);
@@ -86,7 +112,7 @@ static void adopt_line(struct wr_rdma_channel *c)
 
     if (atomic_load_explicit(&c->link, memory_order_acquire) != WR_LINK_NEW)
         return;
-    c->ring.answer_ns = wr_line_now_ns();
+    c->answer_ns = wr_line_now_ns();
     epoll_ctl(c->poll_fd, EPOLL_CTL_ADD, c->line.queue->bell->fd, &event);
     atomic_store_explicit(&c->link, WR_LINK_OPEN, memory_order_relaxed);
 }
@@ -99,7 +125,7 @@ static void tell_of(struct wr_rdma_channel *c, int error, const char *why)
     c->is_told = true;
 }
 
-static void replace_line(struct wr_rdma_channel *c, uint64_t number)
+static void replace_line(struct wr_rdma_channel *c)
 {
     char why[WR_WHY_ROOM] = "";
     int error;
@@ -107,19 +133,17 @@ static void replace_line(struct wr_rdma_channel *c, uint64_t number)
     wr_tcp_close_line(c->tcp, &c->line);
     if (atomic_load(&c->tcp->is_away) || atomic_load(&c->tcp->is_lost))
         return;
-    error = wr_tcp_open_line(c->tcp, &c->line, number, c->ring.depth, why);
+    error = wr_tcp_open_line(c->tcp, &c->line, c->number, c->depth, why);
     if (error) {
-        tell_of(c, error, why);
+        if (error != WEIR_EAGAIN)
+            tell_of(c, error, why);
         return;
     }
     c->is_told = false;
-    c->tcp->is_sure_again |= c->is_unsure;
-    atomic_fetch_sub(&c->tcp->unsure, c->is_unsure);
-    c->is_unsure = false;
     atomic_store_explicit(&c->link, WR_LINK_NEW, memory_order_release);
 }
 
-void wr_rdma_tend(struct weir_channel *base, uint64_t number)
+void wr_rdma_tend(struct weir_channel *base)
 {
     struct wr_rdma_channel *c = channel_of(base);
     uint32_t link = atomic_load_explicit(&c->link, memory_order_acquire);
@@ -128,7 +152,7 @@ void wr_rdma_tend(struct weir_channel *base, uint64_t number)
     if (link == WR_LINK_OPEN && (is_away || wr_rdma_is_ended(&c->line)))
         wr_rdma_interrupt(&c->line);
     if (link == WR_LINK_BROKEN)
-        replace_line(c, number);
+        replace_line(c);
     if (link != WR_LINK_OPEN || is_away || c->tcp->is_sure_again || atomic_load(&c->tcp->is_lost))
         ring_bell(c);
 }
@@ -166,9 +190,9 @@ static bool cut_work(struct wr_rdma_channel *c, uint64_t number, struct wr_rdma_
     struct part *part = &c->parts[place];
     struct weir_io *io;
 
-    if (c->ring.next == c->ring.end || number - c->done == queue->sizes.places)
+    if (c->next == c->end || number - c->done == queue->sizes.places)
         return false;
-    io = wr_ring_at(&c->ring, c->ring.next);
+    io = io_at(c, c->next);
     if (io->is_write && c->next_page == 0 && atomic_load(&c->tcp->unsure) > 0)
         return false; /* the keeper rings */
     *part = (struct part){.io = io, .page = c->next_page, .pages = io->pages - c->next_page};
@@ -185,7 +209,7 @@ static bool cut_work(struct wr_rdma_channel *c, uint64_t number, struct wr_rdma_
     c->next_page += part->pages;
     if (c->next_page == io->pages) {
         c->next_page = 0;
-        c->ring.next++;
+        c->next++;
     }
     return true;
 }
@@ -196,8 +220,6 @@ static void post_some(struct wr_rdma_channel *c)
     uint32_t count;
 
     while (is_open(c)) {
-        if (c->done == c->posted)
-            wr_ring_asks(&c->ring);
         for (count = 0; count < WR_RDMA_BATCH && cut_work(c, c->posted + count, &works[count]);)
             count++;
         if (count == 0)
@@ -211,6 +233,13 @@ static void post_some(struct wr_rdma_channel *c)
 
 /* --- Taking back ------------------------------------------------------------------------------ */
 
+static void end_io(struct wr_rdma_channel *c, struct weir_io *io, int error, int os_error)
+{
+    io->error = error;
+    io->os_error = os_error;
+    wr_queue_put(&c->ended, io);
+}
+
 /* All up to this work are done. */
 static void finish(struct wr_rdma_channel *c, uint64_t number)
 {
@@ -221,11 +250,12 @@ static void finish(struct wr_rdma_channel *c, uint64_t number)
         if (!part->io->is_write)
             copy_part(part, wr_rdma_place(c->line.queue, place), false);
         if (part->page + part->pages == part->io->pages) {
-            wr_ring_end(&c->ring, part->io, WEIR_OK, 0);
-            c->ring.first++;
+            end_io(c, part->io, WEIR_OK, 0);
+            c->first++;
         }
     }
-    wr_ring_hears(&c->ring);
+    c->broken_ns = 0;
+    c->answer_ns = wr_line_now_ns();
 }
 
 static void take_all(struct wr_rdma_channel *c)
@@ -254,29 +284,40 @@ static void stay_armed(struct wr_rdma_channel *c)
     }
     /* What came before it was armed does not ring. */
     take_all(c);
-    if (c->ring.ended.first || c->done == c->posted)
+    if (c->ended.first || c->done == c->posted)
         ring_bell(c);
 }
 
 /* Has it been silent for too long, though the keeper's line is not? */
 static bool is_silent(const struct wr_rdma_channel *c)
 {
-    return is_open(c) && c->done < c->posted && wr_ring_is_silent(&c->ring, c->tcp);
+    return is_open(c) && c->done < c->posted &&
+           wr_line_now_ns() - c->answer_ns > wr_tcp_silence_ns(c->tcp);
 }
 
-/* What waits for a server that is gone fails, and what waits for one that is away is put off. */
-static void give_up(struct wr_rdma_channel *c)
+static bool is_hopeless(const struct wr_rdma_channel *c)
 {
-    const bool is_hopeless = wr_ring_is_hopeless(&c->ring, c->tcp);
+    return wr_tcp_is_given_up(c->tcp) ||
+           (c->broken_ns != 0 && c->first < c->end &&
+            wr_line_now_ns() - c->broken_ns > c->tcp->options.patience * NS_SECOND);
+}
 
-    if (!is_hopeless && !wr_tcp_puts_off(c->tcp))
-        return;
+/* Writes, or reads, or both; the rest waits. */
+static void fail(struct wr_rdma_channel *c, bool writes, bool reads, int error)
+{
+    uint64_t kept = c->first;
+
     if (is_open(c))
         break_line(c);
-    if (is_hopeless)
-        wr_ring_fail(&c->ring);
-    else
-        wr_ring_put_off(&c->ring);
+    for (uint64_t i = c->first; i < c->end; i++) {
+        struct weir_io *io = io_at(c, i);
+
+        if (io->is_write ? writes : reads)
+            end_io(c, io, error, ETIMEDOUT);
+        else
+            c->ring[kept++ % c->depth] = io;
+    }
+    c->end = kept;
 }
 
 /* --- The channel's calls ---------------------------------------------------------------------- */
@@ -287,9 +328,20 @@ uint32_t wr_rdma_submit(struct weir_channel *base, struct weir_io *const *ios, u
     uint32_t taken;
 
     adopt_line(c);
-    taken = wr_ring_take(&c->ring, ios, count, c->tcp->slots);
-    if (c->ring.ended.first || wr_tcp_puts_off(c->tcp))
-        ring_bell(c);
+    if (c->done == c->posted) /* nobody has waited for anything until now */
+        c->answer_ns = wr_line_now_ns();
+    if (c->first == c->end)
+        c->broken_ns = c->broken_ns ? wr_line_now_ns() : 0;
+    for (taken = 0; taken < count && c->end - c->first < c->depth; taken++) {
+        struct weir_io *io = ios[taken];
+
+        if (wr_request_is_sound(io, c->tcp->slots)) {
+            c->ring[c->end++ % c->depth] = io;
+        } else {
+            end_io(c, io, WEIR_EINVAL, 0);
+            ring_bell(c);
+        }
+    }
     post_some(c);
     stay_armed(c);
     return taken;
@@ -298,7 +350,7 @@ uint32_t wr_rdma_submit(struct weir_channel *base, struct weir_io *const *ios, u
 uint32_t wr_rdma_poll(struct weir_channel *base, uint32_t max)
 {
     struct wr_rdma_channel *c = channel_of(base);
-    uint32_t finished;
+    uint32_t finished = 0;
     eventfd_t rung;
 
     eventfd_read(c->bell, &rung);
@@ -308,11 +360,18 @@ uint32_t wr_rdma_poll(struct weir_channel *base, uint32_t max)
         wr_rdma_quiet(c->line.queue);
     if (is_silent(c))
         break_line(c);
-    give_up(c);
+    if (is_hopeless(c))
+        fail(c, true, true, WEIR_EIO);
+    else if (wr_tcp_sends_away(c->tcp, is_open(c) ? 0 : c->broken_ns))
+        fail(c, wr_tcp_puts_off(c->tcp), true, WEIR_EAGAIN);
     post_some(c);
-    finished = wr_ring_finish(&c->ring, max);
+    for (; finished < max && c->ended.first; finished++) {
+        struct weir_io *io = wr_queue_take(&c->ended);
+
+        io->done(io);
+    }
     stay_armed(c);
-    if (c->ring.ended.first)
+    if (c->ended.first)
         ring_bell(c);
     return finished;
 }
@@ -331,7 +390,7 @@ static void free_channel(struct wr_rdma_channel *c)
         close(c->poll_fd);
     if (c->bell >= 0)
         close(c->bell);
-    wr_ring_fini(&c->ring);
+    free(c->ring);
     free(c);
 }
 
@@ -351,13 +410,16 @@ int wr_rdma_channel_open(struct weir_backend *backend, uint32_t depth,
         return WEIR_ENOMEM;
     c->base.backend = backend;
     c->tcp = tcp;
+    c->depth = depth;
     c->line.fd = -1;
+    c->broken_ns = wr_line_now_ns();
     atomic_store(&c->link, WR_LINK_BROKEN);
+    c->ring = calloc(depth, sizeof(struct weir_io *));
     c->poll_fd = epoll_create1(EPOLL_CLOEXEC);
     c->bell = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (wr_ring_init(&c->ring, depth) && c->poll_fd >= 0 && c->bell >= 0 &&
+    if (c->ring && c->poll_fd >= 0 && c->bell >= 0 &&
         epoll_ctl(c->poll_fd, EPOLL_CTL_ADD, c->bell, &event) == 0)
-        error = wr_tcp_enlist(tcp, &c->base, &c->is_unsure);
+        error = wr_tcp_enlist(tcp, &c->base, &c->number);
     if (error) {
         free_channel(c);
         return error;
@@ -371,6 +433,6 @@ void wr_rdma_channel_close(struct weir_channel *base)
 {
     struct wr_rdma_channel *c = channel_of(base);
 
-    wr_tcp_delist(c->tcp, base, &c->is_unsure);
+    wr_tcp_delist(c->tcp, base);
     free_channel(c);
 }

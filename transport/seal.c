@@ -48,6 +48,17 @@ static int seal_read(struct weir_backend *backend, uint64_t slot, uint32_t pages
     return error ? error : wr_seal_unseal(seal, slot, pages, bytes);
 }
 
+static int seal_reread(struct weir_backend *backend, uint64_t slot, uint32_t attempt, void *bytes)
+{
+    struct wr_seal *seal = seal_of(backend);
+    const struct weir_backend_ops *ops = seal->inner->ops;
+    int error = WEIR_ENOENT;
+
+    if (ops->abi >= 2 && ops->reread)
+        error = ops->reread(seal->inner, slot, attempt, bytes);
+    return error ? error : wr_seal_unseal(seal, slot, 1, bytes);
+}
+
 /* --- Discarding ------------------------------------------------------------------------------ */
 
 /* Whole pages of records go back to the system; those at the edges are cleared one by one. */
@@ -77,6 +88,16 @@ static int seal_discard(struct weir_backend *backend, uint64_t slot, uint64_t co
         forget(seal, slot, count);
     return seal->inner->ops->discard ? seal->inner->ops->discard(seal->inner, slot, count)
                                      : WEIR_OK;
+}
+
+static int seal_extend(struct weir_backend *backend, const char *spec, uint32_t may)
+{
+    struct weir_backend *inner = seal_of(backend)->inner;
+
+    /* Nothing leaves plain. And whoever uses us has known all along that he is looked at. */
+    may |= WEIR_BACKEND_REMOTE | WEIR_BACKEND_SEALED;
+    return inner->ops->abi >= 2 && inner->ops->extend ? inner->ops->extend(inner, spec, may)
+                                                      : WEIR_ENOSUPPORT;
 }
 
 /* --- Life ------------------------------------------------------------------------------------ */
@@ -162,6 +183,8 @@ static const struct weir_backend_ops seal_ops = {
     .poll = wr_seal_poll,
     .wait_fd = wr_seal_wait_fd,
     .discard = seal_discard,
+    .reread = seal_reread,
+    .extend = seal_extend,
 };
 
 int wr_seal_open(struct weir_backend *inner, enum wr_seal_wish wish,

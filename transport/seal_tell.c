@@ -7,30 +7,20 @@
 #include <poll.h>
 #include <signal.h>
 #include <sys/eventfd.h>
-#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
+#include "transport/ring.h"
 #include "transport/seal.h"
 #include "transport/tell.h"
 
 #define PAUSE_MS 10000 /* between two events */
 
-static void ring(const struct wr_seal_teller *teller)
-{
-    const uint64_t one = 1;
-    const int saved_errno = errno;
-
-    /* Raw: the C library's is a cancellation point. It cannot fail but for a count of 2^64. */
-    (void)syscall(SYS_write, teller->bell, &one, sizeof(one));
-    errno = saved_errno;
-}
-
 void wr_seal_found(struct wr_seal_teller *teller, uint64_t slot)
 {
     atomic_store_explicit(&teller->slot, slot, memory_order_relaxed);
     atomic_fetch_add_explicit(&teller->found, 1, memory_order_release);
-    ring(teller);
+    wr_ring(teller->bell);
 }
 
 /* True: there was something. */
@@ -99,7 +89,7 @@ int wr_seal_teller_open(struct wr_seal_teller *teller, const struct weir_backend
 void wr_seal_teller_close(struct wr_seal_teller *teller)
 {
     atomic_store(&teller->is_stopping, true);
-    ring(teller);
+    wr_ring(teller->bell);
     pthread_join(teller->thread, NULL);
     close(teller->bell);
 }

@@ -8,7 +8,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define VERSION    1u /* of the protocol above the header */
+#define VERSION    2u /* of the protocol above the header */
 #define SEAL_BYTES (WR_MESSAGE_BYTES - WR_MESSAGE_SEAL)
 
 /* Where the fields of a hello are. */

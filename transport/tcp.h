@@ -35,6 +35,14 @@
 #define WR_TCP_CHANNELS 64u
 #define WR_TCP_DEPTH    1024u
 
+/* Numbers of lines: the server ends an older one of the same number. */
+enum {
+    WR_TCP_LINE_CONTROL = 0,
+    WR_TCP_LINE_SEATS = 1,
+    WR_TCP_LINE_CHANNELS = WR_TCP_LINE_SEATS + WR_TCP_SEATS,
+    WR_TCP_LINES = WR_TCP_LINE_CHANNELS + WR_TCP_CHANNELS
+};
+
 enum wr_seat_state {
     WR_SEAT_CLOSED, /* the keeper's: no line                   */
     WR_SEAT_FREE,   /* anybody's                               */
@@ -44,8 +52,7 @@ enum wr_seat_state {
 
 struct wr_seat {
     _Atomic(uint32_t) state;
-    struct wr_line line; /* his whose turn it is by the state               */
-    bool is_unsure;      /* likewise: a discard was sent, and no answer came */
+    struct wr_line line; /* his whose turn it is by the state */
 };
 
 enum wr_link_state {
@@ -74,8 +81,10 @@ struct wr_tcp {
     uint64_t slots, epoch;
     uint8_t lease[WR_NAME_BYTES];
 
-    /* Lines that broke with something on its way that changes memory. Until the server has ended
-     * them it may still come to pass; nothing is written meanwhile. */
+    /* Lines that broke with something on its way that changes memory, by number, and how many they
+     * are. Until the server has ended them it may still come to pass; nothing is written meanwhile.
+     * The keeper has them severed; or another line of that number is welcomed. */
+    _Atomic(bool) is_unsure[WR_TCP_LINES];
     _Atomic(uint32_t) unsure;
 
     _Atomic(bool) is_lost;     /* the pages are gone, for ever                          */
@@ -93,37 +102,41 @@ struct wr_tcp {
     /* Kept by `lock`: which channels there are. The keeper walks them. */
     pthread_mutex_t lock;
     struct weir_channel *channels[WR_TCP_CHANNELS];
-    bool has_ghost[WR_TCP_CHANNELS]; /* the last channel of that number left an unsure line */
 
     /* The keeper's. */
     pthread_t keeper;
     int bell; /* eventfd; anybody rings, also in a signal handler */
     _Atomic(bool) stop;
     struct wr_line control;
-    bool is_asked_back;                         /* and whoever is to know was told */
-    bool is_sure_again;                         /* channels that wait for that are to be told */
-    uint64_t renew_ns, retry_ns, retry_wait_ns; /* when next; how long after that */
+    uint32_t seats_had;               /* the most that were open at a time                 */
+    struct wr_message renewal;        /* the last that was sent                            */
+    uint64_t asked_ns;                /* when, if it has no answer yet; 0: it has          */
+    uint64_t renew_ns, renew_wait_ns; /* when next; how long after that                    */
+    uint64_t retry_ns, retry_wait_ns; /* likewise: the lease, when nobody answers          */
+    uint64_t open_ns, open_wait_ns;   /* likewise: other lines, when one cannot be opened  */
+    uint64_t refused_ns;              /* since when that is so                             */
+    bool is_open_due;                 /* some line is to be opened then                    */
+    bool is_told_of_lines;            /* that they cannot be opened                        */
+    bool is_asked_back;               /* and whoever is to know was told                   */
+    bool became_sure;                 /* since channels that wait for that were told       */
+    bool is_sure_again;               /* they are being told                               */
 };
 
-static inline bool wr_tcp_is_away_for(const struct wr_tcp *tcp, uint64_t ns)
+/* A line of this number is given up with something on its way that changes memory. Its owner. */
+static inline void wr_tcp_note_unsure(struct wr_tcp *tcp, uint32_t number)
 {
-    return atomic_load(&tcp->is_away) && wr_line_now_ns() - atomic_load(&tcp->away_ns) > ns;
+    atomic_fetch_add(&tcp->unsure, 1);
+    if (atomic_exchange(&tcp->is_unsure[number], true))
+        atomic_fetch_sub(&tcp->unsure, 1);
 }
 
-/* Is it away for longer than anybody waits? Then nobody begins to wait. Signal. */
-static inline bool wr_tcp_is_given_up(const struct wr_tcp *tcp)
+/* The server has ended it. The keeper. */
+static inline void wr_tcp_note_sure(struct wr_tcp *tcp, uint64_t number)
 {
-    return atomic_load(&tcp->is_lost) ||
-           wr_tcp_is_away_for(tcp, tcp->options.patience * 1000000000ull);
-}
-
-/* Is it away for longer than a connection takes to be opened again? Then what is to be written had
- * better go elsewhere, if whoever writes has said that it can. */
-#define WR_TCP_BRIEF_NS 500000000ull
-static inline bool wr_tcp_puts_off(const struct wr_tcp *tcp)
-{
-    return tcp->env && (tcp->env->flags & WEIR_ENV_PUTS_OFF) &&
-           wr_tcp_is_away_for(tcp, WR_TCP_BRIEF_NS);
+    if (!atomic_exchange(&tcp->is_unsure[number], false))
+        return;
+    atomic_fetch_sub(&tcp->unsure, 1);
+    tcp->became_sure = true;
 }
 
 /* backend_tcp.c. As the operations of a back end have it. */
@@ -148,7 +161,7 @@ void wr_tcp_wake_seats(struct wr_tcp *tcp);
 int wr_tcp_keeper_open(struct wr_tcp *tcp);
 void wr_tcp_keeper_close(struct wr_tcp *tcp);
 /* A line that is one of the lease, under this number; and one that is ready for pages. The
- * keeper's, or before it runs. */
+ * keeper's, or before it runs. WEIR_EAGAIN: not now, for others could not be opened just before. */
 int wr_tcp_attach(struct wr_tcp *tcp, struct wr_line *line, uint64_t number, char why[WR_WHY_ROOM]);
 int wr_tcp_open_line(struct wr_tcp *tcp, struct wr_line *line, uint64_t number, uint32_t depth,
                      char why[WR_WHY_ROOM]);
@@ -165,8 +178,7 @@ void wr_tcp_channel_close(struct weir_channel *channel);
 uint32_t wr_tcp_submit(struct weir_channel *channel, struct weir_io *const *ios, uint32_t count);
 uint32_t wr_tcp_poll(struct weir_channel *channel, uint32_t max);
 int wr_tcp_wait_fd(struct weir_channel *channel);
-void wr_tcp_channel_tend(struct weir_channel *channel, uint64_t number);
-/* A channel that the keeper tends from now on; *is_unsure_p: it takes over a ghost. And no longer;
- * is_unsure: it leaves one. */
-int wr_tcp_enlist(struct wr_tcp *tcp, struct weir_channel *channel, bool *is_unsure_p);
-void wr_tcp_delist(struct wr_tcp *tcp, const struct weir_channel *channel, const bool *is_unsure);
+void wr_tcp_channel_tend(struct weir_channel *channel);
+/* A channel that the keeper tends from now on, and the number of its lines. And no longer. */
+int wr_tcp_enlist(struct wr_tcp *tcp, struct weir_channel *channel, uint32_t *number_p);
+void wr_tcp_delist(struct wr_tcp *tcp, const struct weir_channel *channel);

@@ -1,8 +1,17 @@
 /* SPDX-License-Identifier: MIT */
 
 /*
- * A channel: one line with many requests in flight, which is a ring of them: a server serves a line
- * in order.
+ * A channel: one line with many requests in flight.
+ *
+ *   ring     requests in the order in which they are sent, and answered: a server serves a line in
+ *            order
+ *   first    the oldest that has no answer
+ *   next     the one that is being sent, or is to be sent next
+ *   end      where the next request goes
+ *   ended    requests whose done() is still to run
+ *
+ * Always: first <= next <= end <= first + depth. When the line breaks, next falls back to first:
+ * everything that has no answer is sent again on the next line.
  */
 
 #include <errno.h>
@@ -13,33 +22,46 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "transport/tcp_ring.h"
+#include "transport/queue.h"
+#include "transport/request.h"
+#include "transport/tcp.h"
+#include "transport/tcp_away.h"
 
-#define PIECES 64 /* of one system call */
+#define NS_SECOND 1000000000ull
+#define PIECES    64 /* of one system call */
 
 struct wr_tcp_channel {
     struct weir_channel base; /* first */
     /* Constant while open. */
     struct wr_tcp *tcp;
-    int poll_fd, bell; /* wait_fd(): readable when the line is, or the bell has rung */
+    uint32_t depth, number; /* number: of its lines */
+    int poll_fd, bell;      /* wait_fd(): readable when the line is, or the bell has rung */
 
     _Atomic(uint32_t) link; /* enum wr_link_state: whose the line is */
     struct wr_line line;
-    bool is_unsure;         /* likewise: it broke with a write on its way */
     _Atomic(bool) has_rung; /* the bell */
+    _Atomic(bool) waits;    /* for an answer, or to be able to ask */
 
     /* Kept by the channel's thread. */
-    struct wr_ring ring;
-    uint64_t sealed;  /* next + 1 once the header of next is made */
-    size_t sent, got; /* bytes of the messages at next and at first */
-    bool wants_room;  /* the poll_fd tells of room to send, too     */
+    struct weir_io **ring;
+    uint64_t first, next, end, sealed; /* sealed: next + 1 once the header of next is made */
+    uint64_t broken_ns;                /* since when nothing moves; 0: it does             */
+    uint64_t answer_ns;                /* since when an answer is waited for               */
+    size_t sent, got;                  /* bytes of the messages at next and at first        */
+    bool wants_room;                   /* the poll_fd tells of room to send, too           */
     uint8_t header_out[WR_MESSAGE_BYTES], header_in[WR_MESSAGE_BYTES];
     struct wr_message answer;
+    struct wr_queue ended;
 };
 
 static struct wr_tcp_channel *channel_of(struct weir_channel *channel)
 {
     return (struct wr_tcp_channel *)channel;
+}
+
+static struct weir_io *io_at(const struct wr_tcp_channel *c, uint64_t number)
+{
+    return c->ring[number % c->depth];
 }
 
 /* In this order: whoever has seen that it rang finds something to take off the descriptor; who has
@@ -76,10 +98,15 @@ static void watch(struct wr_tcp_channel *c, int how)
 /* The keeper closes it, which also takes it off the poll_fd, and brings another. */
 static void break_line(struct wr_tcp_channel *c)
 {
-    if (wr_ring_falls_back(&c->ring, c->sent > 0) && !c->is_unsure) {
-        c->is_unsure = true;
-        atomic_fetch_add(&c->tcp->unsure, 1);
-    }
+    bool is_unsure = false;
+
+    for (uint64_t i = c->first; i < c->next + (c->sent > 0) && !is_unsure; i++)
+        is_unsure = io_at(c, i)->is_write;
+    if (is_unsure)
+        wr_tcp_note_unsure(c->tcp, c->number);
+    if (c->broken_ns == 0)
+        c->broken_ns = wr_line_now_ns();
+    c->next = c->first;
     c->sealed = c->sent = c->got = 0;
     epoll_ctl(c->poll_fd, EPOLL_CTL_DEL, c->line.fd, NULL);
     /* Release: the keeper finds the line as we left it. */
@@ -92,12 +119,12 @@ static void adopt_line(struct wr_tcp_channel *c)
     if (atomic_load_explicit(&c->link, memory_order_acquire) != WR_LINK_NEW)
         return;
     c->wants_room = false;
-    c->ring.answer_ns = wr_line_now_ns();
+    c->answer_ns = wr_line_now_ns();
     watch(c, EPOLL_CTL_ADD);
     atomic_store_explicit(&c->link, WR_LINK_OPEN, memory_order_relaxed);
 }
 
-void wr_tcp_channel_tend(struct weir_channel *base, uint64_t number)
+void wr_tcp_channel_tend(struct weir_channel *base)
 {
     struct wr_tcp_channel *c = channel_of(base);
     uint32_t link = atomic_load_explicit(&c->link, memory_order_acquire);
@@ -108,14 +135,13 @@ void wr_tcp_channel_tend(struct weir_channel *base, uint64_t number)
         wr_line_break(&c->line);
     if (link == WR_LINK_BROKEN) {
         wr_line_close(&c->line);
-        if (!is_away && wr_tcp_attach(c->tcp, &c->line, number, why) == WEIR_OK) {
-            c->tcp->is_sure_again |= c->is_unsure;
-            atomic_fetch_sub(&c->tcp->unsure, c->is_unsure);
-            c->is_unsure = false;
+        if (!is_away && wr_tcp_attach(c->tcp, &c->line, c->number, why) == WEIR_OK)
             atomic_store_explicit(&c->link, WR_LINK_NEW, memory_order_release);
-        }
     }
-    if (link != WR_LINK_OPEN || is_away || c->tcp->is_sure_again || atomic_load(&c->tcp->is_lost))
+    /* Who waits looks at the clock now and then: a line can be silent though the keeper's is not.
+     */
+    if (link != WR_LINK_OPEN || is_away || c->tcp->is_sure_again || atomic_load(&c->waits) ||
+        atomic_load(&c->tcp->is_lost))
         ring_bell(c);
 }
 
@@ -151,28 +177,27 @@ static void make_header(struct wr_tcp_channel *c, const struct weir_io *io)
         .type = io->is_write ? WR_MESSAGE_WRITE : WR_MESSAGE_READ,
         .length = io->is_write ? io->pages * WEIR_SLOT_BYTES : 0,
         .pages = io->pages,
-        .id = c->ring.next + 1,
+        .id = c->next + 1,
         .epoch = c->line.epoch,
         .slot = io->slot,
     };
 
     wr_message_put(&message, c->header_out);
     wr_session_seal(&c->line.session, c->header_out, NULL, 0);
-    wr_ring_asks(&c->ring);
-    c->sealed = c->ring.next + 1;
+    c->sealed = c->next + 1;
 }
 
 /* As much as the line takes; *full_p: it takes no more. False: it has broken. */
 static bool send_next(struct wr_tcp_channel *c, bool *full_p)
 {
-    while (c->ring.next < c->ring.end) {
-        const struct weir_io *io = wr_ring_at(&c->ring, c->ring.next);
+    while (c->next < c->end) {
+        const struct weir_io *io = io_at(c, c->next);
         size_t all = WR_MESSAGE_BYTES + (io->is_write ? (size_t)io->pages * WEIR_SLOT_BYTES : 0);
         struct iovec pieces[PIECES];
         struct msghdr message = {.msg_iov = pieces};
         ssize_t sent;
 
-        if (c->sealed != c->ring.next + 1) {
+        if (c->sealed != c->next + 1) {
             if (io->is_write && atomic_load(&c->tcp->unsure) > 0)
                 return true; /* the keeper rings */
             make_header(c, io);
@@ -186,7 +211,7 @@ static bool send_next(struct wr_tcp_channel *c, bool *full_p)
         c->sent += (size_t)sent;
         if (c->sent == all) {
             c->sent = 0;
-            c->ring.next++;
+            c->next++;
         }
     }
     return true;
@@ -210,12 +235,19 @@ static void send_some(struct wr_tcp_channel *c)
 
 /* --- Receiving -------------------------------------------------------------------------------- */
 
+static void end_io(struct wr_tcp_channel *c, struct weir_io *io, int error, int os_error)
+{
+    io->error = error;
+    io->os_error = os_error;
+    wr_queue_put(&c->ended, io);
+}
+
 /* Is it the answer to the oldest request? */
 static bool is_answer(const struct wr_tcp_channel *c, const struct weir_io *io)
 {
     const struct wr_message *answer = &c->answer;
 
-    if (answer->id != c->ring.first + 1 || answer->epoch != c->line.epoch)
+    if (answer->id != c->first + 1 || answer->epoch != c->line.epoch)
         return false;
     if (answer->error)
         return answer->length == 0;
@@ -236,7 +268,7 @@ static size_t bytes_of(const struct iovec *pieces, size_t count)
  * has broken, or says what is none. */
 static bool receive_some(struct wr_tcp_channel *c, bool *done_p, bool *empty_p)
 {
-    struct weir_io *io = wr_ring_at(&c->ring, c->ring.first);
+    struct weir_io *io = io_at(c, c->first);
     bool has_pages = c->got >= WR_MESSAGE_BYTES;
     struct iovec pieces[PIECES];
     struct msghdr message = {.msg_iov = pieces};
@@ -250,7 +282,7 @@ static bool receive_some(struct wr_tcp_channel *c, bool *done_p, bool *empty_p)
     if (got <= 0)
         return false;
     *empty_p = (size_t)got < bytes_of(pieces, message.msg_iovlen);
-    c->ring.answer_ns = wr_line_now_ns();
+    c->answer_ns = wr_line_now_ns();
     c->got += (size_t)got;
     if (!has_pages && c->got == WR_MESSAGE_BYTES &&
         (!wr_session_check(&c->line.session, c->header_in, NULL, 0) ||
@@ -265,17 +297,16 @@ static void receive(struct wr_tcp_channel *c, uint32_t most)
     uint32_t count = 0;
     bool is_empty = false;
 
-    while (is_open(c) && c->ring.first < c->ring.next && count < most && !is_empty) {
+    while (is_open(c) && c->first < c->next && count < most && !is_empty) {
         bool is_done = false;
 
         if (!receive_some(c, &is_done, &is_empty)) {
             break_line(c);
         } else if (is_done) {
-            wr_ring_end(&c->ring, wr_ring_at(&c->ring, c->ring.first), wr_message_error(&c->answer),
-                        0);
-            c->ring.first++;
+            end_io(c, io_at(c, c->first), wr_message_error(&c->answer), 0);
+            c->first++;
             c->got = 0;
-            c->ring.broken_ns = 0;
+            c->broken_ns = 0;
             count++;
         }
     }
@@ -284,22 +315,49 @@ static void receive(struct wr_tcp_channel *c, uint32_t most)
 /* Has it been silent for too long, though the keeper's line is not? */
 static bool is_silent(const struct wr_tcp_channel *c)
 {
-    return is_open(c) && c->ring.first < c->ring.next && wr_ring_is_silent(&c->ring, c->tcp);
+    return is_open(c) && c->first < c->next &&
+           wr_line_now_ns() - c->answer_ns > wr_tcp_silence_ns(c->tcp);
 }
 
-/* What waits for a server that is gone fails, and what waits for one that is away is put off. */
-static void give_up(struct wr_tcp_channel *c)
+static bool is_hopeless(const struct wr_tcp_channel *c)
 {
-    const bool is_hopeless = wr_ring_is_hopeless(&c->ring, c->tcp);
+    return wr_tcp_is_given_up(c->tcp) ||
+           (c->broken_ns != 0 && c->first < c->end &&
+            wr_line_now_ns() - c->broken_ns > c->tcp->options.patience * NS_SECOND);
+}
 
-    if (!is_hopeless && !wr_tcp_puts_off(c->tcp))
-        return;
+static void fail_all(struct wr_tcp_channel *c)
+{
     if (is_open(c))
         break_line(c);
-    if (is_hopeless)
-        wr_ring_fail(&c->ring);
-    else
-        wr_ring_put_off(&c->ring);
+    while (c->first < c->end)
+        end_io(c, io_at(c, c->first++), WEIR_EIO, ETIMEDOUT);
+    c->next = c->first;
+}
+
+/* What has no answer is for whoever else can do it; the rest waits. Whatever of the writes was sent
+ * already is done, or ended with its line, before anything later is: see wr_tcp.unsure. */
+static void put_off(struct wr_tcp_channel *c, bool writes, bool reads)
+{
+    uint64_t kept = c->first;
+
+    if (is_open(c))
+        break_line(c);
+    for (uint64_t i = c->first; i < c->end; i++) {
+        struct weir_io *io = io_at(c, i);
+
+        if (io->is_write ? writes : reads)
+            end_io(c, io, WEIR_EAGAIN, ETIMEDOUT);
+        else
+            c->ring[kept++ % c->depth] = io;
+    }
+    c->end = kept;
+}
+
+/* Relaxed: the keeper may well learn it a second later. */
+static void note_waiting(struct wr_tcp_channel *c)
+{
+    atomic_store_explicit(&c->waits, c->first < c->end, memory_order_relaxed);
 }
 
 /* --- The channel's calls ---------------------------------------------------------------------- */
@@ -310,27 +368,51 @@ uint32_t wr_tcp_submit(struct weir_channel *base, struct weir_io *const *ios, ui
     uint32_t taken;
 
     adopt_line(c);
-    taken = wr_ring_take(&c->ring, ios, count, c->tcp->slots);
-    if (c->ring.ended.first || wr_tcp_puts_off(c->tcp))
+    if (c->first == c->end) { /* nobody has waited for anything until now */
+        c->answer_ns = wr_line_now_ns();
+        c->broken_ns = c->broken_ns ? c->answer_ns : 0;
+    }
+    for (taken = 0; taken < count && c->end - c->first < c->depth; taken++) {
+        struct weir_io *io = ios[taken];
+
+        if (wr_request_is_sound(io, c->tcp->slots)) {
+            c->ring[c->end++ % c->depth] = io;
+        } else {
+            end_io(c, io, WEIR_EINVAL, 0);
+            ring_bell(c);
+        }
+    }
+    if (wr_tcp_puts_off(c->tcp) || wr_tcp_sends_away(c->tcp, 0))
         ring_bell(c);
     send_some(c);
+    note_waiting(c);
     return taken;
 }
 
 uint32_t wr_tcp_poll(struct weir_channel *base, uint32_t max)
 {
     struct wr_tcp_channel *c = channel_of(base);
-    uint32_t finished;
+    uint32_t finished = 0;
 
     hear_bell(c);
     adopt_line(c);
     receive(c, max);
     if (is_silent(c))
         break_line(c);
-    give_up(c);
+    if (is_hopeless(c))
+        fail_all(c);
+    else if (wr_tcp_sends_away(c->tcp, is_open(c) ? 0 : c->broken_ns))
+        put_off(c, c->tcp->env->flags & WEIR_ENV_PUTS_OFF, true);
+    else if (wr_tcp_puts_off(c->tcp))
+        put_off(c, true, false);
     send_some(c);
-    finished = wr_ring_finish(&c->ring, max);
-    if (c->ring.ended.first)
+    note_waiting(c);
+    for (; finished < max && c->ended.first; finished++) {
+        struct weir_io *io = wr_queue_take(&c->ended);
+
+        io->done(io);
+    }
+    if (c->ended.first)
         ring_bell(c);
     return finished;
 }
@@ -342,7 +424,7 @@ int wr_tcp_wait_fd(struct weir_channel *base)
 
 /* --- Life ------------------------------------------------------------------------------------- */
 
-int wr_tcp_enlist(struct wr_tcp *tcp, struct weir_channel *channel, bool *is_unsure_p)
+int wr_tcp_enlist(struct wr_tcp *tcp, struct weir_channel *channel, uint32_t *number_p)
 {
     int error = WEIR_EBUSY;
 
@@ -351,22 +433,19 @@ int wr_tcp_enlist(struct wr_tcp *tcp, struct weir_channel *channel, bool *is_uns
         if (tcp->channels[i])
             continue;
         tcp->channels[i] = channel;
-        *is_unsure_p = tcp->has_ghost[i];
-        tcp->has_ghost[i] = false;
+        *number_p = WR_TCP_LINE_CHANNELS + i;
         error = WEIR_OK;
     }
     pthread_mutex_unlock(&tcp->lock);
     return error;
 }
 
-void wr_tcp_delist(struct wr_tcp *tcp, const struct weir_channel *channel, const bool *is_unsure)
+void wr_tcp_delist(struct wr_tcp *tcp, const struct weir_channel *channel)
 {
     pthread_mutex_lock(&tcp->lock);
     for (uint32_t i = 0; i < WR_TCP_CHANNELS; i++)
-        if (tcp->channels[i] == channel) {
+        if (tcp->channels[i] == channel)
             tcp->channels[i] = NULL;
-            tcp->has_ghost[i] = *is_unsure; /* which the keeper clears under the lock */
-        }
     pthread_mutex_unlock(&tcp->lock);
 }
 
@@ -377,7 +456,7 @@ static void free_channel(struct wr_tcp_channel *c)
         close(c->poll_fd);
     if (c->bell >= 0)
         close(c->bell);
-    wr_ring_fini(&c->ring);
+    free(c->ring);
     free(c);
 }
 
@@ -397,16 +476,19 @@ int wr_tcp_channel_open(struct weir_backend *backend, uint32_t depth,
         return WEIR_ENOMEM;
     c->base.backend = backend;
     c->tcp = tcp;
+    c->depth = depth;
     c->line.fd = -1;
+    c->broken_ns = wr_line_now_ns();
     atomic_store(&c->link, WR_LINK_BROKEN);
+    c->ring = calloc(depth, sizeof(struct weir_io *));
     c->poll_fd = epoll_create1(EPOLL_CLOEXEC);
     c->bell = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (!wr_ring_init(&c->ring, depth) || c->poll_fd < 0 || c->bell < 0 ||
+    if (!c->ring || c->poll_fd < 0 || c->bell < 0 ||
         epoll_ctl(c->poll_fd, EPOLL_CTL_ADD, c->bell, &event) != 0) {
         free_channel(c);
         return WEIR_ENOMEM;
     }
-    error = wr_tcp_enlist(tcp, &c->base, &c->is_unsure);
+    error = wr_tcp_enlist(tcp, &c->base, &c->number);
     if (error) {
         free_channel(c);
         return error;
@@ -420,6 +502,6 @@ void wr_tcp_channel_close(struct weir_channel *base)
 {
     struct wr_tcp_channel *c = channel_of(base);
 
-    wr_tcp_delist(c->tcp, base, &c->is_unsure);
+    wr_tcp_delist(c->tcp, base);
     free_channel(c);
 }

@@ -13,27 +13,24 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include "transport/ring.h"
 #include "transport/tcp.h"
 #include "transport/tell.h"
 
 #define NS_SECOND      1000000000ull
 #define NS_MILLISECOND 1000000ull
 
-#define RENEW_NS       NS_SECOND             /* also how soon it is noticed that nobody answers */
+#define RENEW_MOST_NS  NS_SECOND             /* also how soon it is noticed that nobody answers */
+#define RENEW_SHARE    4u                    /* of a lease, that it is renewed after at most    */
 #define RETRY_LEAST_NS (10 * NS_MILLISECOND) /* backing off                                     */
 #define RETRY_MOST_NS  NS_SECOND
 #define TEND_NS        (100 * NS_MILLISECOND) /* channels look at the clock while nobody answers */
+#define LINES_TOLD_NS  (2 * NS_SECOND)        /* before it is said that none can be opened      */
 #define SEATS_FIRST    2u
-
-/* Numbers of lines: the server ends an older one of the same number. */
-enum { NUMBER_CONTROL = 0, NUMBER_SEATS = 1, NUMBER_CHANNELS = NUMBER_SEATS + WR_TCP_SEATS };
 
 void wr_tcp_ring(const struct wr_tcp *tcp)
 {
-    int saved_errno = errno;
-
-    eventfd_write(tcp->bell, 1);
-    errno = saved_errno;
+    wr_ring(tcp->bell);
 }
 
 static const char *name_of(const struct wr_tcp *tcp)
@@ -58,28 +55,80 @@ static void lose(struct wr_tcp *tcp, const char *why)
             name_of(tcp), tcp->target.host, tcp->target.port, why);
 }
 
-int wr_tcp_attach(struct wr_tcp *tcp, struct wr_line *line, uint64_t number, char why[WR_WHY_ROOM])
+/* A line to the server becomes one of the lease. */
+static int join_lease(struct wr_tcp *tcp, struct wr_line *line, uint64_t number,
+                      char why[WR_WHY_ROOM])
 {
     struct wr_message message = {
         .type = WR_MESSAGE_ATTACH, .length = WR_NAME_BYTES, .slot = number};
     struct wr_message answer;
-    int error = wr_line_open(line, &tcp->target, wr_tcp_soon(tcp), why);
 
-    if (error)
-        return error;
     if (line->epoch != tcp->epoch) {
         lose(tcp, "the server has been started again");
-        error = WEIR_ENOENT;
-    } else {
-        error = wr_line_ask(line, &message, tcp->lease, &answer, NULL, 0, wr_tcp_soon(tcp));
-        if (!error && answer.type != WR_MESSAGE_ATTACHED) {
-            if (answer.error == -WEIR_ENOENT)
-                lose(tcp, "the server has heard nothing of us for longer than it lends memory");
-            error = WEIR_EIO;
-        }
+        return WEIR_ENOENT;
     }
-    if (error)
-        wr_line_close(line);
+    if (wr_line_ask(line, &message, tcp->lease, &answer, NULL, 0, wr_tcp_soon(tcp)) != WEIR_OK) {
+        snprintf(why, WR_WHY_ROOM, "it hung up when asked for our pages");
+        return WEIR_EIO;
+    }
+    if (answer.type == WR_MESSAGE_ATTACHED)
+        return WEIR_OK;
+    if (answer.error == -WEIR_ENOENT)
+        lose(tcp, "the server has heard nothing of us for longer than it lends memory");
+    snprintf(why, WR_WHY_ROOM, "it refuses: %s", weir_error_text(-(int)answer.error));
+    return WEIR_EIO;
+}
+
+/* Where one line cannot be opened no other is tried for a while: each try may take long. */
+static void note_opened(struct wr_tcp *tcp, int error, const char *why)
+{
+    const uint64_t now = wr_line_now_ns();
+
+    if (!error) {
+        tcp->open_ns = 0;
+        tcp->open_wait_ns = RETRY_LEAST_NS;
+        tcp->is_told_of_lines = false;
+        return;
+    }
+    if (tcp->open_wait_ns == RETRY_LEAST_NS)
+        tcp->refused_ns = now;
+    tcp->open_ns = now + tcp->open_wait_ns;
+    if (tcp->open_wait_ns < RETRY_MOST_NS)
+        tcp->open_wait_ns *= 2;
+    if (now - tcp->refused_ns > LINES_TOLD_NS && !tcp->is_told_of_lines &&
+        !atomic_load(&tcp->is_away) && !atomic_load(&tcp->is_lost) && !atomic_load(&tcp->stop)) {
+        tcp->is_told_of_lines = true;
+        wr_tell(tcp->env, WEIR_WARNING, error, 0,
+                "%s: %s:%s answers, but connections to it cannot be opened (%s); what needs one "
+                "waits, %llu s at most",
+                name_of(tcp), tcp->target.host, tcp->target.port, why,
+                (unsigned long long)tcp->options.patience);
+    }
+}
+
+int wr_tcp_attach(struct wr_tcp *tcp, struct wr_line *line, uint64_t number, char why[WR_WHY_ROOM])
+{
+    const bool is_control = number == WR_TCP_LINE_CONTROL;
+    int error;
+
+    if (!is_control && wr_line_now_ns() < tcp->open_ns) {
+        tcp->is_open_due = true;
+        return WEIR_EAGAIN;
+    }
+    tcp->target.is_right = !is_control; /* for somebody answers there */
+    error = wr_line_open(line, &tcp->target, tcp->options.timeout * NS_SECOND, why);
+    if (!error) {
+        error = join_lease(tcp, line, number, why);
+        if (error)
+            wr_line_close(line);
+    }
+    if (!error) {
+        wr_line_opened(line);
+        wr_tcp_note_sure(tcp, number);
+    }
+    tcp->is_open_due |= error != WEIR_OK;
+    if (!is_control || !error)
+        note_opened(tcp, error, why);
     return error;
 }
 
@@ -97,8 +146,10 @@ int wr_tcp_open_line(struct wr_tcp *tcp, struct wr_line *line, uint64_t number, 
 
     if (!error && tcp->kind->join) {
         error = tcp->kind->join(tcp, line, depth, why);
-        if (error)
+        if (error) {
             wr_line_close(line);
+            note_opened(tcp, error, why);
+        }
     }
     return error;
 }
@@ -111,10 +162,10 @@ static void break_line(const struct wr_tcp *tcp, const struct wr_line *line)
     wr_line_break(line);
 }
 
-static void open_seats(struct wr_tcp *tcp)
+static void open_seats(struct wr_tcp *tcp, uint32_t wanted)
 {
-    uint32_t wanted = atomic_load_explicit(&tcp->seats_wanted, memory_order_relaxed), open = 0;
     char why[WR_WHY_ROOM];
+    uint32_t open = 0;
 
     for (uint32_t i = 0; i < WR_TCP_SEATS; i++) {
         struct wr_seat *seat = &tcp->seats[i];
@@ -125,18 +176,17 @@ static void open_seats(struct wr_tcp *tcp)
             state = WR_SEAT_CLOSED;
             atomic_store_explicit(&seat->state, state, memory_order_relaxed);
         }
-        if (state == WR_SEAT_CLOSED && (open < wanted || seat->is_unsure) &&
-            !atomic_load(&tcp->is_away) && !atomic_load(&tcp->is_lost) &&
-            wr_tcp_open_line(tcp, &seat->line, NUMBER_SEATS + i, 1, why) == WEIR_OK) {
-            tcp->is_sure_again |= seat->is_unsure;
-            atomic_fetch_sub(&tcp->unsure, seat->is_unsure);
-            seat->is_unsure = false;
+        if (state == WR_SEAT_CLOSED && open < wanted && !atomic_load(&tcp->is_away) &&
+            !atomic_load(&tcp->is_lost) &&
+            wr_tcp_open_line(tcp, &seat->line, WR_TCP_LINE_SEATS + i, 1, why) == WEIR_OK) {
             /* Release: whoever takes it finds the line whole. */
             atomic_store_explicit(&seat->state, WR_SEAT_FREE, memory_order_release);
             state = WR_SEAT_FREE;
         }
         open += state != WR_SEAT_CLOSED;
     }
+    if (open > tcp->seats_had)
+        tcp->seats_had = open;
     wr_tcp_wake_seats(tcp);
 }
 
@@ -152,31 +202,15 @@ static void look_at_seats(struct wr_tcp *tcp)
     }
 }
 
-/* A channel has closed whose line was unsure: another line of its number ends that. */
-static void lay_ghost(struct wr_tcp *tcp, uint32_t i)
-{
-    struct wr_line line;
-    char why[WR_WHY_ROOM];
-
-    if (atomic_load(&tcp->is_away) || atomic_load(&tcp->is_lost) ||
-        wr_tcp_attach(tcp, &line, NUMBER_CHANNELS + i, why) != WEIR_OK)
-        return;
-    wr_line_close(&line);
-    tcp->has_ghost[i] = false;
-    tcp->is_sure_again = true;
-    atomic_fetch_sub(&tcp->unsure, 1);
-}
-
+/* Which channels wait for sureness is known to none but them. */
 static void tend_channels(struct wr_tcp *tcp)
 {
+    tcp->is_sure_again = tcp->became_sure;
+    tcp->became_sure = false;
     pthread_mutex_lock(&tcp->lock);
     for (uint32_t i = 0; i < WR_TCP_CHANNELS; i++)
-        if (tcp->has_ghost[i])
-            lay_ghost(tcp, i);
-    for (uint32_t i = 0; i < WR_TCP_CHANNELS; i++)
         if (tcp->channels[i])
-            tcp->kind->tend(tcp->channels[i], NUMBER_CHANNELS + i);
-    tcp->is_sure_again = false;
+            tcp->kind->tend(tcp->channels[i]);
     pthread_mutex_unlock(&tcp->lock);
 }
 
@@ -186,6 +220,7 @@ static void tend_channels(struct wr_tcp *tcp)
 static void go_away(struct wr_tcp *tcp, const char *why)
 {
     wr_line_close(&tcp->control);
+    tcp->asked_ns = 0;
     tcp->retry_wait_ns = RETRY_LEAST_NS;
     tcp->retry_ns = wr_line_now_ns();
     if (atomic_load(&tcp->is_away))
@@ -225,28 +260,112 @@ static void heed(struct wr_tcp *tcp, bool is_asked_back)
         tcp->env->leave(tcp->env->context, is_asked_back);
 }
 
-static void renew(struct wr_tcp *tcp)
+static void heed_lease(struct wr_tcp *tcp, uint64_t lease_ms)
 {
-    struct wr_message message = {.type = WR_MESSAGE_RENEW}, answer;
+    const uint64_t share = lease_ms * NS_MILLISECOND / RENEW_SHARE;
 
-    tcp->renew_ns = wr_line_now_ns() + RENEW_NS;
-    if (wr_line_ask(&tcp->control, &message, NULL, &answer, NULL, 0, wr_tcp_soon(tcp)) != WEIR_OK)
-        go_away(tcp, "the connection has ended, or is silent");
-    else if (answer.type != WR_MESSAGE_RENEWED)
-        lose(tcp, "the server does not know our lease any more");
+    tcp->renew_wait_ns = share > 0 && share < RENEW_MOST_NS ? share : RENEW_MOST_NS;
+}
+
+static void ask_renewal(struct wr_tcp *tcp)
+{
+    const uint64_t now = wr_line_now_ns();
+
+    tcp->renewal = (struct wr_message){.type = WR_MESSAGE_RENEW};
+    tcp->renew_ns = now + tcp->renew_wait_ns;
+    if (wr_line_say(&tcp->control, &tcp->renewal, NULL, wr_tcp_soon(tcp)) == WEIR_OK)
+        tcp->asked_ns = now;
     else
+        go_away(tcp, "the connection has ended");
+}
+
+/* Wait for the answer that is still to come, if any. False: there is no control line any more. */
+static bool hear_renewal(struct wr_tcp *tcp)
+{
+    const uint64_t deadline = tcp->asked_ns + tcp->options.timeout * NS_SECOND;
+    struct wr_message answer;
+
+    if (tcp->asked_ns == 0)
+        return tcp->control.fd >= 0;
+    tcp->asked_ns = 0;
+    if (wr_line_hear(&tcp->control, &tcp->renewal, &answer, NULL, 0, deadline) != WEIR_OK) {
+        go_away(tcp, "the connection has ended, or is silent");
+        return false;
+    }
+    if (answer.type == WR_MESSAGE_RENEWED) {
+        heed_lease(tcp, answer.count);
         heed(tcp, answer.pages & WR_MESSAGE_ASKED_BACK);
+    } else {
+        lose(tcp, "the server does not know our lease any more");
+    }
+    return true;
+}
+
+static bool has_news(const struct wr_tcp *tcp)
+{
+    struct pollfd look = {.fd = tcp->control.fd, .events = POLLIN};
+
+    return poll(&look, 1, 0) > 0;
+}
+
+/* What is due on the control line: whoever waits for another line calls this, too. */
+static void keep_lease(struct wr_tcp *tcp)
+{
+    const uint64_t now = wr_line_now_ns();
+
+    if (tcp->asked_ns) {
+        if (has_news(tcp) || now - tcp->asked_ns > tcp->options.timeout * NS_SECOND)
+            (void)hear_renewal(tcp);
+    } else if (now >= tcp->renew_ns) {
+        ask_renewal(tcp);
+    } else if (has_news(tcp)) {
+        go_away(tcp, "the connection has ended"); /* nothing comes unasked on that line */
+    }
+}
+
+/* While a line is being opened. False: there is something better to do than to wait for it. */
+static bool meanwhile(void *context)
+{
+    struct wr_tcp *tcp = context;
+
+    if (!atomic_load(&tcp->is_away) && !atomic_load(&tcp->is_lost)) {
+        keep_lease(tcp);
+        if (atomic_load(&tcp->is_away) || atomic_load(&tcp->unsure) > 0)
+            return false;
+    }
+    return !atomic_load(&tcp->stop);
+}
+
+/* Have lines ended that broke with something on their way. It is said on the control line: so that
+ * nobody waits for that until another connection can be opened. */
+static void make_sure(struct wr_tcp *tcp)
+{
+    for (uint32_t i = 0; i < WR_TCP_LINES && atomic_load(&tcp->unsure) > 0; i++) {
+        struct wr_message message = {.type = WR_MESSAGE_SEVER, .slot = i}, answer;
+
+        if (!atomic_load(&tcp->is_unsure[i]))
+            continue;
+        if (atomic_load(&tcp->is_away) || atomic_load(&tcp->is_lost) || !hear_renewal(tcp))
+            return;
+        if (wr_line_ask(&tcp->control, &message, NULL, &answer, NULL, 0, wr_tcp_soon(tcp)) !=
+                WEIR_OK ||
+            answer.type != WR_MESSAGE_SEVERED) {
+            go_away(tcp, "the connection has ended, or is silent");
+            return;
+        }
+        wr_tcp_note_sure(tcp, i);
+    }
 }
 
 static void come_back(struct wr_tcp *tcp)
 {
     char why[WR_WHY_ROOM];
 
-    if (wr_tcp_attach(tcp, &tcp->control, NUMBER_CONTROL, why) == WEIR_OK) {
+    if (wr_tcp_attach(tcp, &tcp->control, WR_TCP_LINE_CONTROL, why) == WEIR_OK) {
+        tcp->renew_ns = wr_line_now_ns() + tcp->renew_wait_ns;
         atomic_store(&tcp->is_away, false);
         wr_tell(tcp->env, WEIR_NOTE, WEIR_OK, 0, "%s: %s:%s answers again", name_of(tcp),
                 tcp->target.host, tcp->target.port);
-        tcp->renew_ns = wr_line_now_ns() + RENEW_NS;
         return;
     }
     tcp->retry_ns = wr_line_now_ns() + tcp->retry_wait_ns;
@@ -257,65 +376,81 @@ static void come_back(struct wr_tcp *tcp)
 static int borrow(struct wr_tcp *tcp, char why[WR_WHY_ROOM])
 {
     struct wr_message message = {.type = WR_MESSAGE_LEASE, .count = tcp->slots}, answer;
-    int error = wr_line_open(&tcp->control, &tcp->target, wr_tcp_soon(tcp), why);
+    int error = wr_line_open(&tcp->control, &tcp->target, tcp->options.timeout * NS_SECOND, why);
 
     if (error)
         return error;
+    wr_line_opened(&tcp->control);
     tcp->epoch = tcp->control.epoch;
     error = wr_line_ask(&tcp->control, &message, NULL, &answer, tcp->lease, sizeof(tcp->lease),
                         wr_tcp_soon(tcp));
-    if (!error && answer.type == WR_MESSAGE_LEASED && answer.slot >= tcp->slots)
+    if (!error && answer.type == WR_MESSAGE_LEASED && answer.slot >= tcp->slots) {
+        heed_lease(tcp, answer.count);
         return WEIR_OK;
+    }
     if (error)
         snprintf(why, WR_WHY_ROOM, "it hung up when asked for memory");
     else
         snprintf(why, WR_WHY_ROOM, "it does not lend %llu MiB: %s",
                  (unsigned long long)tcp->slots * WEIR_SLOT_BYTES >> 20,
-                 weir_error_text(-(int)answer.error));
+                 answer.error == -WEIR_EBUSY ? "all its leases are in use: raise `leases` there"
+                                             : weir_error_text(-(int)answer.error));
     wr_line_close(&tcp->control);
     return error ? error : answer.error == -WEIR_EDENIED ? WEIR_EDENIED : WEIR_EFULL;
 }
 
 /* --- The thread ------------------------------------------------------------------------------ */
 
+static uint64_t next_ns(const struct wr_tcp *tcp, uint64_t now)
+{
+    uint64_t until = tcp->renew_ns;
+
+    if (atomic_load(&tcp->is_lost))
+        return now + NS_SECOND;
+    if (tcp->became_sure)
+        return now; /* and not all that wait for it know */
+    if (atomic_load(&tcp->is_away))
+        return tcp->retry_ns < now + TEND_NS ? tcp->retry_ns : now + TEND_NS;
+    if (tcp->asked_ns)
+        until = tcp->asked_ns + tcp->options.timeout * NS_SECOND;
+    return tcp->is_open_due && tcp->open_ns < until ? tcp->open_ns : until;
+}
+
 static void rest(struct wr_tcp *tcp)
 {
     struct pollfd wait[2] = {{.fd = tcp->bell, .events = POLLIN},
                              {.fd = tcp->control.fd, .events = POLLIN}};
-    const bool is_lost = atomic_load(&tcp->is_lost);
-    uint64_t now = wr_line_now_ns(), until = tcp->renew_ns;
+    /* Once all is lost that line's end is no news, and would wake us for ever. */
+    const nfds_t count = atomic_load(&tcp->is_lost) ? 1 : 2;
+    uint64_t now = wr_line_now_ns(), until = next_ns(tcp, now);
     eventfd_t rung;
 
-    if (is_lost)
-        until = now + NS_SECOND;
-    else if (atomic_load(&tcp->is_away))
-        until = tcp->retry_ns < now + TEND_NS ? tcp->retry_ns : now + TEND_NS;
-    /* Once all is lost that line's end is no news, and would wake us for ever. */
     if (until > now)
-        poll(wait, is_lost ? 1 : 2, (int)((until - now) / NS_MILLISECOND) + 1);
+        poll(wait, count, (int)((until - now) / NS_MILLISECOND) + 1);
     if (wait[0].revents)
         (void)eventfd_read(tcp->bell, &rung);
-    /* Nothing comes unasked on that line: it has ended. */
-    if (wait[1].revents && !is_lost)
-        go_away(tcp, "the connection has ended");
 }
 
 static void *keep(void *context)
 {
     struct wr_tcp *tcp = context;
 
+    tcp->target.context = tcp;
+    tcp->target.meanwhile = meanwhile;
     while (!atomic_load(&tcp->stop)) {
-        uint64_t now = wr_line_now_ns();
-
         if (!atomic_load(&tcp->is_lost)) {
-            if (atomic_load(&tcp->is_away) && now >= tcp->retry_ns)
+            if (!atomic_load(&tcp->is_away))
+                keep_lease(tcp);
+            else if (wr_line_now_ns() >= tcp->retry_ns)
                 come_back(tcp);
-            else if (!atomic_load(&tcp->is_away) && now >= tcp->renew_ns)
-                renew(tcp);
         }
+        tcp->is_open_due = false;
         look_at_seats(tcp);
-        open_seats(tcp);
+        make_sure(tcp);
+        /* More of them than before come last, for whom a full server may have no room. */
+        open_seats(tcp, tcp->seats_had);
         tend_channels(tcp);
+        open_seats(tcp, atomic_load_explicit(&tcp->seats_wanted, memory_order_relaxed));
         rest(tcp);
     }
     return NULL;
@@ -340,7 +475,7 @@ static void give_back(struct wr_tcp *tcp)
 {
     struct wr_message message = {.type = WR_MESSAGE_RETURN}, answer;
 
-    if (tcp->control.fd >= 0)
+    if (tcp->control.fd >= 0 && hear_renewal(tcp))
         (void)wr_line_ask(&tcp->control, &message, NULL, &answer, NULL, 0, wr_tcp_soon(tcp));
     wr_line_close(&tcp->control);
 }
@@ -360,7 +495,7 @@ static int open_first(struct wr_tcp *tcp, char why[WR_WHY_ROOM])
 
     if (!tcp->kind->join)
         return WEIR_OK;
-    error = wr_tcp_open_line(tcp, &seat->line, NUMBER_SEATS, 1, why);
+    error = wr_tcp_open_line(tcp, &seat->line, WR_TCP_LINE_SEATS, 1, why);
     if (!error)
         atomic_store_explicit(&seat->state, WR_SEAT_FREE, memory_order_release);
     return error;
@@ -373,6 +508,7 @@ int wr_tcp_keeper_open(struct wr_tcp *tcp)
 
     for (uint32_t i = 0; i < WR_TCP_SEATS; i++)
         tcp->seats[i].line.fd = -1;
+    tcp->open_wait_ns = RETRY_LEAST_NS;
     tcp->bell = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (tcp->bell < 0)
         return wr_tell_errno(tcp->env, errno, "%s: cannot make an eventfd", name_of(tcp));
@@ -387,9 +523,9 @@ int wr_tcp_keeper_open(struct wr_tcp *tcp)
                 tcp->target.port, why);
         goto err_bell;
     }
-    tcp->renew_ns = wr_line_now_ns() + RENEW_NS;
+    tcp->renew_ns = wr_line_now_ns() + tcp->renew_wait_ns;
     atomic_store(&tcp->seats_wanted, SEATS_FIRST);
-    open_seats(tcp);
+    open_seats(tcp, SEATS_FIRST);
     error = start(tcp);
     if (!error)
         return WEIR_OK;

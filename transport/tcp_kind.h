@@ -32,7 +32,7 @@ struct wr_tcp_kind {
     /* Read pages on a seat's line. Signal. */
     enum wr_asked (*ask)(struct wr_tcp *tcp, struct wr_line *line, uint64_t slot, uint32_t pages,
                          void *bytes, int *error_p);
-    /* The keeper, under `lock`: replace a channel's line if it has broken, and give it this number;
-     * break it if nobody answers; have the channel look at the clock. */
-    void (*tend)(struct weir_channel *channel, uint64_t number);
+    /* The keeper, under `lock`: replace a channel's line if it has broken; break it if nobody
+     * answers; have the channel look at the clock. */
+    void (*tend)(struct weir_channel *channel);
 };

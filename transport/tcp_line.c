@@ -24,7 +24,8 @@
 #define UNACKNOWLEDGED_MS 5000
 #define KEEPALIVE_S       2
 #define RECEIVE_MS        250
-#define PIECES_MOST       64 /* of one sendmsg() */
+#define MEANWHILE_NS      (100 * NS_MILLISECOND) /* how often others are seen to in a wait */
+#define PIECES_MOST       64                     /* of one sendmsg() */
 
 uint64_t wr_line_now_ns(void)
 {
@@ -36,23 +37,30 @@ uint64_t wr_line_now_ns(void)
 
 /* --- Bytes ----------------------------------------------------------------------------------- */
 
-/* Raw, for the C library's own is a cancellation point. False: the deadline has come. */
-static bool await(int fd, short events, uint64_t deadline_ns)
+/* Raw, for the C library's own is a cancellation point. False: the deadline has come, or the line
+ * is given up. opener: NULL for a line that has been opened. */
+static bool await(int fd, short events, uint64_t deadline_ns, const struct wr_line_target *opener)
 {
+    const bool is_shared = opener && opener->meanwhile;
+
     for (;;) {
         struct pollfd wait = {.fd = fd, .events = events};
-        uint64_t now = wr_line_now_ns();
+        uint64_t now = wr_line_now_ns(), time;
         struct timespec left;
         long ready;
 
         if (now >= deadline_ns)
             return false;
-        left = (struct timespec){(time_t)((deadline_ns - now) / NS_SECOND),
-                                 (long)((deadline_ns - now) % NS_SECOND)};
+        time = deadline_ns - now;
+        if (is_shared && time > MEANWHILE_NS)
+            time = MEANWHILE_NS;
+        left = (struct timespec){(time_t)(time / NS_SECOND), (long)(time % NS_SECOND)};
         ready = syscall(SYS_ppoll, &wait, 1, &left, NULL, (size_t)8);
         if (ready > 0)
             return true;
         if (ready < 0 && errno != EINTR && errno != EAGAIN)
+            return false;
+        if (is_shared && !opener->meanwhile(opener->context))
             return false;
     }
 }
@@ -90,7 +98,7 @@ bool wr_line_send(struct wr_line *line, const struct iovec *iov, int count, uint
 
         if (sent >= 0)
             count = advance(left, count, (size_t)sent);
-        else if (!is_passing(errno) || !await(line->fd, POLLOUT, deadline_ns))
+        else if (!is_passing(errno) || !await(line->fd, POLLOUT, deadline_ns, line->opener))
             return false;
     }
     return true;
@@ -123,7 +131,7 @@ static bool receive_least(const struct wr_line *line, struct iovec *left, int co
         } else if (is_spinning) {
             syscall(SYS_sched_yield); /* who could run here may be the one we wait for */
             now = wr_line_now_ns();
-        } else if (!await(line->fd, POLLIN, wait->deadline_ns)) {
+        } else if (!await(line->fd, POLLIN, wait->deadline_ns, line->opener)) {
             return false;
         }
     }
@@ -153,10 +161,10 @@ bool wr_line_receive_answer(struct wr_line *line, uint8_t header[WR_MESSAGE_BYTE
 
 /* --- Questions ------------------------------------------------------------------------------- */
 
-int wr_line_ask(struct wr_line *line, struct wr_message *message, const void *payload,
-                struct wr_message *answer_p, void *answer, size_t room, uint64_t deadline_ns)
+int wr_line_say(struct wr_line *line, struct wr_message *message, const void *payload,
+                uint64_t deadline_ns)
 {
-    uint8_t header[WR_MESSAGE_BYTES], bytes[WR_MESSAGE_BYTES];
+    uint8_t header[WR_MESSAGE_BYTES];
     struct iovec iov[2] = {{header, sizeof(header)}, {NULL, message->length}};
 
     message->id = ++line->id;
@@ -164,8 +172,15 @@ int wr_line_ask(struct wr_line *line, struct wr_message *message, const void *pa
     wr_message_put(message, header);
     wr_session_seal(&line->session, header, payload, message->length);
     memcpy(&iov[1].iov_base, &payload, sizeof(payload));
-    if (!wr_line_send(line, iov, message->length ? 2 : 1, deadline_ns) ||
-        !wr_line_receive(line, bytes, sizeof(bytes), deadline_ns) ||
+    return wr_line_send(line, iov, message->length ? 2 : 1, deadline_ns) ? WEIR_OK : WEIR_EIO;
+}
+
+int wr_line_hear(struct wr_line *line, const struct wr_message *message,
+                 struct wr_message *answer_p, void *answer, size_t room, uint64_t deadline_ns)
+{
+    uint8_t bytes[WR_MESSAGE_BYTES];
+
+    if (!wr_line_receive(line, bytes, sizeof(bytes), deadline_ns) ||
         !wr_message_parse(bytes, answer_p) || answer_p->length > room ||
         wr_message_has_pages(answer_p) ||
         !wr_line_receive(line, answer, answer_p->length, deadline_ns) ||
@@ -173,6 +188,14 @@ int wr_line_ask(struct wr_line *line, struct wr_message *message, const void *pa
         answer_p->epoch != line->epoch || answer_p->id != message->id)
         return WEIR_EIO;
     return WEIR_OK;
+}
+
+int wr_line_ask(struct wr_line *line, struct wr_message *message, const void *payload,
+                struct wr_message *answer_p, void *answer, size_t room, uint64_t deadline_ns)
+{
+    int error = wr_line_say(line, message, payload, deadline_ns);
+
+    return error ? error : wr_line_hear(line, message, answer_p, answer, room, deadline_ns);
 }
 
 /* --- Life ------------------------------------------------------------------------------------ */
@@ -205,7 +228,8 @@ static void let_sleep(int fd)
 }
 
 /* 0, or an errno. */
-static int connect_to(const struct addrinfo *address, uint64_t deadline_ns, int *fd_p)
+static int connect_to(const struct addrinfo *address, uint64_t deadline_ns,
+                      const struct wr_line_target *target, int *fd_p)
 {
     int fd = socket(address->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     socklen_t length = sizeof(int);
@@ -217,7 +241,7 @@ static int connect_to(const struct addrinfo *address, uint64_t deadline_ns, int 
     if (connect(fd, address->ai_addr, address->ai_addrlen) != 0) {
         error = errno;
         if (error == EINPROGRESS)
-            error = await(fd, POLLOUT, deadline_ns)
+            error = await(fd, POLLOUT, deadline_ns, target)
                         ? getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &length) == 0 ? error : errno
                         : ETIMEDOUT;
     }
@@ -225,7 +249,6 @@ static int connect_to(const struct addrinfo *address, uint64_t deadline_ns, int 
         close(fd);
         return error;
     }
-    let_sleep(fd);
     *fd_p = fd;
     return 0;
 }
@@ -236,7 +259,7 @@ static int connect_found(const struct wr_line_target *target, uint64_t deadline_
     int error = EADDRNOTAVAIL;
 
     for (const struct addrinfo *a = target->found; a && error; a = a->ai_next)
-        error = connect_to(a, deadline_ns, fd_p);
+        error = connect_to(a, deadline_ns, target, fd_p);
     return error;
 }
 
@@ -247,36 +270,45 @@ void wr_line_forget(struct wr_line_target *target)
     target->found = NULL;
 }
 
-static int connect_any(struct wr_line_target *target, uint64_t deadline_ns, int *fd_p,
-                       char why[WR_WHY_ROOM])
+static int look_up(struct wr_line_target *target, char why[WR_WHY_ROOM])
 {
     const struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_ADDRCONFIG};
     int error;
 
-    if (connect_found(target, deadline_ns, fd_p) == 0)
-        return WEIR_OK;
     wr_line_forget(target);
     error = getaddrinfo(target->host, target->port, &hints, &target->found);
-    if (error) {
-        target->found = NULL;
-        snprintf(why, WR_WHY_ROOM, "the name is not known: %s", gai_strerror(error));
-        return WEIR_ENOENT;
-    }
-    error = connect_found(target, deadline_ns, fd_p);
     if (!error)
         return WEIR_OK;
-    snprintf(why, WR_WHY_ROOM, "%s%s", strerrordesc_np(error),
-             error == ECONNREFUSED ? ": does weir-memd run there?" : "");
-    return error == EACCES || error == EPERM ? WEIR_EDENIED : WEIR_EIO;
+    target->found = NULL;
+    snprintf(why, WR_WHY_ROOM, "the name is not known: %s", gai_strerror(error));
+    return WEIR_ENOENT;
+}
+
+static int connect_any(struct wr_line_target *target, uint64_t deadline_ns, int *fd_p,
+                       char why[WR_WHY_ROOM])
+{
+    int os_error = connect_found(target, deadline_ns, fd_p), error;
+
+    if (os_error && !(target->found && target->is_right)) {
+        error = look_up(target, why);
+        if (error)
+            return error;
+        os_error = connect_found(target, deadline_ns, fd_p);
+    }
+    if (!os_error)
+        return WEIR_OK;
+    snprintf(why, WR_WHY_ROOM, "%s%s", strerrordesc_np(os_error),
+             os_error == ECONNREFUSED ? ": does weir-memd run there?" : "");
+    return os_error == EACCES || os_error == EPERM ? WEIR_EDENIED : WEIR_EIO;
 }
 
 static bool exchange(struct wr_line *line, void *out, size_t out_bytes, void *in, size_t in_bytes,
-                     uint64_t deadline_ns)
+                     uint64_t timeout_ns)
 {
     const struct iovec iov = {out, out_bytes};
+    const uint64_t deadline = wr_line_now_ns() + timeout_ns;
 
-    return wr_line_send(line, &iov, 1, deadline_ns) &&
-           wr_line_receive(line, in, in_bytes, deadline_ns);
+    return wr_line_send(line, &iov, 1, deadline) && wr_line_receive(line, in, in_bytes, deadline);
 }
 
 static int refuse(char why[WR_WHY_ROOM], int error, const char *text)
@@ -285,8 +317,24 @@ static int refuse(char why[WR_WHY_ROOM], int error, const char *text)
     return error;
 }
 
+/* Is it the answer to our proof, in words that only who has the key can say? */
+static int hear_welcome(struct wr_line *line, const uint8_t *welcome, char why[WR_WHY_ROOM])
+{
+    struct wr_message answer;
+
+    if (!wr_message_parse(welcome, &answer) || !wr_session_check(&line->session, welcome, NULL, 0))
+        return refuse(why, WEIR_EIO, "its welcome is not sound");
+    if (answer.type == WR_MESSAGE_REFUSED && answer.error == -WEIR_EFULL)
+        return refuse(why, WEIR_EFULL,
+                      "all its connections are in use: raise `connections` there, or take another "
+                      "server");
+    if (answer.type != WR_MESSAGE_WELCOME)
+        return refuse(why, WEIR_EIO, "its welcome is not sound");
+    return WEIR_OK;
+}
+
 static int shake_hands(struct wr_line *line, const struct wr_line_target *target,
-                       uint64_t deadline_ns, char why[WR_WHY_ROOM])
+                       uint64_t timeout_ns, char why[WR_WHY_ROOM])
 {
     uint8_t hello[WR_MESSAGE_BYTES + WR_HELLO_BYTES], proof[WR_MESSAGE_BYTES + WR_PROOF_BYTES];
     uint8_t challenge[WR_MESSAGE_BYTES + WR_CHALLENGE_BYTES], welcome[WR_MESSAGE_BYTES];
@@ -295,11 +343,12 @@ static int shake_hands(struct wr_line *line, const struct wr_line_target *target
     int error;
 
     wr_hello_say(&shake, target->key, target->client, target->label, hello);
-    if (!exchange(line, hello, sizeof(hello), challenge, WR_MESSAGE_BYTES, deadline_ns))
+    if (!exchange(line, hello, sizeof(hello), challenge, WR_MESSAGE_BYTES, timeout_ns))
         return refuse(why, WEIR_EIO, "no answer: is it weir-memd that listens there, and idle?");
     if (wr_message_parse(challenge, &answer) && answer.type == WR_MESSAGE_REFUSED)
         return refuse(why, WEIR_ENOSUPPORT, "it speaks another version, or has other pages");
-    if (!wr_line_receive(line, challenge + WR_MESSAGE_BYTES, WR_CHALLENGE_BYTES, deadline_ns))
+    if (!wr_line_receive(line, challenge + WR_MESSAGE_BYTES, WR_CHALLENGE_BYTES,
+                         wr_line_now_ns() + timeout_ns))
         return refuse(why, WEIR_EIO, "it hung up");
     error = wr_challenge_hear(&shake, challenge, &line->epoch);
     if (error == WEIR_EDENIED)
@@ -307,29 +356,31 @@ static int shake_hands(struct wr_line *line, const struct wr_line_target *target
     if (error)
         return refuse(why, error, "what listens there is no weir-memd");
     wr_proof_say(&shake, proof, &line->session);
-    if (!exchange(line, proof, sizeof(proof), welcome, sizeof(welcome), deadline_ns))
+    if (!exchange(line, proof, sizeof(proof), welcome, sizeof(welcome), timeout_ns))
         return refuse(why, WEIR_EDENIED,
                       "it hung up on our proof: give both the same key file; if they have it, the "
                       "network broke");
-    if (!wr_message_parse(welcome, &answer) || answer.type != WR_MESSAGE_WELCOME ||
-        !wr_session_check(&line->session, welcome, NULL, 0))
-        return refuse(why, WEIR_EIO, "its welcome is not sound");
-    return WEIR_OK;
+    return hear_welcome(line, welcome, why);
 }
 
-int wr_line_open(struct wr_line *line, struct wr_line_target *target, uint64_t deadline_ns,
+int wr_line_open(struct wr_line *line, struct wr_line_target *target, uint64_t timeout_ns,
                  char why[WR_WHY_ROOM])
 {
     int error;
 
-    *line = (struct wr_line){.fd = -1};
-    error = connect_any(target, deadline_ns, &line->fd, why);
-    if (error)
-        return error;
-    error = shake_hands(line, target, deadline_ns, why);
+    *line = (struct wr_line){.fd = -1, .opener = target};
+    error = connect_any(target, wr_line_now_ns() + timeout_ns, &line->fd, why);
+    if (!error)
+        error = shake_hands(line, target, timeout_ns, why);
     if (error)
         wr_line_close(line);
     return error;
+}
+
+void wr_line_opened(struct wr_line *line)
+{
+    line->opener = NULL;
+    let_sleep(line->fd);
 }
 
 void wr_line_close(struct wr_line *line)

@@ -13,11 +13,15 @@
 #include "transport/session.h"
 #include "transport/tcp_kind.h"
 
+struct wr_line_target;
+
 struct wr_line {
     int fd;                      /* -1: none */
     struct wr_rdma_queue *queue; /* of rdma, by which pages go; NULL: none */
     uint64_t epoch;
     uint64_t id; /* of the last request */
+    /* Until wr_line_opened(): whoever waits on it does what else there is to do meanwhile. */
+    const struct wr_line_target *opener;
     struct wr_session session;
 };
 
@@ -27,15 +31,22 @@ struct wr_line_target {
     const struct wr_key *key;
     uint8_t client[WR_NAME_BYTES];
     char label[WR_LABEL_BYTES];
-    /* Where the host was found last; looked up again when nobody answers there. Of who opens lines.
-     */
+    /* Where the host was found last; looked up again when nobody answers there, unless it is known
+     * to be right. Of who opens lines. */
     struct addrinfo *found;
+    bool is_right;
+    /* Called several times a second while a line is being opened; false: give it up. NULL: nobody
+     * has anything else to do. */
+    bool (*meanwhile)(void *context);
+    void *context;
 };
 
-/* Connect and prove ourselves, until the deadline. WEIR_OK, or an error that why says in words.
- * Never in a signal handler. */
-int wr_line_open(struct wr_line *line, struct wr_line_target *target, uint64_t deadline_ns,
+/* Connect and prove ourselves; the system has so long to connect, the server for each answer.
+ * WEIR_OK, or an error that why says in words. Never in a signal handler. */
+int wr_line_open(struct wr_line *line, struct wr_line_target *target, uint64_t timeout_ns,
                  char why[WR_WHY_ROOM]);
+/* From now on whoever waits on it only waits. */
+void wr_line_opened(struct wr_line *line);
 void wr_line_forget(struct wr_line_target *target);
 /* Signal. */
 void wr_line_close(struct wr_line *line);
@@ -43,7 +54,12 @@ void wr_line_close(struct wr_line *line);
 void wr_line_break(const struct wr_line *line);
 
 /* Send a message, with a payload that is not pages or none; wait for the answer, of at most room
- * bytes of payload. WEIR_EIO: the line has broken. For control messages. */
+ * bytes of payload. WEIR_EIO: the line has broken. For control messages. Or first the one and later
+ * the other, with nothing else between them. */
+int wr_line_say(struct wr_line *line, struct wr_message *message, const void *payload,
+                uint64_t deadline_ns);
+int wr_line_hear(struct wr_line *line, const struct wr_message *message,
+                 struct wr_message *answer_p, void *answer, size_t room, uint64_t deadline_ns);
 int wr_line_ask(struct wr_line *line, struct wr_message *message, const void *payload,
                 struct wr_message *answer_p, void *answer, size_t room, uint64_t deadline_ns);
 

@@ -11,6 +11,7 @@
 
 #include "transport/request.h"
 #include "transport/tcp.h"
+#include "transport/tcp_away.h"
 
 #define NS_SECOND      1000000000ull
 #define NS_MICROSECOND 1000ull
@@ -68,8 +69,11 @@ static void want_more(struct wr_tcp *tcp)
 {
     uint32_t wanted = atomic_load_explicit(&tcp->seats_wanted, memory_order_relaxed), open = 0;
 
-    for (uint32_t i = 0; i < WR_TCP_SEATS; i++)
-        open += atomic_load_explicit(&tcp->seats[i].state, memory_order_relaxed) != WR_SEAT_CLOSED;
+    for (uint32_t i = 0; i < WR_TCP_SEATS; i++) {
+        uint32_t state = atomic_load_explicit(&tcp->seats[i].state, memory_order_relaxed);
+
+        open += state == WR_SEAT_FREE || state == WR_SEAT_TAKEN; /* what broke comes back */
+    }
     if (open >= wanted && wanted < WR_TCP_SEATS)
         atomic_compare_exchange_strong_explicit(&tcp->seats_wanted, &wanted, wanted + 1,
                                                 memory_order_relaxed, memory_order_relaxed);
@@ -158,10 +162,14 @@ enum wr_asked wr_tcp_ask(struct wr_tcp *tcp, struct wr_line *line, uint64_t slot
 
 static int read_pages(struct wr_tcp *tcp, uint64_t slot, uint32_t pages, void *bytes)
 {
-    uint64_t until = wr_line_now_ns() + tcp->options.patience * NS_SECOND;
+    const bool has_copies = wr_tcp_has_copies(tcp);
+    uint64_t until = wr_line_now_ns() +
+                     (has_copies ? tcp->options.timeout : tcp->options.patience) * NS_SECOND;
     int error = WEIR_EIO;
 
     do {
+        if (has_copies && atomic_load(&tcp->is_away))
+            break;
         uint32_t seen = atomic_load(&tcp->seats_freed);
         struct wr_seat *seat = take_seat(tcp);
         enum wr_asked asked;
@@ -175,8 +183,10 @@ static int read_pages(struct wr_tcp *tcp, uint64_t slot, uint32_t pages, void *b
         put_seat(tcp, seat, asked == WR_ASKED_BROKEN);
         if (asked != WR_ASKED_BROKEN)
             return asked == WR_ASKED_OK ? WEIR_OK : error;
+        if (has_copies)
+            break;
     } while (!wr_tcp_is_given_up(tcp) && wr_line_now_ns() < until);
-    return WEIR_EIO;
+    return has_copies && !wr_tcp_is_given_up(tcp) ? WEIR_EAGAIN : WEIR_EIO;
 }
 
 int wr_tcp_read(struct weir_backend *backend, uint64_t slot, uint32_t pages, void *bytes)
@@ -201,9 +211,7 @@ void wr_tcp_discard(struct wr_tcp *tcp, uint64_t slot, uint64_t count)
         return; /* a hint: it costs the server memory for a while */
     is_answered = wr_line_ask(&seat->line, &message, NULL, &answer, NULL, 0,
                               wr_line_now_ns() + tcp->options.timeout * NS_SECOND) == WEIR_OK;
-    if (!is_answered) {
-        seat->is_unsure = true;
-        atomic_fetch_add(&tcp->unsure, 1);
-    }
+    if (!is_answered)
+        wr_tcp_note_unsure(tcp, WR_TCP_LINE_SEATS + (uint32_t)(seat - tcp->seats));
     put_seat(tcp, seat, !is_answered);
 }

@@ -232,6 +232,17 @@ int weir_unpin(void *address, uint64_t bytes);
 int weir_backend_add(struct weir_runtime *runtime, const char *spec, uint32_t *number_p);
 
 /*
+ * Add a member to a back end that is made of several (mirror, spread), while the program runs: it
+ * gets its share of what lies there, in the background, and takes the place of members that are
+ * lost. The back end has room for no more pages than before. Blocks until the member is open. Any
+ * thread, not in a signal handler. WEIR_ENOENT: no such back end. WEIR_ENOSUPPORT: it is not made
+ * of several. WEIR_EBUSY: it has as many as it can. WEIR_EDENIED: the member is remote, and the
+ * back end was opened without a seal, for none was. Other errors: as the member's open has them.
+ * Nothing has changed then, and an event has said why.
+ */
+int weir_backend_extend(struct weir_runtime *runtime, uint32_t number, const char *spec);
+
+/*
  * Take every page off a back end and close it, while the program runs on. Costs time for the
  * pages on it, not for the addresses mapped. Blocks until done. WEIR_EFULL: the other back ends
  * and the budget cannot take them; the back end stays in use. WEIR_EIO: some pages could not be

@@ -24,6 +24,7 @@
 #include <stdint.h>
 #include <sys/uio.h>
 
+#include <weir/weir_backend_env.h>
 #include <weir/weir_error.h>
 
 #ifdef __cplusplus
@@ -31,7 +32,7 @@ extern "C" {
 #endif
 #pragma GCC visibility push(default)
 
-#define WEIR_BACKEND_ABI   1u
+#define WEIR_BACKEND_ABI   2u /* 1 is understood, too: see the end of the operations */
 #define WEIR_SLOT_BYTES    4096u
 #define WEIR_CLUSTER_SLOTS 512u /* 2 MiB: the most that one request moves */
 
@@ -64,27 +65,6 @@ struct weir_io {
     uint64_t backend_words[6];        /* the back end's                                        */
 };
 
-enum weir_env_flags {
-    WEIR_ENV_PUTS_OFF = 1u << 0 /* a write may end with WEIR_EAGAIN: nothing was written, and will
-                                   not be for a while, though nothing is lost. It is then written
-                                   elsewhere, or again a little later, as often as need be */
-};
-
-/* What the runtime tells a back end at open(). Valid until close() has returned. A back end that
- * opens another gives it an env of its own, or the one that it was given. */
-struct weir_backend_env {
-    void *context;
-    /* Raise an event: severity as in weir.h, closed-list error, errno or 0, one line of text.
-     * Any thread; the text is copied. Not from read(), submit() or poll(). */
-    void (*tell)(void *context, int severity, int error, int os_error, const char *text);
-    uint32_t flags; /* enum weir_env_flags */
-    /* NULL: there is nobody who could do it. 1: this back end's memory is wanted back. Nothing more
-     * is written to it while others have room; its pages are moved there, and then it is closed.
-     * 0: no longer; if it is still open, it is used as before. Returns at once. Any thread, but not
-     * from read(), submit() or poll(). */
-    void (*leave)(void *context, int is_wanted);
-};
-
 enum weir_backend_flags {
     WEIR_BACKEND_FREE_ON_READ = 1u << 0, /* a slot is to be freed as soon as it was read          */
     WEIR_BACKEND_VOLATILE = 1u << 1,     /* fast memory: reads take no longer than a copy         */
@@ -115,7 +95,7 @@ struct weir_backend_ops {
     /* Once, after the last channel was closed and the last read() returned. May block. */
     void (*close)(struct weir_backend *backend);
 
-    /* After open(), any thread. Must not block. Never changes while open. */
+    /* After open(), any thread. Must not block. Never changes while open, but for how. */
     void (*describe)(struct weir_backend *backend, struct weir_backend_info *info_p);
 
     /* Read pages slots into bytes (aligned to 4096) and return when they are there.
@@ -148,6 +128,20 @@ struct weir_backend_ops {
     /* Optional. These slots will not be read again before they are written. Runtime thread;
      * may block. */
     int (*discard)(struct weir_backend *backend, uint64_t slot, uint64_t count);
+
+    /* --- Operations of ABI 1 end here --- */
+
+    /* Optional. One page of which read() or a request has failed, or has brought what was never
+     * written there: from another copy, where there are several. attempt: 0, 1, 2 ... ask for one
+     * copy each; the caller looks at what he gets, and asks on. WEIR_ENOENT: there are no more;
+     * WEIR_EIO: this one cannot be had. In all else as read(). */
+    int (*reread)(struct weir_backend *backend, uint64_t slot, uint32_t attempt, void *bytes);
+
+    /* Optional. Of one that is made of several: take in another, which gets its share of what is
+     * there. There are no more slots than before. Any thread, one at a time, not in a signal
+     * handler; may block. may: flags that it may have though none had them that are there. Failure:
+     * nothing has changed, env->tell was told why. */
+    int (*extend)(struct weir_backend *backend, const char *spec, uint32_t may);
 };
 
 /*

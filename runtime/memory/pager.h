@@ -53,8 +53,11 @@ enum wr_laundered {
     WR_LAUNDER_BROKEN   /* every back end with room has failed lately                   */
 };
 
+#define WR_READ_OTHER 1
+
 struct wr_pager_ops {
-    /* Read a page and check its sum; waits. Signal. WEIR_EIO: an event has said why. */
+    /* Read a page and check its sum; waits. Signal. WEIR_EIO: an event has said why.
+     * WR_READ_OTHER: it is as it was, but only another copy was; its slot is not to be kept. */
     int (*read)(struct wr_pager *pager, uint64_t slot, uint32_t page, uint32_t sum, void *bytes);
     /* May a page that was just read keep this slot while it is clean? Signal. */
     bool (*keeps)(struct wr_pager *pager, uint64_t slot);

@@ -364,7 +364,8 @@ static int finish_read(struct fault *f, struct wr_hold *hold, int read_error, co
 {
     struct wr_pager *pager = f->space->pager;
     bool store = f->access == WR_ACCESS_WRITE;
-    bool keep = !store && pager->ops->keeps(pager, wr_hold_slot(hold));
+    bool keep = !store && read_error != WR_READ_OTHER &&
+                pager->ops->keeps(pager, wr_hold_slot(hold));
     uint32_t placed;
     int error;
 
@@ -375,7 +376,7 @@ static int finish_read(struct fault *f, struct wr_hold *hold, int read_error, co
         wr_hold_set_slot(hold, WR_SLOT_NONE);
         return WEIR_EAGAIN;
     }
-    if (read_error != WEIR_OK) {
+    if (read_error != WEIR_OK && read_error != WR_READ_OTHER) {
         wr_page_move(hold, WR_PAGE_READING, WR_PAGE_POISONED);
         return read_error;
     }

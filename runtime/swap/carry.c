@@ -117,6 +117,25 @@ static const uint8_t *look_at(struct wr_carry *carry, uint32_t i)
     return carry->looked + at * WEIR_PAGE_BYTES;
 }
 
+/* Are the i-th page's bytes in its frame as they left, or can they be had? */
+static int check(struct wr_carry *carry, uint32_t i, int error)
+{
+    struct wr_swap *swap = carry->carrier->lane->swap;
+    struct wr_host *host = swap->space->host;
+
+    if (error == WEIR_OK) {
+        if (wr_swap_sum(swap, carry->pages[i], look_at(carry, i)) == carry->sums[i])
+            return WEIR_OK;
+        wr_stats_count(swap->space->stats, WR_COUNT_checksum_errors);
+        error = WEIR_EIO;
+    }
+    return error != WEIR_EIO
+               ? error
+               : wr_swap_reread(swap, wr_slot_make(carry->from->number, carry->places[i]),
+                                carry->pages[i], carry->sums[i],
+                                wr_host_frame(host, frame_of(carry, i)));
+}
+
 /* The page's bytes are in its frame, or not. True: they stay there. */
 static bool settle(struct wr_carry *carry, uint32_t i, int error)
 {
@@ -128,11 +147,7 @@ static bool settle(struct wr_carry *carry, uint32_t i, int error)
     bool is_gone, is_staged = false;
     struct wr_hold hold;
 
-    if (error == WEIR_OK &&
-        wr_swap_sum(c->lane->swap, carry->pages[i], look_at(carry, i)) != carry->sums[i]) {
-        wr_stats_count(space->stats, WR_COUNT_checksum_errors);
-        error = WEIR_EIO;
-    }
+    error = check(carry, i, error);
     wr_page_take(&space->pages, carry->pages[i], &hold);
     is_gone = wr_hold_has(&hold, WR_PAGE_CANCELLED);
     if (is_gone) {

@@ -52,7 +52,6 @@ struct wr_swap_backend {
     int32_t serial;   /* unlike the number and the address, no other's later */
     int32_t priority; /* below 0: none was given */
     char spec[WR_SPEC_ROOM];
-
     _Atomic(bool) draining;
     _Atomic(bool) leaving;
     _Atomic(uint64_t) sick_until_ns; /* 0: healthy                */
@@ -71,8 +70,8 @@ struct wr_swap {
     _Atomic(struct wr_swap_backend *) backends[WR_BACKENDS_MAX];
     /* Grows with every change to the table: lanes open and close channels when they see it. */
     _Atomic(uint32_t) changes;
-    _Atomic(bool) has_emptied;   /* a cluster came free since somebody looked for such */
-    int32_t added;               /* how many ever; kept by WR_RANK_BACKENDS */
+    _Atomic(bool) has_emptied; /* a cluster came free since somebody looked for such */
+    int32_t added;             /* how many ever; kept by WR_RANK_BACKENDS */
     _Alignas(16) uint8_t look[WR_LOOK_BYTES]; /* of who inspects: one thread */
     struct wr_leave *leave;
 };
@@ -82,9 +81,10 @@ int wr_swap_open(struct wr_space *space, const struct wr_swap_wish *wish, struct
 /* All lanes are closed. Closes the back ends. */
 void wr_swap_close(struct wr_swap *swap);
 
-/* Under WR_RANK_BACKENDS. */
+/* Under WR_RANK_BACKENDS; extend: one more member for that one. */
 int wr_swap_add(struct wr_swap *swap, const char *spec, uint32_t *number_p);
-/* Take all pages off a back end and close it. Waits. Under WR_RANK_BACKENDS. */
+int wr_swap_extend(struct wr_swap *swap, uint32_t number, const char *spec);
+/* Take all pages off a back end and close it. Waits. Likewise. */
 int wr_swap_drain(struct wr_swap *swap, uint32_t number);
 /* The same for as long as it is wanted; WEIR_ESTOPPED: it is no more. */
 typedef bool (*wr_wanted_fn)(const struct wr_swap_backend *backend);
@@ -194,5 +194,7 @@ void wr_leave_rouse(struct wr_leave *leave);
 uint32_t wr_launder_inspect(struct wr_pager *pager, struct wr_extent *extent);
 enum wr_laundered wr_launder(struct wr_lane *lane);
 uint32_t wr_launder_coming(const struct wr_lane *lane);
+/* A page that came back damaged, or not at all, from another copy; or WEIR_EIO. Signal. */
+int wr_swap_reread(const struct wr_swap *swap, uint64_t slot, uint32_t page, uint32_t sum, void *);
 /* The checksum of a page; its number goes in, so that a page in the wrong slot is found out. */
 uint32_t wr_swap_sum(const struct wr_swap *swap, uint32_t page, const void *bytes);

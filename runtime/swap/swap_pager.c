@@ -46,6 +46,21 @@ static void tell_damage(const struct wr_swap *swap, const struct wr_swap_backend
     wr_event(&swap->space->events, WEIR_FAILURE, WEIR_EIO, 0, 0, line);
 }
 
+int wr_swap_reread(const struct wr_swap *swap, uint64_t slot, uint32_t page, uint32_t sum,
+                   void *bytes)
+{
+    const struct wr_swap_backend *from = wr_swap_backend(swap, wr_slot_backend(slot));
+    const struct weir_backend_ops *ops = from->backend->ops;
+    int error = ops->abi >= 2 && ops->reread ? WEIR_OK : WEIR_ENOENT;
+
+    for (uint32_t attempt = 0; error == WEIR_OK || error == WEIR_EIO; attempt++) {
+        error = ops->reread(from->backend, wr_slot_place(slot), attempt, bytes);
+        if (error == WEIR_OK && wr_swap_sum(swap, page, bytes) == sum)
+            return WEIR_OK;
+    }
+    return WEIR_EIO;
+}
+
 static int swap_read(struct wr_pager *pager, uint64_t slot, uint32_t page, uint32_t sum,
                      void *bytes)
 {
@@ -63,6 +78,8 @@ static int swap_read(struct wr_pager *pager, uint64_t slot, uint32_t page, uint3
         wr_stats_count(swap->space->stats,
                        was_damaged ? WR_COUNT_checksum_errors : WR_COUNT_read_errors);
     }
+    if (wr_swap_reread(swap, slot, page, sum, bytes) == WEIR_OK)
+        return WR_READ_OTHER;
     tell_damage(swap, backend, slot,
                 was_damaged ? "came back damaged or stale (checksum); the page is lost"
                             : "cannot be read; the page is lost");
@@ -526,6 +543,24 @@ int wr_swap_add(struct wr_swap *swap, const char *spec, uint32_t *number_p)
         wr_leave_rouse(swap->leave);
     *number_p = number;
     return WEIR_OK;
+}
+
+int wr_swap_extend(struct wr_swap *swap, uint32_t number, const char *spec)
+{
+    const struct wr_swap_backend *backend = number < WR_BACKENDS_MAX ? wr_swap_backend(swap, number)
+                                                                     : NULL;
+    const struct weir_backend_ops *ops = backend ? backend->backend->ops : NULL;
+    int error = WEIR_ENOSUPPORT;
+
+    if (!backend)
+        return WEIR_ENOENT;
+    if (ops->abi >= 2 && ops->extend)
+        error = ops->extend(backend->backend, spec, 0);
+    if (error == WEIR_ENOSUPPORT)
+        wr_event(&swap->space->events, WEIR_FAILURE, error, 0, 0,
+                 "a member can be added to a mirror or a spread only; weir_backend_add() adds a "
+                 "back end");
+    return error;
 }
 
 void wr_swap_usage(const struct wr_swap *swap, uint64_t *used_p, uint64_t *total_p)

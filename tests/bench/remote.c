@@ -12,8 +12,8 @@
  *   remote-scan     reading four times the budget from end to end, beside a bare stream of 2 MiB
  *                   requests
  *
- * The first and the last have a third side: the same with pages in this process (mem), which is
- * what Weir costs without any network at all.
+ * The first and the last have more sides: the same with pages in this process (mem), which is what
+ * Weir costs without any network at all; and the same over TCP without a seal on each page.
  */
 
 #include <arpa/inet.h>
@@ -231,9 +231,11 @@ static void close_stage(const struct stage *stage)
     kill(stage->bare, SIGKILL);
 }
 
+static const char *const side_names[] = {"weir", "weir on mem", "weir, seal=off"};
+
 /* --- remote ---------------------------------------------------------------------------------- */
 
-static void print_miss(const struct bench *bench, const struct bench_side sides[2],
+static void print_miss(const struct bench *bench, const struct bench_side sides[3],
                        const char *metric, const char *bare)
 {
     struct bench_line line = {
@@ -246,29 +248,37 @@ static void print_miss(const struct bench *bench, const struct bench_side sides[
         .baseline_name = "bare request and reply of 4 KiB on a connection of the same kind",
         .goal = "over_bare_us <= 8",
     };
-    struct bench_series mem = bench_series(&sides[1], metric);
+    const double mem = bench_result(&sides[1], metric), miss = bench_median(&line.weir);
 
     line.also[0].name = "over_bare_us";
-    line.also[0].value = bench_median(&line.weir) - bench_median(&line.baseline);
+    line.also[0].value = miss - bench_median(&line.baseline);
     line.also[1].name = "on_mem_us";
-    line.also[1].value = bench_median(&mem);
+    line.also[1].value = mem;
+    /* What it costs that the page is elsewhere, and how much of that a bare request costs not. */
+    line.also[2].name = "over_mem_us";
+    line.also[2].value = miss - mem;
+    line.also[3].name = "reach_over_bare_us";
+    line.also[3].value = miss - mem - bench_median(&line.baseline);
+    line.also[4].name = "unsealed_us";
+    line.also[4].value = bench_result(&sides[2], metric);
     bench_print(bench, &line);
 }
 
 bool bench_drive_remote(struct bench *bench)
 {
-    static struct bench_side sides[2];
+    static struct bench_side sides[3];
     struct stage stage;
     bool is_done;
 
     open_stage(bench, 16, &stage);
-    for (int i = 0; i < 2; i++)
-        bench_side_init(&sides[i], i == 0 ? "weir" : "weir on mem", "remote",
-                        "budget=%llu pages=%llu bare=%u samples=%u spec=%s",
+    for (int i = 0; i < 3; i++)
+        bench_side_init(&sides[i], side_names[i], "remote",
+                        "budget=%llu pages=%llu bare=%u samples=%u spec=%s%s",
                         (unsigned long long)stage.budget,
                         (unsigned long long)(16 * stage.budget / BENCH_PAGE), stage.bare_port,
-                        bench->is_quick ? 8000 : 40000, i == 0 ? stage.spec : stage.mem_spec);
-    is_done = bench_rounds(bench, sides, 2, stage.rounds);
+                        bench->is_quick ? 8000 : 40000, i == 1 ? stage.mem_spec : stage.spec,
+                        i == 2 ? "&seal=off" : "");
+    is_done = bench_rounds(bench, sides, 3, stage.rounds);
     if (is_done) {
         print_miss(bench, sides, "p50", "bare_p50");
         print_miss(bench, sides, "p99", "bare_p99");
@@ -279,7 +289,7 @@ bool bench_drive_remote(struct bench *bench)
 
 /* --- remote-scan ----------------------------------------------------------------------------- */
 
-static void print_scan(const struct bench *bench, const struct bench_side sides[3])
+static void print_scan(const struct bench *bench, const struct bench_side sides[4])
 {
     struct bench_line line = {
         .point = "4x the budget, read",
@@ -287,34 +297,37 @@ static void print_scan(const struct bench *bench, const struct bench_side sides[
         .unit = "MB/s",
         .better = BENCH_HIGHER,
         .weir = bench_series(&sides[0], "read"),
-        .baseline = bench_series(&sides[1], "read"),
+        .baseline = bench_series(&sides[3], "read"),
         .baseline_name = "bare stream of 2 MiB requests",
         .goal = "ratio >= 0.7",
     };
-    struct bench_series mem = bench_series(&sides[2], "read");
+    const double mem = bench_result(&sides[1], "read");
 
     line.also[0].name = "on_mem";
-    line.also[0].value = bench_median(&mem);
+    line.also[0].value = mem;
+    line.also[1].name = "of_mem";
+    line.also[1].value = mem > 0 ? bench_median(&line.weir) / mem : 0;
+    line.also[2].name = "unsealed";
+    line.also[2].value = bench_result(&sides[2], "read");
     bench_print(bench, &line);
 }
 
 bool bench_drive_remote_scan(struct bench *bench)
 {
-    static struct bench_side sides[3];
+    static struct bench_side sides[4];
     struct stage stage;
     uint64_t bytes;
     bool is_done;
 
     open_stage(bench, 4, &stage);
     bytes = 4 * stage.budget;
-    for (int i = 0; i < 3; i += 2)
-        bench_side_init(&sides[i], i == 0 ? "weir" : "weir on mem", "scan",
-                        "budget=%llu pages=%llu spec=%s", (unsigned long long)stage.budget,
-                        (unsigned long long)(bytes / BENCH_PAGE),
-                        i == 0 ? stage.spec : stage.mem_spec);
-    bench_side_init(&sides[1], "bare stream", "bare_scan", "bare=%u bytes=%llu", stage.bare_port,
+    for (int i = 0; i < 3; i++)
+        bench_side_init(&sides[i], side_names[i], "scan", "budget=%llu pages=%llu spec=%s%s",
+                        (unsigned long long)stage.budget, (unsigned long long)(bytes / BENCH_PAGE),
+                        i == 1 ? stage.mem_spec : stage.spec, i == 2 ? "&seal=off" : "");
+    bench_side_init(&sides[3], "bare stream", "bare_scan", "bare=%u bytes=%llu", stage.bare_port,
                     (unsigned long long)bytes);
-    is_done = bench_rounds(bench, sides, 3, stage.rounds);
+    is_done = bench_rounds(bench, sides, 4, stage.rounds);
     if (is_done)
         print_scan(bench, sides);
     close_stage(&stage);

@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 
-/* One process for each seed, as in tests/sim; the parent adds up what was met. */
+/* The cluster's seeds, by tests/sim/seeds.h; and its table of scale. */
 
-#include <fcntl.h>
 #include <getopt.h>
 #include <signal.h>
 #include <stdio.h>
@@ -10,12 +9,12 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "tests/cluster/real.h"
 #include "tests/cluster/scale.h"
 #include "tests/cluster/world.h"
+#include "tests/sim/seeds.h"
 
 #define SECONDS_MAX 120 /* of real time, for one seed: more is a hang of the simulator */
 
@@ -25,15 +24,9 @@ struct outcome {
     struct met met;
 };
 
-struct run {
-    struct world_options options;
-    uint64_t first, last;
-    uint32_t jobs, seconds;
-    bool wants_coverage, is_twice, goes_on;
-};
-
 struct totals {
-    uint64_t seeds, failed, switches, hash;
+    struct seeds_totals of; /* first */
+    uint64_t switches, hash;
     struct met met;
 };
 
@@ -43,7 +36,7 @@ static const char *const naive_names[] = {
 #undef X
 };
 
-static struct outcome *outcome; /* shared with the process of the seed */
+static struct world_options options; /* but for the seed */
 static char key_path[] = "/tmp/weir-cluster-key-XXXXXX";
 
 static void *shared_memory(size_t bytes)
@@ -51,11 +44,7 @@ static void *shared_memory(size_t bytes)
     void *memory = real_mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1,
                              0);
 
-    if (memory == MAP_FAILED) {
-        perror("weir_cluster: mmap");
-        exit(2);
-    }
-    return memory;
+    return memory == MAP_FAILED ? NULL : memory;
 }
 
 static void make_key(void)
@@ -70,15 +59,15 @@ static void make_key(void)
     (void)__real_close(fd);
 }
 
-static _Noreturn void live(const struct run *run)
+static void live(uint64_t seed, void *outcome_p)
 {
-    alarm(SECONDS_MAX);
-    outcome->hash = world_run(&run->options, key_path);
+    struct outcome *outcome = outcome_p;
+
+    options.seed = seed;
+    outcome->hash = world_run(&options, key_path);
     outcome->switches = loop_switches();
     outcome->met = met;
     outcome->is_finished = true;
-    fflush(stdout);
-    _exit(0);
 }
 
 static const char *naive_words(void)
@@ -89,101 +78,34 @@ static const char *naive_words(void)
     return naive == NAIVE_NONE ? "" : words;
 }
 
-/* True: the seed went well. */
-static bool run_seed(const struct run *run)
+static bool judge(uint64_t seed, const void *outcome, int status)
 {
-    int status = 0;
-    pid_t pid;
-
-    memset(outcome, 0, sizeof(*outcome));
-    fflush(NULL);
-    pid = fork();
-    if (pid == 0)
-        live(run);
-    if (pid < 0 || waitpid(pid, &status, 0) != pid) {
-        perror("weir_cluster: fork");
-        exit(2);
-    }
-    if (WIFEXITED(status) && WEXITSTATUS(status) == 0 && outcome->is_finished)
+    if (WIFEXITED(status) && WEXITSTATUS(status) == 0 &&
+        ((const struct outcome *)outcome)->is_finished)
         return true;
     if (WIFSIGNALED(status))
         fprintf(stderr, "WRONG: died of signal %d (%s)\n", WTERMSIG(status),
                 strsignal(WTERMSIG(status)));
     fprintf(stderr, "cluster FAILED: seed %llu; replay: weir_cluster --seed %llu%s --verbose\n",
-            (unsigned long long)run->options.seed, (unsigned long long)run->options.seed,
-            naive_words());
+            (unsigned long long)seed, (unsigned long long)seed, naive_words());
     return false;
 }
 
-static bool is_replayed(const struct run *run)
+static uint64_t hash_of(const void *outcome)
 {
-    const uint64_t hash = outcome->hash;
-
-    if (!run_seed(run))
-        return false;
-    if (outcome->hash == hash)
-        return true;
-    fprintf(stderr, "cluster FAILED: seed %llu gives %016llx, and %016llx the second time\n",
-            (unsigned long long)run->options.seed, (unsigned long long)hash,
-            (unsigned long long)outcome->hash);
-    return false;
+    return ((const struct outcome *)outcome)->hash;
 }
 
-static void add(struct totals *t)
+static void add(void *totals, const void *outcome_p)
 {
-    t->seeds++;
+    const struct outcome *outcome = outcome_p;
+    struct totals *t = totals;
+
     t->switches += outcome->switches;
     t->hash += outcome->hash;
 #define X(name) t->met.name += outcome->met.name;
     MET_MAP(X)
 #undef X
-}
-
-/* The seeds of one job: every jobs-th. */
-static void run_job(struct run run, uint32_t job, struct totals *t)
-{
-    const time_t end = time(NULL) + run.seconds;
-
-    outcome = shared_memory(sizeof(*outcome));
-    for (uint64_t seed = run.first + job; seed <= run.last; seed += run.jobs) {
-        if (run.seconds && time(NULL) >= end)
-            break;
-        run.options.seed = seed;
-        if (!run_seed(&run) || (run.is_twice && !is_replayed(&run))) {
-            t->failed++;
-            if (!run.goes_on)
-                break;
-            continue;
-        }
-        add(t);
-    }
-}
-
-static void run_jobs(const struct run *run, struct totals *sum)
-{
-    struct totals *of_job = shared_memory(run->jobs * sizeof(*of_job));
-    uint64_t *into = (uint64_t *)sum;
-
-    for (uint32_t i = 0; i < run->jobs; i++) {
-        pid_t pid;
-
-        fflush(NULL);
-        pid = fork();
-        if (pid < 0) {
-            perror("weir_cluster: fork");
-            exit(2);
-        }
-        if (pid == 0) {
-            run_job(*run, i, &of_job[i]);
-            fflush(NULL);
-            _exit(0);
-        }
-    }
-    while (wait(NULL) > 0)
-        ;
-    for (uint32_t i = 0; i < run->jobs; i++)
-        for (size_t k = 0; k < sizeof(*sum) / sizeof(*into); k++)
-            into[k] += ((const uint64_t *)&of_job[i])[k];
 }
 
 static bool is_blind(const struct met *sum)
@@ -202,14 +124,13 @@ static bool is_blind(const struct met *sum)
 
 static _Noreturn void usage(void)
 {
-    fprintf(
-        stderr,
-        "usage: weir_cluster [--seeds A-B | --seed N] [--verbose] [--jobs N] [--seconds N]\n"
-        "                    [--twice] [--coverage] [--go-on] [--naive MISTAKE] | --scale[=MOST]\n"
-        "  --twice     run each seed twice and compare the traces\n"
-        "  --coverage  fail if something that should be met never was\n"
-        "  --go-on     do not stop at a seed that fails\n"
-        "  --naive     plant a mistake, which is to be found:");
+    fprintf(stderr,
+            "usage: weir_cluster " SEEDS_USAGE "\n"
+            "                    [--verbose] [--coverage] [--naive MISTAKE] | --scale[=MOST]\n"
+            "  --twice     run each seed twice and compare the traces\n"
+            "  --coverage  fail if something that should be met never was\n"
+            "  --go-on     do not stop at a seed that fails\n"
+            "  --naive     plant a mistake, which is to be found:");
     for (int i = 1; i < NAIVE_KINDS; i++)
         fprintf(stderr, " %s", naive_names[i]);
     fprintf(stderr,
@@ -226,58 +147,54 @@ static enum naive naive_of(const char *name)
     usage();
 }
 
-static void parse_seeds(struct run *run, const char *text)
-{
-    char *rest;
-
-    run->first = run->last = strtoull(text, &rest, 10);
-    if (*rest == '-')
-        run->last = strtoull(rest + 1, &rest, 10);
-    if (*rest || run->last < run->first)
-        usage();
-}
-
-static void parse(int argc, char **argv, struct run *run)
+static void parse(int argc, char **argv, struct seeds *seeds, bool *wants_coverage_p)
 {
     static const struct option longs[] = {
-        {"seeds", 1, NULL, 's'},    {"seed", 1, NULL, 's'},    {"verbose", 0, NULL, 'v'},
-        {"jobs", 1, NULL, 'j'},     {"seconds", 1, NULL, 't'}, {"twice", 0, NULL, '2'},
-        {"coverage", 0, NULL, 'c'}, {"go-on", 0, NULL, 'g'},   {"naive", 1, NULL, 'n'},
-        {"cluster", 0, NULL, 'C'},  {"scale", 2, NULL, 'S'},   {NULL, 0, NULL, 0}};
+        SEEDS_OPTIONS,           {"verbose", 0, NULL, 'v'}, {"coverage", 0, NULL, 'c'},
+        {"naive", 1, NULL, 'n'}, {"cluster", 0, NULL, 'C'}, {"scale", 2, NULL, 'S'},
+        {NULL, 0, NULL, 0}};
 
     for (int c; (c = getopt_long(argc, argv, "", longs, NULL)) != -1;) {
         switch (c) {
-        case 's': parse_seeds(run, optarg); break;
-        case 'v': run->options.is_verbose = true; break;
-        case 'j': run->jobs = (uint32_t)strtoul(optarg, NULL, 10); break;
-        case 't': run->seconds = (uint32_t)strtoul(optarg, NULL, 10); break;
-        case '2': run->is_twice = true; break;
-        case 'c': run->wants_coverage = true; break;
-        case 'g': run->goes_on = true; break;
+        case 'v': options.is_verbose = true; break;
+        case 'c': *wants_coverage_p = true; break;
         case 'n': naive = naive_of(optarg); break;
         case 'C': break;
         case 'S': exit(scale(optarg ? (uint32_t)strtoul(optarg, NULL, 10) : 0));
-        default: usage();
+        default:
+            if (!seeds_option(seeds, c, optarg))
+                usage();
         }
     }
-    if (optind < argc || run->jobs < 1)
+    if (optind < argc)
         usage();
 }
 
 int main(int argc, char **argv)
 {
-    struct run run = {.first = 1, .last = 200, .jobs = 1};
-    struct totals sum = {0};
-    bool is_bad;
+    struct seeds seeds = {.name = "cluster",
+                          .seconds_most = SECONDS_MAX,
+                          .outcome_bytes = sizeof(struct outcome),
+                          .totals_bytes = sizeof(struct totals),
+                          .map = shared_memory,
+                          .live = live,
+                          .judge = judge,
+                          .hash = hash_of,
+                          .add = add,
+                          .first = 1,
+                          .last = 200,
+                          .jobs = 1};
+    bool wants_coverage = false, is_bad;
+    struct totals sum;
 
-    parse(argc, argv, &run);
+    parse(argc, argv, &seeds, &wants_coverage);
     make_key();
-    run_jobs(&run, &sum);
+    seeds_run(&seeds, &sum);
     (void)unlink(key_path);
-    is_bad = sum.failed || sum.seeds == 0 || (run.wants_coverage && is_blind(&sum.met));
+    is_bad = sum.of.failed || sum.of.seeds == 0 || (wants_coverage && is_blind(&sum.met));
     printf("cluster %s: seeds %llu-%llu (%llu run, %llu failed)", is_bad ? "FAILED" : "ok",
-           (unsigned long long)run.first, (unsigned long long)run.last,
-           (unsigned long long)sum.seeds, (unsigned long long)sum.failed);
+           (unsigned long long)seeds.first, (unsigned long long)seeds.last,
+           (unsigned long long)sum.of.seeds, (unsigned long long)sum.of.failed);
 #define X(name) printf(", %s %llu", #name, (unsigned long long)sum.met.name);
     MET_MAP(X)
 #undef X

@@ -13,14 +13,15 @@
 
 enum naive naive;
 
-int __real_wr_line_open(struct wr_line *line, struct wr_line_target *target, uint64_t deadline_ns,
+int __real_wr_line_open(struct wr_line *line, struct wr_line_target *target, uint64_t timeout_ns,
                         char why[WR_WHY_ROOM]);
 int __real_wr_line_ask(struct wr_line *line, struct wr_message *message, const void *payload,
                        struct wr_message *answer_p, void *answer, size_t room,
                        uint64_t deadline_ns);
-void __real_wr_tcp_channel_tend(struct weir_channel *channel, uint64_t number);
+void __real_wr_tcp_channel_tend(struct weir_channel *channel);
 uint32_t __real_memd_line_take(struct memd_lease *lease, uint32_t number);
 bool __real_memd_line_enter(struct memd_lease *lease, uint32_t number, uint32_t turn);
+bool __real_memd_line_is_over(const struct memd_lease *lease, uint32_t number, uint32_t turn);
 void __real_memd_line_leave(struct memd_lease *lease, uint32_t number);
 uint64_t __real_memd_book_expire(struct memd_book *book, uint64_t now_ms);
 int __real_memd_book_lend(struct memd_book *book, const struct memd_client *client, uint64_t slots,
@@ -34,10 +35,10 @@ static struct wr_tcp *tcp_of(struct wr_line_target *target)
     return (struct wr_tcp *)((char *)target - offsetof(struct wr_tcp, target));
 }
 
-int __wrap_wr_line_open(struct wr_line *line, struct wr_line_target *target, uint64_t deadline_ns,
+int __wrap_wr_line_open(struct wr_line *line, struct wr_line_target *target, uint64_t timeout_ns,
                         char why[WR_WHY_ROOM])
 {
-    const int error = __real_wr_line_open(line, target, deadline_ns, why);
+    const int error = __real_wr_line_open(line, target, timeout_ns, why);
 
     if (!error && naive == NAIVE_EPOCH && tcp_of(target)->epoch)
         tcp_of(target)->epoch = line->epoch;
@@ -71,10 +72,10 @@ int __wrap_wr_line_ask(struct wr_line *line, struct wr_message *message, const v
     return error;
 }
 
-void __wrap_wr_tcp_channel_tend(struct weir_channel *channel, uint64_t number)
+void __wrap_wr_tcp_channel_tend(struct weir_channel *channel)
 {
     if (naive != NAIVE_STUCK)
-        __real_wr_tcp_channel_tend(channel, number);
+        __real_wr_tcp_channel_tend(channel);
 }
 
 /* --- The server's ---------------------------------------------------------------------------- */
@@ -92,6 +93,11 @@ bool __wrap_memd_line_enter(struct memd_lease *lease, uint32_t number, uint32_t 
 
     met.taken_over += !is_heard;
     return is_heard;
+}
+
+bool __wrap_memd_line_is_over(const struct memd_lease *lease, uint32_t number, uint32_t turn)
+{
+    return naive != NAIVE_LINE && __real_memd_line_is_over(lease, number, turn);
 }
 
 void __wrap_memd_line_leave(struct memd_lease *lease, uint32_t number)

@@ -194,9 +194,9 @@ static struct need pair;
 /* A server that lends to so many: what stops it first; NULL: nothing does. */
 static const char *limit_of(uint64_t leases, uint64_t connections)
 {
-    if (connections > MEMD_CONNECTIONS_MOST)
+    if (connections > MEMD_CONNECTIONS)
         return "connections of a server";
-    if (leases > MEMD_LEASES_MOST)
+    if (leases > MEMD_LEASES)
         return "leases of a server";
     if (cell.uses * pair.files > 1024)
         return "descriptors of a client (ulimit -n)";
@@ -263,7 +263,7 @@ static bool row(uint32_t server_count, uint32_t client_count, uint32_t uses)
     if (!simulate())
         return false;
     print("simulated", need);
-    if (leases > MEMD_LEASES_MOST || leases * pair.connections > MEMD_CONNECTIONS_MOST)
+    if (leases > MEMD_LEASES || leases * pair.connections > MEMD_CONNECTIONS)
         return true; /* some are refused, or wait */
     return need->pairs == reckoned.pairs && is_near(need->connections, reckoned.connections) &&
            is_near(need->messages, reckoned.messages);
@@ -302,7 +302,8 @@ static bool table(uint32_t most)
     printf("{\"bench\":\"scale\",\"how\":\"sizes\",\"lease_bytes\":%zu,\"connection_bytes\":%zu,"
            "\"server_fixed_bytes\":%zu,\"server_pool_bytes\":%zu,\"back_end_bytes\":%llu}\n",
            sizeof(struct memd_lease), sizeof(struct memd_connection), sizeof(struct memd),
-           MEMD_POOL * sizeof(struct memd_connection), (unsigned long long)pair.client_bytes);
+           (MEMD_CONNECTIONS + MEMD_UNPROVEN_MOST) * sizeof(struct memd_connection),
+           (unsigned long long)pair.client_bytes);
     return true;
 }
 

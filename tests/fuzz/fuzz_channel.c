@@ -71,9 +71,10 @@ void wr_tcp_ring(const struct wr_tcp *tcp)
 
 int wr_tcp_attach(struct wr_tcp *tcp, struct wr_line *line, uint64_t number, char why[WR_WHY_ROOM])
 {
-    (void)tcp, (void)number, (void)why;
+    (void)why;
     if (world.is_refusing)
         return WEIR_EIO;
+    wr_tcp_note_sure(tcp, number);
     server_connect(&world.server, line);
     world.header_bytes = 0;
     world.heard_count = world.answered = world.body_left = 0;
@@ -307,7 +308,7 @@ static void answer(struct fuzz_bytes *bytes)
 
 static void tend(void)
 {
-    wr_tcp_channel_tend(world.tcp.channels[0], 0);
+    wr_tcp_channel_tend(world.tcp.channels[0]);
 }
 
 static void step(struct fuzz_bytes *bytes)

@@ -85,8 +85,7 @@ void wr_tcp_ring(const struct wr_tcp *constant)
     world.lines_left--;
     server_connect(&world.server, &seat->line);
     world.is_mute = false;
-    atomic_fetch_sub(&world.tcp.unsure, seat->is_unsure);
-    seat->is_unsure = false;
+    wr_tcp_note_sure(&world.tcp, WR_TCP_LINE_SEATS);
     prepare(&seat->line);
     atomic_store(&seat->state, WR_SEAT_FREE);
 }
@@ -152,16 +151,19 @@ static void read_some(void)
 /* Where it has no answer, the seat is unsure until it has another line. */
 static void discard_some(void)
 {
+    bool is_unsure;
+
     world.wanted = (struct wr_message){.type = WR_MESSAGE_DISCARDED, .epoch = SERVER_EPOCH};
     world.lines_left = 0;
     prepare(&world.tcp.seats[0].line);
     wr_tcp_discard(&world.tcp, 5, 7);
-    FUZZ_ASSERT(world.tcp.seats[0].is_unsure == (world.tcp.unsure == 1));
-    FUZZ_ASSERT(world.tcp.seats[0].is_unsure == atomic_load(&world.tcp.is_lost));
+    is_unsure = atomic_load(&world.tcp.is_unsure[WR_TCP_LINE_SEATS]);
+    FUZZ_ASSERT(is_unsure == (world.tcp.unsure == 1));
+    FUZZ_ASSERT(is_unsure == atomic_load(&world.tcp.is_lost));
     if (world.truth != SERVER_WRONG && !wr_message_has_pages(&world.said))
-        FUZZ_ASSERT(!world.tcp.seats[0].is_unsure);
+        FUZZ_ASSERT(!is_unsure);
     /* Any sealed answer will do: it says that the server is past the question. */
-    if (!world.tcp.seats[0].is_unsure && !world.is_mute)
+    if (!is_unsure && !world.is_mute)
         world.server.is_wrong = false;
     take_what_was_asked();
 }

@@ -37,9 +37,9 @@ struct line {
     uint8_t client;
     struct wr_session session;
     uint8_t lease[WR_NAME_BYTES]; /* that it is a line of, as far as the client knows */
-    uint64_t number;
-    bool is_leased, is_over; /* is_over: a later line has its number */
-    uint8_t to[TO_BYTES];    /* said, and not arrived yet */
+    uint64_t number, turn;        /* turn: among all that were welcomed */
+    bool is_leased, is_over;      /* is_over: a later line has its number, or it was severed */
+    uint8_t to[TO_BYTES];         /* said, and not arrived yet */
     size_t to_from, to_to;
     uint64_t ear; /* bytes that the client still listens to */
     /* The answer that is coming. */
@@ -50,7 +50,7 @@ struct line {
     struct {
         uint64_t id;
         uint8_t type;
-        uint64_t number;
+        uint64_t number, turn; /* turn: of the last that had been welcomed */
         uint8_t lease[WR_NAME_BYTES];
         bool is_strange; /* to attach to a lease that was never told to this client */
     } asked[ASKED_MOST];
@@ -69,6 +69,7 @@ static struct {
     uint32_t lease_count;
     bool is_written[SLOTS_MOST]; /* in some lease, perhaps */
     uint64_t later_ms;           /* how far our clock is ahead */
+    uint64_t turn;               /* lines that were welcomed   */
 } world;
 
 static struct memd_identity identity = {.key = {{42}}, .epoch = EPOCH};
@@ -154,18 +155,24 @@ static void note_lease(const struct line *line)
     world.leases[at].client = line->client;
 }
 
-/* From now on nothing is heard any more of who had that number before. */
-static void note_line(struct line *line, const uint8_t *lease, uint64_t number)
+/* From now on nothing is heard any more of who had that number before that turn. */
+static void note_over(const struct line *line, const uint8_t *lease, uint64_t number, uint64_t turn)
 {
     for (uint32_t i = 0; i < LINES; i++) {
         struct line *other = &world.lines[i];
 
-        if (other != line && other->is_leased && other->number == number &&
+        if (other != line && other->is_leased && other->number == number && other->turn <= turn &&
             memcmp(other->lease, lease, WR_NAME_BYTES) == 0)
             other->is_over = true;
     }
+}
+
+static void note_line(struct line *line, const uint8_t *lease, uint64_t number)
+{
+    note_over(line, lease, number, UINT64_MAX);
     memcpy(line->lease, lease, WR_NAME_BYTES);
     line->number = number;
+    line->turn = ++world.turn;
     line->is_leased = true;
 }
 
@@ -201,6 +208,8 @@ static void check_answer(struct line *line, const struct wr_message *answer)
         note_line(line, line->head + WR_MESSAGE_BYTES, line->asked[at].number);
     } else if (answer->type == WR_MESSAGE_ATTACHED) {
         note_line(line, line->asked[at].lease, line->asked[at].number);
+    } else if (answer->type == WR_MESSAGE_SEVERED) {
+        note_over(line, line->lease, line->asked[at].number, line->asked[at].turn);
     } else if (answer->type == WR_MESSAGE_RETURNED) {
         line->is_leased = false;
     }
@@ -335,6 +344,7 @@ static void expect(struct line *line, const struct wr_message *asked, const uint
     line->asked[at].id = asked->id;
     line->asked[at].type = asked->type;
     line->asked[at].number = asked->slot;
+    line->asked[at].turn = world.turn;
     if (asked->type == WR_MESSAGE_ATTACH)
         memcpy(line->asked[at].lease, lease, WR_NAME_BYTES);
     line->asked[at].is_strange = is_strange;
@@ -432,7 +442,9 @@ static uint8_t choose_type(uint8_t kind, uint8_t odd)
 
     if (kind < 224)
         return usual[kind % sizeof(usual)];
-    return kind < 240 ? rare[kind % sizeof(rare)] : (kind + odd) % 24;
+    if (kind < 240)
+        return rare[kind % sizeof(rare)];
+    return kind < 252 ? (kind + odd) % 24 : WR_MESSAGE_SEVER;
 }
 
 static struct wr_message choose_message(struct fuzz_bytes *bytes, struct line *line)
@@ -564,10 +576,11 @@ static void step(struct fuzz_bytes *bytes)
 static void begin(void)
 {
     const struct memd_limits limits = {.memory = MEMORY, .lease_ms = 30000};
+    const struct memd_room room = {.connections = 64, .leases = 16};
 
     fuzz_begin();
     memd_log_open(&world.log, check_log, NULL);
-    memd_book_open(&world.book, &limits, &world.log);
+    FUZZ_ASSERT(memd_book_open(&world.book, &limits, &room, &world.log));
     identity.rdma = queues_begin(&world.book);
     for (uint32_t i = 0; i < LINES; i++) {
         world.lines[i].is_up = false;
@@ -592,14 +605,14 @@ static void check_unwritten(const struct memd_lease *lease)
 
 static void end(void)
 {
-    for (uint32_t i = 0; i < MEMD_LEASES_MOST; i++)
+    for (uint32_t i = 0; i < world.book.room.leases; i++)
         if (memd_lease_is_lent(&world.book.leases[i]))
             check_unwritten(&world.book.leases[i]);
     for (uint32_t i = 0; i < LINES; i++)
         hang_up(&world.lines[i]);
     FUZZ_ASSERT(atomic_load(&world.book.connections) == 0);
     FUZZ_ASSERT(queues_are_gone());
-    for (uint32_t i = 0; i < MEMD_LEASES_MOST; i++)
+    for (uint32_t i = 0; i < world.book.room.leases; i++)
         FUZZ_ASSERT(world.book.leases[i].users == 0 && world.book.leases[i].watchers == 0);
     memd_book_close(&world.book);
     FUZZ_ASSERT(world.book.lent_slots == 0);

@@ -74,7 +74,7 @@ static unsigned spoil(struct fuzz_bytes *bytes, struct wr_message *message)
         message->pages += fuzz_byte(bytes) % 8u;
         message->length = message->pages * WEIR_SLOT_BYTES;
         break;
-    case 6: message->type = fuzz_byte(bytes) % 24; break;
+    case 6: message->type = fuzz_byte(bytes) % 26; break;
     case 7: message->error = (uint16_t)fuzz_number(bytes, 2); break;
     case 8:
         message->error = fuzz_byte(bytes) % 16;

@@ -163,6 +163,9 @@ bool server_has_ended(const struct server *server, unsigned seconds)
 
 /* --- A nurse ---------------------------------------------------------------------------------- */
 
+/* What is asked of a nurse: this times NURSE_SERVERS, and the server's number. */
+enum { KILL, AGAIN, STOP, GO };
+
 static _Noreturn void nurse_servers(const char *key_path, uint64_t bytes, int asked, int answer)
 {
     struct server server[NURSE_SERVERS];
@@ -178,10 +181,12 @@ static _Noreturn void nurse_servers(const char *key_path, uint64_t bytes, int as
     while (!error && read(asked, &number, 1) == 1) {
         struct server *patient = &server[number % NURSE_SERVERS];
 
-        if (number < NURSE_SERVERS)
-            server_end(patient);
-        else
-            error = server_again(key_path, bytes, patient->port, patient);
+        switch (number / NURSE_SERVERS) {
+        case KILL: server_end(patient); break;
+        case AGAIN: error = server_again(key_path, bytes, patient->port, patient); break;
+        case STOP: kill(patient->process, SIGSTOP); break;
+        default: kill(patient->process, SIGCONT);
+        }
         if (!error && write(answer, &number, 1) != 1)
             error = errno;
     }
@@ -212,19 +217,31 @@ int nurse_start(const char *key_path, uint64_t bytes, struct nurse *nurse_p)
     return 0;
 }
 
-static bool tell(const struct nurse *nurse, unsigned char number)
+static bool tell(const struct nurse *nurse, unsigned what, unsigned number)
 {
-    return write(nurse->ask, &number, 1) == 1 && read(nurse->answer, &number, 1) == 1;
+    unsigned char asked = (unsigned char)(what * NURSE_SERVERS + number);
+
+    return write(nurse->ask, &asked, 1) == 1 && read(nurse->answer, &asked, 1) == 1;
 }
 
 bool nurse_kill(const struct nurse *nurse, unsigned number)
 {
-    return tell(nurse, (unsigned char)number);
+    return tell(nurse, KILL, number);
 }
 
 bool nurse_again(const struct nurse *nurse, unsigned number)
 {
-    return tell(nurse, (unsigned char)(number + NURSE_SERVERS));
+    return tell(nurse, AGAIN, number);
+}
+
+bool nurse_stop(const struct nurse *nurse, unsigned number)
+{
+    return tell(nurse, STOP, number);
+}
+
+bool nurse_go(const struct nurse *nurse, unsigned number)
+{
+    return tell(nurse, GO, number);
 }
 
 void nurse_end(const struct nurse *nurse)

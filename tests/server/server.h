@@ -47,4 +47,7 @@ int nurse_start(const char *key_path, uint64_t bytes, struct nurse *nurse_p);
 /* Dead when it returns; alive, and empty. False: that could not be done. */
 bool nurse_kill(const struct nurse *nurse, unsigned number);
 bool nurse_again(const struct nurse *nurse, unsigned number);
+/* It stands still (SIGSTOP), and goes on. */
+bool nurse_stop(const struct nurse *nurse, unsigned number);
+bool nurse_go(const struct nurse *nurse, unsigned number);
 void nurse_end(const struct nurse *nurse);

@@ -1,9 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 
-/*
- * One process for each seed, so that nothing of one world is left in the next, and a seed that ends
- * in an abort ends alone. The parent adds up, and shows what a failed one left behind.
- */
+/* The simulator's seeds, by seeds.h, and which edges of the diagram they took. */
 
 #include <getopt.h>
 #include <signal.h>
@@ -12,9 +9,8 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
-#include <time.h>
-#include <unistd.h>
 
+#include "tests/sim/seeds.h"
 #include "tests/sim/sim.h"
 
 #define SECONDS_MAX  240 /* of real time, for one seed: more is a hang outside the baton */
@@ -28,30 +24,20 @@ static const char *const state_names[WR_PAGE_STATE_COUNT] = {
 
 static const char *const engine_names[] = {"move", "wp", "naive"};
 
-struct run {
-    struct sim_options options;
-    uint64_t first, last;
-    uint32_t jobs, seconds;
-    bool wants_coverage, is_twice, goes_on, shows_edges;
-};
-
 struct totals {
-    uint64_t seeds, failed, operations, switches, points, faults, refused, lost, hash;
+    struct seeds_totals of; /* first */
+    uint64_t operations, switches, points, faults, refused, lost, hash;
     uint64_t cleaned, discarded, migrated, reattached, forgotten;
     uint64_t edges[WR_PAGE_STATE_COUNT][WR_PAGE_STATE_COUNT];
 };
 
-static struct sim_result *result; /* shared with the process of the seed */
+static struct sim_options options; /* but for the seed */
 
 static void *shared_memory(size_t bytes)
 {
     void *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 
-    if (memory == MAP_FAILED) {
-        perror("weir_sim: mmap");
-        exit(2);
-    }
-    return memory;
+    return memory == MAP_FAILED ? NULL : memory;
 }
 
 static void show_events(const struct sim_result *r)
@@ -68,54 +54,54 @@ static void show_events(const struct sim_result *r)
     }
 }
 
-static void show_failure(const struct run *run, const struct sim_result *r, int status)
+static void show_failure(uint64_t seed, const struct sim_result *r, int status)
 {
-    const struct sim_options *o = &run->options;
+    const char *engine = engine_names[options.engine];
 
     fprintf(stderr, "the last events (ns, thread, what):\n");
     show_events(r);
-    fprintf(stderr, "sim FAILED: seed %llu, engine %s: ", (unsigned long long)o->seed,
-            engine_names[o->engine]);
+    fprintf(stderr, "sim FAILED: seed %llu, engine %s: ", (unsigned long long)seed, engine);
     if (r->has_failed)
         fprintf(stderr, "%s\n", r->why);
     else if (WIFSIGNALED(status))
         fprintf(stderr, "died of signal %d (%s)\n", WTERMSIG(status), strsignal(WTERMSIG(status)));
     else
         fprintf(stderr, "ended with %d\n", WEXITSTATUS(status));
-    fprintf(stderr, "replay: weir_sim --seed %llu --engine %s%s", (unsigned long long)o->seed,
-            engine_names[o->engine], o->is_free ? " --free" : "");
-    if (o->steps)
-        fprintf(stderr, " --steps %u", o->steps);
+    fprintf(stderr, "replay: weir_sim --seed %llu --engine %s%s", (unsigned long long)seed, engine,
+            options.is_free ? " --free" : "");
+    if (options.steps)
+        fprintf(stderr, " --steps %u", options.steps);
     fprintf(stderr, " --verbose\n");
 }
 
-/* True: the seed went well. */
-static bool run_seed(const struct run *run)
+/* Its threads end with it, and are not waited for. */
+static void live(uint64_t seed, void *result)
 {
-    int status = 0;
-    pid_t pid;
+    options.seed = seed;
+    sim_world_run(&options, result);
+    exit(0);
+}
 
-    memset(result, 0, sizeof(*result));
-    fflush(NULL);
-    pid = fork();
-    if (pid == 0) {
-        alarm(SECONDS_MAX);
-        sim_world_run(&run->options, result);
-        exit(0);
-    }
-    if (pid < 0 || waitpid(pid, &status, 0) != pid) {
-        perror("weir_sim: fork");
-        exit(2);
-    }
-    if (WIFEXITED(status) && WEXITSTATUS(status) == 0 && result->is_finished)
+static bool judge(uint64_t seed, const void *result, int status)
+{
+    const struct sim_result *r = result;
+
+    if (WIFEXITED(status) && WEXITSTATUS(status) == 0 && r->is_finished)
         return true;
-    show_failure(run, result, status);
+    show_failure(seed, r, status);
     return false;
 }
 
-static void add(struct totals *t)
+static uint64_t hash_of(const void *result)
 {
-    t->seeds++;
+    return ((const struct sim_result *)result)->hash;
+}
+
+static void add(void *totals, const void *result_p)
+{
+    const struct sim_result *result = result_p;
+    struct totals *t = totals;
+
     t->operations += result->operations;
     t->switches += result->switches;
     t->points += result->points;
@@ -167,80 +153,19 @@ static bool is_blind(const struct totals *t)
     return true;
 }
 
-/* Once more: the same trace, to the last event? */
-static bool is_replayed(const struct run *run)
-{
-    uint64_t hash = result->hash;
-
-    if (!run_seed(run))
-        return false;
-    if (result->hash == hash)
-        return true;
-    fprintf(stderr, "sim FAILED: seed %llu gives %016llx, and %016llx the second time\n",
-            (unsigned long long)run->options.seed, (unsigned long long)hash,
-            (unsigned long long)result->hash);
-    return false;
-}
-
-/* The seeds of one job: every jobs-th. */
-static void run_job(struct run run, uint32_t job, struct totals *t)
-{
-    time_t end = time(NULL) + run.seconds;
-
-    result = shared_memory(sizeof(*result));
-    for (uint64_t seed = run.first + job; seed <= run.last; seed += run.jobs) {
-        if (run.seconds && time(NULL) >= end)
-            break;
-        run.options.seed = seed;
-        if (!run_seed(&run) || (run.is_twice && !is_replayed(&run))) {
-            t->failed++;
-            if (!run.goes_on)
-                break;
-            continue;
-        }
-        add(t);
-    }
-}
-
-static void run_jobs(const struct run *run, struct totals *sum)
-{
-    struct totals *of_job = shared_memory(run->jobs * sizeof(*of_job));
-    uint64_t *into = (uint64_t *)sum;
-
-    for (uint32_t i = 0; i < run->jobs; i++) {
-        pid_t pid;
-
-        fflush(NULL);
-        pid = fork();
-        if (pid < 0) {
-            perror("weir_sim: fork");
-            exit(2);
-        }
-        if (pid == 0) {
-            run_job(*run, i, &of_job[i]);
-            fflush(NULL);
-            _exit(0);
-        }
-    }
-    while (wait(NULL) > 0)
-        ;
-    for (uint32_t i = 0; i < run->jobs; i++)
-        for (size_t k = 0; k < sizeof(*sum) / sizeof(*into); k++)
-            into[k] += ((const uint64_t *)&of_job[i])[k];
-}
-
 static _Noreturn void usage(void)
 {
-    fprintf(stderr,
-            "usage: weir_sim [--seeds A-B | --seed N] [--steps N] [--engine move|wp|naive]\n"
-            "                [--free] [--verbose] [--jobs N] [--seconds N] [--twice]\n"
-            "                [--coverage] [--edges] [--go-on]\n"
-            "  --steps     operations of each application thread, instead of as the seed says\n"
-            "  --free      threads run at the same time; nothing can be replayed\n"
-            "  --twice     run each seed twice and compare the traces\n"
-            "  --coverage  fail if an edge between page states was never taken\n"
-            "  --edges     show how often each was\n"
-            "  --go-on     do not stop at a seed that fails\n");
+    fprintf(
+        stderr,
+        "usage: weir_sim " SEEDS_USAGE "\n"
+        "                [--steps N] [--engine move|wp|naive] [--free] [--verbose] [--coverage]\n"
+        "                [--edges]\n"
+        "  --steps     operations of each application thread, instead of as the seed says\n"
+        "  --free      threads run at the same time; nothing can be replayed\n"
+        "  --twice     run each seed twice and compare the traces\n"
+        "  --coverage  fail if an edge between page states was never taken\n"
+        "  --edges     show how often each was\n"
+        "  --go-on     do not stop at a seed that fails\n");
     exit(2);
 }
 
@@ -252,63 +177,67 @@ static enum sim_engine engine_of(const char *name)
     usage();
 }
 
-static void parse(int argc, char **argv, struct run *run)
+struct wishes {
+    bool wants_coverage, shows_edges;
+};
+
+static void parse(int argc, char **argv, struct seeds *seeds, struct wishes *wishes)
 {
     static const struct option longs[] = {
-        {"seeds", 1, NULL, 's'},    {"seed", 1, NULL, 's'},    {"steps", 1, NULL, 'n'},
-        {"engine", 1, NULL, 'e'},   {"free", 0, NULL, 'f'},    {"verbose", 0, NULL, 'v'},
-        {"jobs", 1, NULL, 'j'},     {"seconds", 1, NULL, 't'}, {"twice", 0, NULL, '2'},
-        {"coverage", 0, NULL, 'c'}, {"edges", 0, NULL, 'E'},   {"go-on", 0, NULL, 'g'},
-        {NULL, 0, NULL, 0}};
-    char *rest;
+        SEEDS_OPTIONS,           {"steps", 1, NULL, 'n'},   {"engine", 1, NULL, 'e'},
+        {"free", 0, NULL, 'f'},  {"verbose", 0, NULL, 'v'}, {"coverage", 0, NULL, 'c'},
+        {"edges", 0, NULL, 'E'}, {NULL, 0, NULL, 0}};
 
     for (int c; (c = getopt_long(argc, argv, "", longs, NULL)) != -1;) {
         switch (c) {
-        case 's':
-            run->first = run->last = strtoull(optarg, &rest, 10);
-            if (*rest == '-')
-                run->last = strtoull(rest + 1, &rest, 10);
-            if (*rest || run->last < run->first)
+        case 'n': options.steps = (uint32_t)strtoul(optarg, NULL, 10); break;
+        case 'e': options.engine = engine_of(optarg); break;
+        case 'f': options.is_free = true; break;
+        case 'v': options.is_verbose = true; break;
+        case 'c': wishes->wants_coverage = true; break;
+        case 'E': wishes->shows_edges = true; break;
+        default:
+            if (!seeds_option(seeds, c, optarg))
                 usage();
-            break;
-        case 'n': run->options.steps = (uint32_t)strtoul(optarg, NULL, 10); break;
-        case 'e': run->options.engine = engine_of(optarg); break;
-        case 'f': run->options.is_free = true; break;
-        case 'v': run->options.is_verbose = true; break;
-        case 'j': run->jobs = (uint32_t)strtoul(optarg, NULL, 10); break;
-        case 't': run->seconds = (uint32_t)strtoul(optarg, NULL, 10); break;
-        case '2': run->is_twice = true; break;
-        case 'c': run->wants_coverage = true; break;
-        case 'E': run->shows_edges = true; break;
-        case 'g': run->goes_on = true; break;
-        default: usage();
         }
     }
-    if (optind < argc || run->jobs < 1)
+    if (optind < argc)
         usage();
 }
 
 int main(int argc, char **argv)
 {
-    struct run run = {.first = 1, .last = 200, .jobs = 1};
-    struct totals sum = {0};
+    struct seeds seeds = {.name = "sim",
+                          .seconds_most = SECONDS_MAX,
+                          .outcome_bytes = sizeof(struct sim_result),
+                          .totals_bytes = sizeof(struct totals),
+                          .map = shared_memory,
+                          .live = live,
+                          .judge = judge,
+                          .hash = hash_of,
+                          .add = add,
+                          .first = 1,
+                          .last = 200,
+                          .jobs = 1};
+    struct wishes wishes = {false, false};
+    struct totals sum;
     uint32_t missing;
 
-    parse(argc, argv, &run);
-    run_jobs(&run, &sum);
-    missing = show_edges(&sum, run.shows_edges, run.wants_coverage);
-    missing += run.wants_coverage && is_blind(&sum);
-    if (run.wants_coverage && missing)
+    parse(argc, argv, &seeds, &wishes);
+    seeds_run(&seeds, &sum);
+    missing = show_edges(&sum, wishes.shows_edges, wishes.wants_coverage);
+    missing += wishes.wants_coverage && is_blind(&sum);
+    if (wishes.wants_coverage && missing)
         printf("sim FAILED: %u edges of the diagram in page.h were never taken\n", missing);
     printf(
         "sim %s: seeds %llu-%llu (%llu run, %llu failed), engine %s, %llu operations, %llu faults, "
         "%llu switches, %llu points, %llu refused, %llu lost, %u edges never taken, hash %016llx\n",
-        sum.failed || (run.wants_coverage && missing) ? "FAILED" : "ok",
-        (unsigned long long)run.first, (unsigned long long)run.last, (unsigned long long)sum.seeds,
-        (unsigned long long)sum.failed, engine_names[run.options.engine],
-        (unsigned long long)sum.operations, (unsigned long long)sum.faults,
-        (unsigned long long)sum.switches, (unsigned long long)sum.points,
-        (unsigned long long)sum.refused, (unsigned long long)sum.lost, missing,
-        (unsigned long long)sum.hash);
-    return sum.failed || sum.seeds == 0 || (run.wants_coverage && missing);
+        sum.of.failed || (wishes.wants_coverage && missing) ? "FAILED" : "ok",
+        (unsigned long long)seeds.first, (unsigned long long)seeds.last,
+        (unsigned long long)sum.of.seeds, (unsigned long long)sum.of.failed,
+        engine_names[options.engine], (unsigned long long)sum.operations,
+        (unsigned long long)sum.faults, (unsigned long long)sum.switches,
+        (unsigned long long)sum.points, (unsigned long long)sum.refused,
+        (unsigned long long)sum.lost, missing, (unsigned long long)sum.hash);
+    return sum.of.failed || sum.of.seeds == 0 || (wishes.wants_coverage && missing);
 }

@@ -293,3 +293,47 @@ Test(failure, pages_under_a_write_that_hangs_are_served_from_memory, .timeout = 
     cr_assert_lt(slowest_ms, 1000);
     weir_close(rt);
 }
+
+/* One of two copies is damaged, or was never written, now and then: no page is lost. */
+Test(failure, a_page_is_read_from_another_copy_if_the_first_is_damaged, .timeout = 120)
+{
+    const char *spec =
+        "mirror(chaos(mem:?size=64M)?seed=5&lie=0.05, chaos(mem:?size=64M)?delay_us=50)";
+    struct weir_runtime *rt = real_open(BUDGET, spec);
+    void *memory = real_map(rt, PAGES * PAGE);
+
+    for (uint64_t salt = 1; salt < 4; salt++) {
+        real_fill(memory, PAGES, salt);
+        real_check(memory, PAGES, salt);
+    }
+    cr_assert_eq(weir_backend_add(rt, "mem:?size=64M", NULL), WEIR_OK);
+    cr_expect_eq(weir_backend_drain(rt, 0), WEIR_OK);
+    real_check(memory, PAGES, 3);
+    cr_expect_gt(real_stats(rt).checksum_errors, 0, "nothing was damaged: this test tests nothing");
+    cr_expect_eq(real_events.count[WEIR_FAILURE], 0, "%s", real_events.text[WEIR_FAILURE]);
+    weir_close(rt);
+}
+
+/* A member that is added while the program runs has its share, and is enough when another goes. */
+Test(failure, a_member_is_added_to_a_mirror_that_is_in_use, .timeout = 120)
+{
+    struct weir_runtime *rt = real_open(
+        BUDGET, "mem:?size=1M mirror(mem:?size=64M, mem:?size=64M)?rebuild_bytes_per_s=1G");
+    void *memory = real_map(rt, PAGES * PAGE);
+
+    real_fill(memory, PAGES, 1);
+    cr_expect_eq(weir_backend_extend(rt, 0, "mem:?size=64M"), WEIR_ENOSUPPORT);
+    cr_expect_eq(weir_backend_extend(rt, 7, "mem:?size=64M"), WEIR_ENOENT);
+    cr_expect_eq(weir_backend_extend(rt, 1, "mem:?speed=9"), WEIR_EINVAL);
+    cr_expect_eq(weir_backend_extend(NULL, 1, "mem:"), WEIR_EINVAL);
+    real_events.count[WEIR_FAILURE] = 0;
+    cr_assert_eq(weir_backend_extend(rt, 1, "mem:?size=64M"), WEIR_OK);
+    for (uint64_t salt = 2; salt < 5; salt++) {
+        real_check(memory, PAGES, salt - 1);
+        real_fill(memory, PAGES, salt);
+    }
+    real_check(memory, PAGES, 4);
+    cr_expect_eq(real_stats(rt).checksum_errors, 0);
+    cr_expect_eq(real_events.count[WEIR_FAILURE], 0, "%s", real_events.text[WEIR_FAILURE]);
+    weir_close(rt);
+}

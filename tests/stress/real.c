@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <time.h>
 #include <unistd.h>
 
 struct real_events real_events;
@@ -118,6 +119,14 @@ void *real_keep(void *context)
             words[i * 512] = round * (i + 1);
         }
     return NULL;
+}
+
+int64_t real_now_ms(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec * 1000 + now.tv_nsec / 1000000;
 }
 
 long real_status_kib(const char *key)

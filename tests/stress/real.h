@@ -55,6 +55,8 @@ struct real_keeper {
 };
 void *real_keep(void *keeper);
 
+/* Milliseconds since some moment. */
+int64_t real_now_ms(void);
 /* A line of /proc/self/status, in KiB. */
 long real_status_kib(const char *key);
 /* SIGSEGV, SIGBUS or 0: what becomes of a load. By one thread at a time. */

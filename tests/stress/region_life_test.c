@@ -14,7 +14,7 @@
 #define PAGES   ((size_t)8192) /* 32 MiB: four times the budget */
 #define TIB     ((uint64_t)1 << 40)
 #define APART   ((uint64_t)2 << 20) /* one page in each page table */
-#define TOUCHES 40000u
+#define TOUCHES 16000u
 #define SLOW    "chaos(mem:?size=256M)?seed=3&delay_us=5000&jitter_us=10000&reorder=1"
 
 /* --- Huge and sparse ------------------------------------------------------------------------- */
@@ -283,7 +283,7 @@ Test(region_life, a_region_is_resized_with_requests_in_flight, .timeout = 120)
     pthread_t thread;
 
     cr_assert_eq(pthread_create(&thread, NULL, real_keep, &keeper), 0);
-    for (uint64_t round = 0; round < 8; round++) {
+    for (uint64_t round = 0; round < 4; round++) {
         real_fill(keeper.memory + 2000 * PAGE, PAGES - 2000, round);
         (void)weir_advise(keeper.memory + 2000 * PAGE, 512 * PAGE, WEIR_WILLNEED);
         cr_assert_eq(weir_resize(keeper.memory, (REAL_KEPT + 100 * round) * PAGE), WEIR_OK);
@@ -341,7 +341,7 @@ Test(region_life, regions_are_unmapped_with_requests_in_flight, .timeout = 120)
 {
     struct weir_runtime *rt = real_open(4 * MIB, SLOW);
 
-    for (uint64_t round = 0; round < 4; round++)
+    for (uint64_t round = 0; round < 2; round++)
         live_and_die(rt, true, round);
     for (int i = 0; i < 5000 && real_stats(rt).slots_used; i++)
         usleep(1000); /* slots under write are freed by their completion */
@@ -352,7 +352,7 @@ Test(region_life, regions_are_unmapped_with_requests_in_flight, .timeout = 120)
 
 Test(region_life, a_runtime_is_closed_with_requests_in_flight, .timeout = 120)
 {
-    for (uint64_t round = 0; round < 3; round++) {
+    for (uint64_t round = 0; round < 2; round++) {
         struct weir_runtime *rt = real_open(4 * MIB, SLOW);
 
         live_and_die(rt, false, round);

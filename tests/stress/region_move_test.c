@@ -78,7 +78,7 @@ static void move_full(struct weir_runtime *rt)
     size_t resident;
 
     cr_assert_eq(weir_map(rt, PAGES * PAGE, &options, &memory), WEIR_OK);
-    for (uint64_t salt = 0; salt < 6; salt++) {
+    for (uint64_t salt = 0; salt < 4; salt++) {
         real_fill(memory, PAGES, salt);
         if (salt % 2)
             real_check(memory, PAGES, salt); /* what is resident now is clean */
@@ -179,13 +179,13 @@ Test(region_move, leaves_no_addresses_tables_or_frames_behind, .timeout = 120)
     maps = count_maps();
     addresses = real_status_kib("VmSize:");
     tables = real_status_kib("VmPTE:");
-    for (uint64_t salt = 1; salt <= 24; salt++) {
+    for (uint64_t salt = 1; salt <= 12; salt++) {
         memory = move(memory, 0);
         real_check(memory, PAGES, salt - 1);
         real_fill(memory, PAGES, salt);
     }
     cr_expect_leq(count_maps(), maps + 4);
-    /* An arena of malloc() for a thread takes 64 MiB of addresses; 24 regions take 768. */
+    /* An arena of malloc() for a thread takes 64 MiB of addresses; 12 regions take 384. */
     cr_expect_leq(real_status_kib("VmSize:"), addresses + (long)(256 * MIB / 1024));
     cr_expect_leq(real_status_kib("VmPTE:"), tables + 256);
     weir_close(rt);
@@ -259,7 +259,7 @@ Test(region_move, with_requests_in_flight_beside_others_that_run_on, .timeout = 
         keeper.memory = real_map(rt, REAL_KEPT * PAGE);
         memory = real_map(rt, PAGES * PAGE);
         cr_assert_eq(pthread_create(&thread, NULL, real_keep, &keeper), 0);
-        for (uint64_t round = 0; round < 3; round++) {
+        for (uint64_t round = 0; round < 2; round++) {
             real_fill(memory, PAGES, round);
             (void)weir_advise(memory, PAGES / 4 * PAGE, WEIR_WILLNEED);
             memory = move(memory, 0);
@@ -290,7 +290,7 @@ Test(region_move, who_still_uses_it_waits_and_meets_sigsegv, .timeout = 120)
     struct weir_runtime *rt = real_open(BUDGET, "mem:?size=128M");
     char *memory = real_map(rt, PAGES * PAGE);
 
-    for (uint64_t round = 0; round < 10; round++) {
+    for (uint64_t round = 0; round < 5; round++) {
         pthread_t thread;
         void *gives;
 

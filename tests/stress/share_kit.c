@@ -2,7 +2,9 @@
 #include "tests/stress/share_kit.h"
 
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -12,6 +14,9 @@ uint64_t share_number;
 static int gate[2]; /* a byte for each process that may begin */
 static pid_t tester;
 static uint64_t forked;
+static struct {
+    _Atomic(bool) is_over;
+} * shared; /* by all processes */
 
 static void prepare(void)
 {
@@ -19,6 +24,8 @@ static void prepare(void)
         return;
     tester = getpid();
     cr_assert_eq(pipe(gate), 0);
+    shared = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    cr_assert_neq(shared, MAP_FAILED);
 }
 
 const char *share_name(const char *word)
@@ -57,6 +64,16 @@ void share_wait_for_begin(void)
 
     if (getpid() != tester && read(gate[0], &byte, 1) != 1)
         _exit(100);
+}
+
+void share_stop(void)
+{
+    atomic_store(&shared->is_over, true);
+}
+
+bool share_is_over(void)
+{
+    return atomic_load(&shared->is_over);
 }
 
 int share_end(pid_t other)

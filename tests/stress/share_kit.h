@@ -23,6 +23,9 @@ const char *share_name(const char *word);
 pid_t share_fork(int (*run)(const char *name), const char *name);
 void share_begin(void);
 void share_wait_for_begin(void);
+/* Tell them that it is enough; and, in any of them, was it told? */
+void share_stop(void);
+bool share_is_over(void);
 /* How it ended: its exit status, or a signal, negative. */
 int share_end(pid_t other);
 

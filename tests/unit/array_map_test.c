@@ -8,6 +8,7 @@
 #include "transport/array_map.h"
 
 #include <criterion/criterion.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -107,6 +108,30 @@ Test(array_map, everything_can_be_placed)
             cr_expect_null(wr_map_wrong(&map));
             wr_map_close(&map);
         }
+}
+
+/* A member that does not answer for a moment has what it had, if the one that does is lost in the
+ * midst of a write. */
+Test(array_map, the_last_good_copy_may_be_that_of_one_who_was_away)
+{
+    struct wr_map_write write;
+    struct wr_map map;
+    bool is_idle;
+
+    open_map(&map, 2, 4, 2, 8);
+    cr_assert_eq(wr_map_write_begin(&map, 1, 0, 64, &write), WEIR_OK);
+    cr_assert_eq(wr_map_write_end(&map, &write, 3, &is_idle), WEIR_OK);
+    map.member[1].is_up = false;
+    cr_assert_eq(wr_map_write_begin(&map, 1, 64, 64, &write), WEIR_OK);
+    cr_expect_eq(__builtin_popcount(write.targets), 1);
+    cr_assert_eq(wr_map_member_renew(&map, 0, 8), WEIR_OK);
+    cr_expect_eq(wr_map_write_end(&map, &write, 0, &is_idle), WEIR_EIO);
+    cr_expect_eq(wr_map_readable(&map, 1, 0, 64), WEIR_OK);
+    cr_expect_eq(map.lost, 0);
+    cr_expect_null(wr_map_wrong(&map));
+    /* One that succeeds elsewhere leaves it behind. */
+    map.member[1].is_up = true;
+    wr_map_close(&map);
 }
 
 /* --- Stories -----------------------------------------------------------------------------------
@@ -261,6 +286,18 @@ static void discard(uint32_t cluster)
         story.oracle[cluster][i] = ANYTHING;
 }
 
+/* One more, from now on. */
+static void come(void)
+{
+    char name[16];
+
+    if (story.members == WR_MAP_MEMBERS)
+        return;
+    snprintf(name, sizeof(name), "late %u", story.members++);
+    wr_map_member_add(&story.map, name, PLACES);
+    cr_assert_eq(wr_map_member_renew(&story.map, story.members - 1, PLACES), WEIR_OK);
+}
+
 static void step(void)
 {
     struct flight *flight = &story.flights[draw(FLYING)];
@@ -273,6 +310,8 @@ static void step(void)
     case 3:
         if (draw(8) == 0)
             lose(member);
+        else if (draw(16) == 0)
+            come();
         break;
     case 4: discard(draw(CLUSTERS)); break;
     case 5:

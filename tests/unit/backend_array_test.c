@@ -13,7 +13,6 @@
 
 #include "tests/unit/backend_kit.h"
 #include "transport/array.h"
-#include "transport/chaos.h"
 
 /* --- Members that do as they are told ----------------------------------------------------------
  */
@@ -22,9 +21,12 @@
 
 /* What is told to "tame:N", whoever has it open. */
 static struct {
-    _Atomic(bool) fails;   /* every request      */
-    _Atomic(bool) refuses; /* to be opened       */
-    _Atomic(uint32_t) age; /* of those who live: each change is a death */
+    _Atomic(bool) fails;                     /* every request                 */
+    _Atomic(bool) away;                      /* likewise, and it may yet come */
+    _Atomic(bool) refuses;                   /* to be opened                  */
+    _Atomic(bool) declines;                  /* to open a channel             */
+    _Atomic(bool) stalls_open, stalls_close; /* and stays in there: in channel_close() */
+    _Atomic(uint32_t) age;                   /* of those who live: each change is a death */
 } tame[TAMED];
 
 struct tame {
@@ -42,9 +44,17 @@ struct tame_channel {
     } ios[256];
 };
 
-static bool is_ill(const struct tame *t)
+static int state_of(const struct tame *t)
 {
-    return tame[t->number].fails || tame[t->number].age != t->age;
+    if (tame[t->number].fails || tame[t->number].age != t->age)
+        return WEIR_EIO;
+    return tame[t->number].away ? WEIR_EAGAIN : WEIR_OK;
+}
+
+static void stay_while(const _Atomic(bool) *stalls)
+{
+    while (*stalls)
+        usleep(1000);
 }
 
 static const struct weir_backend_ops tame_ops;
@@ -59,6 +69,7 @@ static int tame_open(const char *spec, const struct weir_backend_env *env,
     t->number = (uint32_t)(spec[0] - '0');
     t->age = tame[t->number].age;
     t->base.ops = &tame_ops;
+    stay_while(&tame[t->number].stalls_open);
     if (!tame[t->number].refuses)
         error = weir_backend_open(kit_text("mem:%s", spec + 1), env, &t->inner);
     if (error)
@@ -86,10 +97,11 @@ static void tame_describe(struct weir_backend *backend, struct weir_backend_info
 static int tame_read(struct weir_backend *backend, uint64_t slot, uint32_t pages, void *bytes)
 {
     struct tame *t = (struct tame *)backend;
+    int state = state_of(t);
 
-    if (is_ill(t)) {
+    if (state) {
         memset(bytes, 0xdb, (size_t)pages * WEIR_SLOT_BYTES);
-        return WEIR_EIO;
+        return state;
     }
     return t->inner->ops->read(t->inner, slot, pages, bytes);
 }
@@ -97,9 +109,12 @@ static int tame_read(struct weir_backend *backend, uint64_t slot, uint32_t pages
 static int tame_channel_open(struct weir_backend *backend, uint32_t depth,
                              struct weir_channel **channel_p)
 {
-    struct tame_channel *c = calloc(1, sizeof(*c));
     struct tame *t = (struct tame *)backend;
+    struct tame_channel *c;
 
+    if (tame[t->number].declines)
+        return WEIR_ENOMEM;
+    c = calloc(1, sizeof(*c));
     cr_assert(c && depth <= 256);
     c->base.backend = backend;
     cr_assert_eq(t->inner->ops->channel_open(t->inner, depth, &c->inner), WEIR_OK);
@@ -111,6 +126,7 @@ static void tame_channel_close(struct weir_channel *channel)
 {
     struct tame_channel *c = (struct tame_channel *)channel;
 
+    stay_while(&tame[((struct tame *)channel->backend)->number].stalls_close);
     c->inner->backend->ops->channel_close(c->inner);
     free(c);
 }
@@ -122,7 +138,8 @@ static void tame_done(struct weir_io *io)
     struct weir_io *outer = mine->outer;
 
     mine->outer = NULL;
-    outer->error = is_ill((struct tame *)c->base.backend) ? WEIR_EIO : io->error;
+    outer->error = state_of((struct tame *)c->base.backend);
+    outer->error = outer->error ? outer->error : io->error;
     outer->os_error = 0;
     outer->done(outer);
 }
@@ -432,6 +449,272 @@ Test(backend_array, an_array_opens_without_one_and_takes_it_in_later, .timeout =
     kit_open("spread(tame:0" SIZE_SPEC ", tame:1" SIZE_SPEC ")", WEIR_EIO);
 }
 
+/* --- One that hangs, or may come back --------------------------------------------------------- */
+
+static bool is_up_soon(struct weir_backend *backend, uint32_t member)
+{
+    struct wr_array *array = (struct wr_array *)backend;
+
+    for (int i = 0; i < 2000 && !array->map.member[member].is_up; i++)
+        usleep(10000);
+    return array->map.member[member].is_up;
+}
+
+/* The others are asked whether they answer, and used, though one never ends to be opened. */
+Test(backend_array, a_member_that_hangs_as_it_is_opened_holds_up_nobody, .timeout = 120)
+{
+    struct wr_array *array;
+
+    subject = open_tamed("mirror(tame:0" SIZE_SPEC ", tame:1" SIZE_SPEC ", tame:2" SIZE_SPEC
+                         ")?copies=3");
+    array = (struct wr_array *)subject;
+    tame[2].stalls_open = true;
+    kill_tame(2);
+    while (array->member[2].errand.state != WR_ERRAND_RUNS)
+        usleep(1000);
+    for (uint32_t i = 0; i < 2; i++) {
+        tame[i].fails = true;
+        for (int k = 0; k < 2000 && array->map.member[i].is_up; k++)
+            usleep(10000);
+        cr_expect_not(array->map.member[i].is_up, "nobody asks member %u", i);
+        tame[i].fails = false;
+        cr_expect(is_up_soon(subject, i), "nobody asks member %u again", i);
+    }
+    start_workers();
+    let_move(2000);
+    tame[2].stalls_open = false;
+    cr_assert(is_whole(subject, 2, 2), "%s", kit_told.text);
+    end_workers();
+    kit_close(subject);
+}
+
+/* Pages move on at the others, though a channel to it never ends to be closed. */
+Test(backend_array, a_member_that_hangs_as_a_channel_is_closed_holds_up_nobody, .timeout = 120)
+{
+    struct wr_array *array;
+
+    subject = open_tamed("mirror(tame:0" SIZE_SPEC ", tame:1" SIZE_SPEC ")");
+    array = (struct wr_array *)subject;
+    start_workers();
+    let_move(1000);
+    tame[1].stalls_close = true;
+    kill_tame(1);
+    for (bool any = true; any; usleep(1000)) {
+        pthread_mutex_lock(&array->lock);
+        any = array->map.member[1].life < 2;
+        pthread_mutex_unlock(&array->lock);
+    }
+    let_move(4000);
+    tame[1].stalls_close = false;
+    cr_assert(is_whole(subject, 1, 2), "%s", kit_told.text);
+    end_workers();
+    kit_close(subject);
+}
+
+static void *come_back_soon(void *context)
+{
+    (void)context;
+    usleep(700000);
+    tame[0].away = tame[1].away = false;
+    return NULL;
+}
+
+/* Nobody answers, and both may yet: what is read and written waits for them. */
+Test(backend_array, as_long_as_a_member_may_come_back_it_is_waited_for, .timeout = 120)
+{
+    struct weir_channel *channel;
+    pthread_t thread;
+
+    subject = open_tamed("mirror(tame:0" SIZE_SPEC ", tame:1" SIZE_SPEC ")");
+    channel = kit_channel(subject, 4);
+    cr_assert_eq(kit_write(channel, 1, 1, 7, NULL), WEIR_OK);
+    for (uint32_t round = 0; round < 3; round++) {
+        struct weir_io io;
+        struct iovec iov;
+        unsigned char *page = kit_pages(1, 0);
+
+        tame[0].away = tame[1].away = true;
+        cr_assert_eq(pthread_create(&thread, NULL, come_back_soon, NULL), 0);
+        if (round == 0) {
+            cr_expect(kit_holds(subject, 1, 1, 7));
+        } else {
+            memset(page, 7, WEIR_SLOT_BYTES);
+            kit_io_init(&io, &iov, round == 1, 1, 1, page);
+            cr_expect_eq(kit_do(channel, &io), WEIR_OK);
+            cr_expect(kit_is_filled(page, WEIR_SLOT_BYTES, 7));
+        }
+        pthread_join(thread, NULL);
+        free(page);
+    }
+    cr_expect(is_whole(subject, 0, 1));
+    cr_expect_eq(((struct wr_array *)subject)->map.member[0].life, 1);
+    subject->ops->channel_close(channel);
+    kit_close(subject);
+}
+
+/* Who has said that he can go elsewhere does. */
+Test(backend_array, who_can_go_elsewhere_does_not_wait, .timeout = 120)
+{
+    struct weir_backend_env env = kit_env;
+    struct weir_channel *channel;
+    unsigned char *page = kit_pages(1, 0);
+
+    (void)weir_backend_register(&tame_ops);
+    env.flags = WEIR_ENV_PUTS_OFF | WEIR_ENV_HAS_COPIES;
+    cr_assert_eq(
+        weir_backend_open("mirror(tame:0" SIZE_SPEC ", tame:1" SIZE_SPEC ")", &env, &subject),
+        WEIR_OK);
+    channel = kit_channel(subject, 4);
+    cr_assert_eq(kit_write(channel, 1, 1, 7, NULL), WEIR_OK);
+    tame[0].away = tame[1].away = true;
+    cr_expect_eq(subject->ops->read(subject, 1, 1, page), WEIR_EAGAIN);
+    cr_expect_eq(kit_write(channel, 1, 1, 8, NULL), WEIR_EAGAIN);
+    tame[1].fails = true;
+    cr_expect_eq(subject->ops->read(subject, 1, 1, page), WEIR_EAGAIN);
+    tame[0].fails = true;
+    cr_expect_eq(subject->ops->read(subject, 1, 1, page), WEIR_EIO);
+    cr_expect_eq(kit_write(channel, 1, 1, 8, NULL), WEIR_EIO);
+    subject->ops->channel_close(channel);
+    kit_close(subject);
+    free(page);
+}
+
+/* It is not less whole for ever because there was no memory for a moment. */
+Test(backend_array, a_channel_that_could_not_be_had_is_had_later, .timeout = 120)
+{
+    subject = open_tamed("mirror(tame:0" SIZE_SPEC ", tame:1" SIZE_SPEC ")");
+    tame[1].declines = true;
+    start_workers();
+    let_move(1000);
+    cr_expect_gt(missing_of(subject), 0);
+    tame[1].declines = false;
+    for (int i = 0; i < 500 && ((struct wr_array *)subject)->wants_legs; i++)
+        usleep(10000);
+    usleep(300000);
+    cr_assert(is_whole(subject, 1, 1), "%s", kit_told.text);
+    let_move(1000);
+    cr_expect_eq(missing_of(subject), 0);
+    end_workers();
+    kit_close(subject);
+}
+
+static _Atomic(bool) has_returned;
+
+static void *read_cancelled(void *page)
+{
+    pthread_cancel(pthread_self());
+    (void)subject->ops->read(subject, 1, 1, page);
+    has_returned = true;
+    return NULL;
+}
+
+/* A thread that is cancelled while it waits for a page has it first. */
+Test(backend_array, a_read_that_fails_is_no_cancellation_point, .timeout = 60)
+{
+    struct weir_channel *channel;
+    unsigned char *page = kit_pages(1, 0);
+    pthread_t thread;
+
+    subject = open_tamed("mirror(tame:0" SIZE_SPEC ", tame:1" SIZE_SPEC ")");
+    channel = kit_channel(subject, 4);
+    cr_assert_eq(kit_write(channel, 1, 1, 7, NULL), WEIR_OK);
+    tame[0].fails = tame[1].away = true;
+    cr_assert_eq(pthread_create(&thread, NULL, read_cancelled, page), 0);
+    usleep(100000);
+    tame[1].away = false;
+    pthread_join(thread, NULL);
+    cr_expect(has_returned);
+    subject->ops->channel_close(channel);
+    kit_close(subject);
+    free(page);
+}
+
+/* --- One more --------------------------------------------------------------------------------- */
+
+static uint32_t pieces_at(const struct wr_array *array, uint32_t member)
+{
+    uint32_t count = 0;
+
+    for (uint64_t c = 0; c < array->map.clusters; c++)
+        for (uint32_t p = 0; p < array->map.pieces; p++) {
+            struct wr_map_piece piece = wr_map_piece(&array->map, c, p);
+
+            count += piece.state != WR_PIECE_NONE && piece.member == member;
+        }
+    return count;
+}
+
+/* Its share comes to it while pages move, and it takes the place of one that is lost. */
+Test(backend_array, another_member_takes_its_share, .timeout = 120)
+{
+    struct wr_array *array;
+
+    subject = open_tamed("mirror(tame:0" SIZE_SPEC ", tame:1" SIZE_SPEC ")?replace_s=1");
+    array = (struct wr_array *)subject;
+    start_workers();
+    let_move(2000);
+    cr_assert_eq(subject->ops->extend(subject, "tame:2" SIZE_SPEC, 0), WEIR_OK);
+    cr_assert(is_whole(subject, 2, 1), "%s", kit_told.text);
+    for (int i = 0; i < 2000 && pieces_at(array, 2) == 0; i++)
+        usleep(10000);
+    cr_expect_gt(pieces_at(array, 2), 0);
+    tame[1].refuses = true;
+    kill_tame(1);
+    for (int i = 0; i < 6000 && (pieces_at(array, 1) > 0 || missing_of(subject) > 0); i++)
+        usleep(10000);
+    cr_expect_eq(pieces_at(array, 1), 0);
+    cr_expect_eq(missing_of(subject), 0);
+    end_workers();
+    cr_expect_eq(array->map.lost, 0);
+    kit_close(subject);
+}
+
+/* --- Another copy ----------------------------------------------------------------------------- */
+
+/* Each copy can be asked for by itself, and there is an end to them. */
+static void expect_copies(struct weir_backend *backend, uint64_t slot, int fill, uint32_t good)
+{
+    unsigned char *page = kit_pages(1, 0);
+    uint32_t found = 0, attempt = 0;
+    int error;
+
+    while ((error = backend->ops->reread(backend, slot, attempt++, page)) != WEIR_ENOENT) {
+        cr_assert(error == WEIR_OK || error == WEIR_EIO);
+        cr_assert_lt(attempt, 17);
+        found += error == WEIR_OK && kit_is_filled(page, WEIR_SLOT_BYTES, fill);
+    }
+    cr_expect_eq(found, good);
+    free(page);
+}
+
+Test(backend_array, each_copy_can_be_asked_for, .timeout = 60)
+{
+    struct weir_backend *mirror = open_tamed("mirror(tame:0" SIZE_SPEC ", tame:1" SIZE_SPEC
+                                             ", tame:2" SIZE_SPEC ")?copies=3");
+    struct weir_channel *channel = kit_channel(mirror, 4);
+
+    cr_assert_eq(kit_write(channel, 3, 1, 7, NULL), WEIR_OK);
+    expect_copies(mirror, 3, 7, 3);
+    tame[1].fails = true;
+    expect_copies(mirror, 3, 7, 2);
+    mirror->ops->channel_close(channel);
+    kit_close(mirror);
+    tame[1].fails = false;
+}
+
+/* Sealed, a copy that was damaged is told from the others. */
+Test(backend_array, behind_a_seal_the_good_copy_is_found, .timeout = 60)
+{
+    struct weir_backend *mirror = kit_open(
+        "mirror(chaos(mem:" SIZE_SPEC ")?lie=1, mem:" SIZE_SPEC ")?seal=on", WEIR_OK);
+    struct weir_channel *channel = kit_channel(mirror, 4);
+
+    cr_assert_eq(kit_write(channel, 3, 1, 7, NULL), WEIR_OK);
+    expect_copies(mirror, 3, 7, 1);
+    mirror->ops->channel_close(channel);
+    kit_close(mirror);
+}
+
 /* What no other member has is refused, and never taken for zeros; what is written anew is good. */
 Test(backend_array, what_was_lost_is_refused, .timeout = 120)
 {
@@ -466,47 +749,4 @@ Test(backend_array, what_was_lost_is_refused, .timeout = 120)
     spread->ops->channel_close(channel);
     free(page);
     kit_close(spread);
-}
-
-/* The slower one is asked less and less. */
-Test(backend_array, reads_go_to_the_nearer_one, .timeout = 60)
-{
-    struct weir_backend *mirror = kit_open(
-        "mirror(chaos(mem:" SIZE_SPEC ")?read_delay_us=3000, mem:" SIZE_SPEC ")", WEIR_OK);
-    struct wr_array *array = (struct wr_array *)mirror;
-    struct weir_channel *channel = kit_channel(mirror, 4);
-    unsigned char *page = kit_pages(1, 0);
-    uint64_t asked;
-
-    cr_assert_eq(kit_write(channel, 1, 1, 7, NULL), WEIR_OK);
-    for (uint32_t i = 0; i < 500; i++)
-        cr_assert_eq(mirror->ops->read(mirror, 1, 1, page), WEIR_OK);
-    asked = wr_chaos_get(array->member[0].lives[1], WR_CHAOS_DID_READ);
-    cr_expect_lt(asked, 100, "%u of 500", (unsigned)asked);
-    mirror->ops->channel_close(channel);
-    free(page);
-    kit_close(mirror);
-}
-
-Test(backend_array, what_is_refused)
-{
-    static const struct {
-        const char *spec, *words;
-    } bad[] = {
-        {"mirror(mem:)", "2 copies need as many members"},
-        {"mirror(mem:, mem:)?copies=3", "3 copies"},
-        {"mirror(mem:, )", "expected 1 to 16"},
-        {"mirror(mem:, mem:?size=8k)", "too small"},
-        {"mirror(mem:, mem:)?seed=1", "no option"},
-        {"spread mem:", "expected"},
-        {"spread(mem:, mem:?size=-1)", "size"},
-    };
-
-    for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
-        struct weir_backend *backend = NULL;
-
-        cr_expect_neq(weir_backend_open(bad[i].spec, &kit_env, &backend), WEIR_OK, "%s",
-                      bad[i].spec);
-        cr_expect(kit_has_heard(bad[i].words), "%s: %s", bad[i].spec, kit_told.text);
-    }
 }

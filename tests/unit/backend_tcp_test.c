@@ -390,6 +390,41 @@ Test(backend_tcp, writes_are_put_off_while_the_server_is_away, .timeout = 120)
     close_server();
 }
 
+/* Who has another copy is told soon to read that; and once the server answers, what is here. */
+Test(backend_tcp, reads_of_what_has_copies_do_not_wait_for_a_server_that_is_silent, .timeout = 120)
+{
+    struct weir_backend_env env = kit_env;
+    unsigned char *page = kit_pages(1, 0);
+    struct weir_backend *backend;
+    struct weir_channel *channel;
+    struct weir_io io;
+    struct iovec iov;
+
+    open_server(60000);
+    env.flags = WEIR_ENV_PUTS_OFF | WEIR_ENV_HAS_COPIES;
+    cr_assert_eq(weir_backend_open(spec_to(proxy_port(proxy), "size=4m&patience=110&timeout=1"),
+                                   &env, &backend),
+                 WEIR_OK);
+    channel = kit_channel(backend, 8);
+    cr_assert_eq(kit_write(channel, 3, 1, 77, NULL), WEIR_OK);
+    proxy_shut(proxy, 1);
+    proxy_stall(proxy);
+    cr_expect_eq(backend->ops->read(backend, 3, 1, page), WEIR_EAGAIN, "silent");
+    kit_io_init(&io, &iov, false, 3, 1, page);
+    cr_expect_eq(kit_do(channel, &io), WEIR_EAGAIN, "silent");
+    cr_expect(kit_has_heard("does not answer"));
+    cr_expect_eq(backend->ops->read(backend, 3, 1, page), WEIR_EAGAIN, "away");
+    proxy_shut(proxy, 0);
+    cr_expect(kit_has_heard("answers again"));
+    while (backend->ops->read(backend, 3, 1, page) == WEIR_EAGAIN)
+        usleep(10000);
+    cr_expect(kit_is_filled(page, WEIR_SLOT_BYTES, 77));
+    backend->ops->channel_close(channel);
+    kit_close(backend);
+    close_server();
+    free(page);
+}
+
 /* --- What is lost ---------------------------------------------------------------------------- */
 
 static void expect_lost(struct weir_backend *backend, struct weir_channel *channel,

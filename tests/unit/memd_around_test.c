@@ -141,6 +141,7 @@ Test(memd_settings, what_needs_a_restart)
         {{"threads", "9"}, "threads"}, {{"key-file", "/etc/other"}, "key-file"},
         {{"metrics", "x"}, "metrics"}, {{"status-socket", "x"}, "status-socket"},
         {{"listen", "x"}, "listen"},   {{"spin-us", "9"}, "spin-us"},
+        {{"leases", "9"}, "leases"},   {{"connections", "9"}, "connections"},
     };
     struct memd_settings first, second;
 

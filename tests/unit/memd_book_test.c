@@ -28,7 +28,7 @@ static void begin(void)
 
     cr_assert(wr_session_begin());
     memd_log_open(&quiet, NULL, NULL);
-    memd_book_open(&book, &limits, &quiet);
+    cr_assert(memd_book_open(&book, &limits, NULL, &quiet));
     book.bell = ring;
 }
 
@@ -115,18 +115,59 @@ Test(memd_book, entries_and_connections_are_bounded)
 
     begin();
     memd_book_tune(&book, &limits);
-    for (uint32_t i = 0; i < MEMD_LEASES_MOST; i++)
+    for (uint32_t i = 0; i < MEMD_LEASES; i++)
         lease = lend();
-    cr_expect_eq(memd_book_lend(&book, &client, 1, &lease), WEIR_EFULL, "256 leases");
-    for (uint32_t i = 0; i < MEMD_LEASES_MOST; i++)
-        memd_book_leave(&book, &book.leases[i]);
-    for (uint32_t i = 0; i < MEMD_CONNECTIONS_MOST; i++)
-        cr_expect(memd_book_admit(&book));
-    cr_expect_not(memd_book_admit(&book));
+    cr_expect_eq(memd_book_lend(&book, &client, 1, &lease), WEIR_EBUSY, "256 leases");
+    for (uint32_t i = 0; i < MEMD_CONNECTIONS; i++)
+        cr_expect(memd_book_admit(&book, &client));
+    cr_expect_not(memd_book_admit(&book, &client));
     memd_book_dismiss(&book);
-    cr_expect(memd_book_admit(&book));
+    cr_expect(memd_book_admit(&book, &client));
+    for (uint32_t i = 0; i < MEMD_LEASES; i++)
+        memd_book_leave(&book, &book.leases[i]);
     memd_book_close(&book);
     cr_expect_eq(book.lent_slots, 0);
+}
+
+/* A client whose connections broke finds room for them, whoever else wants it. */
+Test(memd_book, places_of_broken_connections_are_kept)
+{
+    static const struct memd_client stranger = {.name = "two", .who = "two"};
+    const struct memd_limits limits = {64 * MIB, 0, LEASE_MS, 0};
+    const struct memd_room room = {.connections = 8, .leases = 1};
+    struct memd_lease *lease, *other;
+
+    cr_assert(wr_session_begin());
+    memd_log_open(&quiet, NULL, NULL);
+    cr_assert(memd_book_open(&book, &limits, &room, &quiet));
+    cr_assert(memd_book_admit(&book, &client));
+    lease = lend();
+    cr_expect_eq(memd_book_lend(&book, &stranger, 1, &other), WEIR_EBUSY, "one lease");
+    for (int i = 0; i < 2; i++) {
+        cr_assert(memd_book_admit(&book, &client));
+        cr_assert_eq(memd_book_attach(&book, &client, lease->name), lease);
+    }
+    for (int i = 0; i < 2; i++) {
+        memd_book_leave(&book, lease);
+        memd_book_dismiss(&book);
+    }
+    for (int i = 0; i < 5; i++)
+        cr_expect(memd_book_admit(&book, &stranger), "%d", i);
+    cr_expect_not(memd_book_admit(&book, &stranger), "two are kept");
+    for (int i = 0; i < 2; i++) {
+        cr_expect(memd_book_admit(&book, &client), "for him");
+        cr_assert_eq(memd_book_attach(&book, &client, lease->name), lease);
+    }
+    cr_expect_not(memd_book_admit(&book, &client), "and no more");
+    for (int i = 0; i < 3; i++) {
+        memd_book_leave(&book, lease);
+        memd_book_dismiss(&book);
+    }
+    cr_expect_not(memd_book_admit(&book, &stranger));
+    cr_expect_gt(look_until(memd_now_ms(), memd_now_ms() + 2 * LEASE_MS), 0);
+    cr_expect_not(memd_lease_is_lent(lease));
+    cr_expect(memd_book_admit(&book, &stranger), "while the lease lasts");
+    memd_book_close(&book);
 }
 
 Test(memd_book, memory_begins_on_a_huge_page)

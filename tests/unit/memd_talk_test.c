@@ -159,7 +159,7 @@ static void begin(unsigned seed)
     wr_key_make(&wire.identity.key);
     wire.identity.epoch = 77;
     memd_log_open(&wire.log, NULL, NULL);
-    memd_book_open(&wire.book, &limits, &wire.log);
+    cr_assert(memd_book_open(&wire.book, &limits, NULL, &wire.log));
     memd_talk_begin(&wire.talk, &wire.identity, &wire.book, &wire.counts, "nowhere");
 }
 

@@ -194,6 +194,38 @@ Test(memd, many_connections_of_one_lease)
     memd_close(memd);
 }
 
+/* Whoever says it has another line of his lease ended, and no one else's, nor his own. */
+Test(memd, a_line_is_severed_by_another)
+{
+    const struct wr_message sever = {.type = WR_MESSAGE_SEVER, .slot = 77};
+    struct memd *memd = kit_memd(64 * KIT_MIB, 0, LONG_MS);
+    struct kit_client owner = kit_client(memd, "one"), line = kit_client(memd, "one");
+    struct kit_client stranger = kit_client(memd, "other");
+    const struct wr_message attach = {
+        .type = WR_MESSAGE_ATTACH, .length = sizeof(owner.lease), .slot = 77};
+    uint16_t error = 0;
+
+    cr_expect_eq(kit_ask(&owner, sever, NULL, &error), WR_MESSAGE_REFUSED, "it has no lease");
+    cr_assert_eq(kit_lease(&owner, 512), WEIR_OK);
+    cr_assert_eq(kit_lease(&stranger, 512), WEIR_OK);
+    cr_assert_eq(kit_ask(&line, attach, owner.lease, &error), WR_MESSAGE_ATTACHED);
+    cr_expect_eq(kit_ask(&stranger, sever, NULL, &error), WR_MESSAGE_SEVERED, "none of theirs");
+    cr_expect_eq(kit_renew(&line, NULL), WEIR_OK);
+    cr_expect_eq(kit_ask(&line, sever, NULL, &error), WR_MESSAGE_REFUSED, "its own");
+    cr_expect_eq(error, -WEIR_EINVAL);
+    cr_expect_eq(
+        kit_ask(&owner, (struct wr_message){.type = WR_MESSAGE_SEVER, .slot = 256}, NULL, &error),
+        WR_MESSAGE_REFUSED);
+    cr_expect_eq(kit_ask(&owner, sever, NULL, &error), WR_MESSAGE_SEVERED);
+    cr_expect(kit_is_closed(line.fd), "though it says nothing more");
+    cr_expect_eq(kit_ask(&owner, sever, NULL, &error), WR_MESSAGE_SEVERED, "as often as you like");
+    line = kit_client(memd, "one");
+    cr_assert_eq(kit_ask(&line, attach, owner.lease, &error), WR_MESSAGE_ATTACHED);
+    cr_expect_eq(kit_renew(&line, NULL), WEIR_OK);
+    cr_expect_eq(kit_gauges(memd).unsound, 0);
+    memd_close(memd);
+}
+
 Test(memd, a_lease_outlives_its_connections)
 {
     static unsigned char bytes[4096];

@@ -34,7 +34,8 @@ struct proxy {
     uint16_t port;
     _Atomic(uint16_t) target;
     pthread_t thread;
-    _Atomic(bool) stop, is_shut;
+    _Atomic(bool) stop, is_shut, is_held;
+    _Atomic(int) spared;
     _Atomic(uint32_t) delay_us;
     pthread_mutex_t lock; /* keeps the pairs */
     struct pair pairs[PAIRS];
@@ -86,7 +87,7 @@ static void accept_one(struct proxy *p)
         make_quick(server);
         pair->fd[0] = fd;
         pair->fd[1] = server;
-        pair->is_stalled = false;
+        pair->is_stalled = atomic_load(&p->is_held);
         pair->way[0].from = pair->way[0].to = pair->way[1].from = pair->way[1].to = 0;
         return;
     }
@@ -186,6 +187,7 @@ void proxy_close(struct proxy *p)
 {
     atomic_store(&p->stop, true);
     pthread_join(p->thread, NULL);
+    proxy_spare(p, 0);
     proxy_cut(p);
     close(p->door);
     free(p);
@@ -199,28 +201,49 @@ uint16_t proxy_port(const struct proxy *p)
 void proxy_cut(struct proxy *p)
 {
     pthread_mutex_lock(&p->lock);
-    for (int i = 0; i < PAIRS; i++)
+    for (int i = atomic_load(&p->spared); i < PAIRS; i++)
         if (p->pairs[i].fd[0] >= 0)
             end_pair(&p->pairs[i]);
     pthread_mutex_unlock(&p->lock);
 }
 
-static void set_stalled(struct proxy *p, bool is_stalled)
+static void set_stalled(struct proxy *p, int from, bool is_stalled)
 {
     pthread_mutex_lock(&p->lock);
-    for (int i = 0; i < PAIRS; i++)
+    for (int i = from; i < PAIRS; i++)
         p->pairs[i].is_stalled = is_stalled;
     pthread_mutex_unlock(&p->lock);
 }
 
 void proxy_stall(struct proxy *p)
 {
-    set_stalled(p, true);
+    set_stalled(p, atomic_load(&p->spared), true);
 }
 
 void proxy_release(struct proxy *p)
 {
-    set_stalled(p, false);
+    set_stalled(p, 0, false);
+}
+
+void proxy_spare(struct proxy *p, uint32_t count)
+{
+    atomic_store(&p->spared, (int)count);
+}
+
+void proxy_hold(struct proxy *p, int is_held)
+{
+    atomic_store(&p->is_held, is_held);
+}
+
+uint32_t proxy_pairs(struct proxy *p)
+{
+    uint32_t count = 0;
+
+    pthread_mutex_lock(&p->lock);
+    for (int i = 0; i < PAIRS; i++)
+        count += p->pairs[i].fd[0] >= 0;
+    pthread_mutex_unlock(&p->lock);
+    return count;
 }
 
 void proxy_shut(struct proxy *p, int is_shut)

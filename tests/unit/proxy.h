@@ -22,8 +22,14 @@ uint16_t proxy_port(const struct proxy *proxy);
 void proxy_cut(struct proxy *proxy);
 /* Stall all pairs that there are, on the way to the server; later ones pass. */
 void proxy_stall(struct proxy *proxy);
+/* The oldest so many are left alone by both, as long as no pair has ended. */
+void proxy_spare(struct proxy *proxy, uint32_t count);
+/* New pairs are stalled, or no longer. */
+void proxy_hold(struct proxy *proxy, int is_held);
 /* None is stalled any more. */
 void proxy_release(struct proxy *proxy);
+/* How many there are. */
+uint32_t proxy_pairs(struct proxy *proxy);
 /* No new pairs, or again. */
 void proxy_shut(struct proxy *proxy, int is_shut);
 /* New pairs go there. */

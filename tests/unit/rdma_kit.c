@@ -95,7 +95,8 @@ struct guest *guest_come(uint16_t port)
     guest->tcp.slots = RDMA_SLOTS;
     guest->tcp.options.timeout = SOON_S;
     atomic_store(&guest->tcp.seats_wanted, 1);
-    cr_assert_eq(wr_line_open(&guest->line, &target, soon(), why), WEIR_OK, "%s", why);
+    cr_assert_eq(wr_line_open(&guest->line, &target, SOON_S * 1000000000ull, why), WEIR_OK, "%s",
+                 why);
     wr_line_forget(&target);
     return guest;
 }

@@ -2,6 +2,7 @@
 #include "transport/memd/book.h"
 
 #include <sched.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
@@ -9,11 +10,25 @@
 
 #define LOOK_MS 1000u /* the longest that the keeper sleeps */
 
-void memd_book_open(struct memd_book *book, const struct memd_limits *limits, struct memd_log *log)
+static uint32_t or_usual(uint32_t wanted, uint32_t usual, uint32_t most)
 {
+    return wanted == 0 ? usual : wanted < most ? wanted : most;
+}
+
+bool memd_book_open(struct memd_book *book, const struct memd_limits *limits,
+                    const struct memd_room *room, struct memd_log *log)
+{
+    static const struct memd_room usual;
     pthread_condattr_t attributes;
 
     memset(book, 0, sizeof(*book));
+    if (!room)
+        room = &usual;
+    book->room.connections = or_usual(room->connections, MEMD_CONNECTIONS, MEMD_CONNECTIONS_MOST);
+    book->room.leases = or_usual(room->leases, MEMD_LEASES, MEMD_LEASES_MOST);
+    book->leases = calloc(book->room.leases, sizeof(*book->leases));
+    if (!book->leases)
+        return false;
     book->log = log;
     book->limits = *limits;
     pthread_mutex_init(&book->lock, NULL);
@@ -21,6 +36,7 @@ void memd_book_open(struct memd_book *book, const struct memd_limits *limits, st
     pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
     pthread_cond_init(&book->more, &attributes);
     pthread_condattr_destroy(&attributes);
+    return true;
 }
 
 void memd_book_tune(struct memd_book *book, const struct memd_limits *limits)
@@ -28,14 +44,6 @@ void memd_book_tune(struct memd_book *book, const struct memd_limits *limits)
     pthread_mutex_lock(&book->lock);
     book->limits = *limits;
     pthread_mutex_unlock(&book->lock);
-}
-
-bool memd_book_admit(struct memd_book *book)
-{
-    if (atomic_fetch_add(&book->connections, 1) < MEMD_CONNECTIONS_MOST)
-        return true;
-    atomic_fetch_sub(&book->connections, 1);
-    return false;
 }
 
 void memd_book_dismiss(struct memd_book *book)
@@ -86,23 +94,61 @@ static void set_state_locked(struct memd_lease *lease, enum memd_lease_state sta
 
 static struct memd_lease *free_entry_locked(struct memd_book *book)
 {
-    for (uint32_t i = 0; i < MEMD_LEASES_MOST; i++)
+    for (uint32_t i = 0; i < book->room.leases; i++)
         if (state_of(&book->leases[i]) == MEMD_LEASE_FREE)
             return &book->leases[i];
     return NULL;
 }
 
+static bool is_of(const struct memd_lease *lease, const struct memd_client *client)
+{
+    return memcmp(lease->client.name, client->name, WR_NAME_BYTES) == 0;
+}
+
+/* Places for connections that are kept for others than this client. */
+static uint64_t kept_locked(const struct memd_book *book, const struct memd_client *client)
+{
+    uint64_t kept = 0;
+
+    for (uint32_t i = 0; i < book->room.leases; i++) {
+        const struct memd_lease *lease = &book->leases[i];
+
+        if (state_of(lease) == MEMD_LEASE_LENT && !is_of(lease, client))
+            kept += lease->users_most - lease->users;
+    }
+    return kept;
+}
+
+bool memd_book_admit(struct memd_book *book, const struct memd_client *client)
+{
+    bool is_admitted;
+
+    pthread_mutex_lock(&book->lock);
+    is_admitted = atomic_load(&book->connections) + kept_locked(book, client) <
+                  book->room.connections;
+    if (is_admitted)
+        atomic_fetch_add(&book->connections, 1);
+    pthread_mutex_unlock(&book->lock);
+    return is_admitted;
+}
+
+static void use_locked(struct memd_lease *lease)
+{
+    lease->users++;
+    if (lease->users > lease->users_most)
+        lease->users_most = lease->users;
+}
+
 /* What a client has, in slots: all whose memory is still there. */
-static uint64_t slots_of_locked(const struct memd_book *book, const uint8_t client[WR_NAME_BYTES])
+static uint64_t slots_of_locked(const struct memd_book *book, const struct memd_client *client)
 {
     uint64_t slots = 0;
 
-    for (uint32_t i = 0; i < MEMD_LEASES_MOST; i++) {
+    for (uint32_t i = 0; i < book->room.leases; i++) {
         const struct memd_lease *lease = &book->leases[i];
         const enum memd_lease_state state = state_of(lease);
 
-        if (state != MEMD_LEASE_FREE && state != MEMD_LEASE_GONE &&
-            memcmp(lease->client.name, client, WR_NAME_BYTES) == 0)
+        if (state != MEMD_LEASE_FREE && state != MEMD_LEASE_GONE && is_of(lease, client))
             slots += lease->slots;
     }
     return slots;
@@ -124,7 +170,7 @@ static int may_lend_locked(const struct memd_book *book, const struct memd_clien
         return WEIR_EFULL;
     slots = (wanted + WEIR_CLUSTER_SLOTS - 1) / WEIR_CLUSTER_SLOTS * WEIR_CLUSTER_SLOTS;
     *slots_p = slots;
-    if (quota && slots + slots_of_locked(book, client->name) > quota)
+    if (quota && slots + slots_of_locked(book, client) > quota)
         return WEIR_EDENIED;
     return slots > memory - book->lent_slots || atomic_load(&book->is_short) ? WEIR_EFULL : WEIR_OK;
 }
@@ -141,7 +187,7 @@ static int lend_locked(struct memd_book *book, const struct memd_client *client,
         return error;
     lease = free_entry_locked(book);
     if (!lease)
-        return WEIR_EFULL;
+        return WEIR_EBUSY;
     memory = memd_memory_map(&book->ground, slots * WEIR_SLOT_BYTES, &lease->is_reserved);
     if (!memory)
         return WEIR_ENOMEM;
@@ -150,7 +196,7 @@ static int lend_locked(struct memd_book *book, const struct memd_client *client,
     lease->client = *client;
     wr_random(lease->name, sizeof(lease->name));
     atomic_store_explicit(&lease->heard_ms, memd_now_ms(), memory_order_relaxed);
-    lease->users = 1;
+    lease->users = lease->users_most = 1;
     lease->watchers = 0;
     set_state_locked(lease, MEMD_LEASE_LENT);
     book->lent_slots += slots;
@@ -166,6 +212,7 @@ static const char *why_not(int error)
     case WEIR_ESTOPPED: return "this server is closing";
     case WEIR_EINVAL: return "nothing was asked for";
     case WEIR_ENOMEM: return "the system has no addresses left (ulimit -v)";
+    case WEIR_EBUSY: return "all leases are in use (see the setting `leases`)";
     default: return "more than is free";
     }
 }
@@ -202,15 +249,15 @@ struct memd_lease *memd_book_attach(struct memd_book *book, const struct memd_cl
     struct memd_lease *found = NULL;
 
     pthread_mutex_lock(&book->lock);
-    for (uint32_t i = 0; i < MEMD_LEASES_MOST && !found; i++) {
+    for (uint32_t i = 0; i < book->room.leases && !found; i++) {
         struct memd_lease *lease = &book->leases[i];
 
         if (state_of(lease) == MEMD_LEASE_LENT && memcmp(lease->name, name, WR_NAME_BYTES) == 0 &&
-            memcmp(lease->client.name, client->name, WR_NAME_BYTES) == 0)
+            is_of(lease, client))
             found = lease;
     }
     if (found)
-        found->users++;
+        use_locked(found);
     pthread_mutex_unlock(&book->lock);
     return found;
 }
@@ -239,6 +286,11 @@ bool memd_line_enter(struct memd_lease *lease, uint32_t number, uint32_t turn)
 
     return atomic_compare_exchange_strong_explicit(&lease->lines[number], &wanted, wanted + 1,
                                                    memory_order_acquire, memory_order_relaxed);
+}
+
+bool memd_line_is_over(const struct memd_lease *lease, uint32_t number, uint32_t turn)
+{
+    return atomic_load_explicit(&lease->lines[number], memory_order_relaxed) / 2 != turn;
 }
 
 void memd_line_leave(struct memd_lease *lease, uint32_t number)
@@ -311,7 +363,7 @@ void memd_book_unwatch(struct memd_book *book, struct memd_lease *lease)
  * is no silence of theirs. */
 static void forgive_locked(struct memd_book *book, uint64_t now_ms)
 {
-    for (uint32_t i = 0; i < MEMD_LEASES_MOST; i++)
+    for (uint32_t i = 0; i < book->room.leases; i++)
         memd_lease_heard(&book->leases[i], now_ms);
 }
 
@@ -338,7 +390,7 @@ uint64_t memd_book_expire(struct memd_book *book, uint64_t now_ms)
     pthread_mutex_lock(&book->lock);
     if (book->planned_ms && now_ms > book->planned_ms + book->limits.lease_ms / 4)
         forgive_locked(book, now_ms);
-    for (uint32_t i = 0; i < MEMD_LEASES_MOST; i++) {
+    for (uint32_t i = 0; i < book->room.leases; i++) {
         struct memd_lease *lease = &book->leases[i];
 
         if (!is_silent_locked(book, lease, now_ms, &next_ms))
@@ -359,7 +411,7 @@ uint64_t memd_book_expire(struct memd_book *book, uint64_t now_ms)
 
 static struct memd_lease *left_locked(struct memd_book *book)
 {
-    for (uint32_t i = 0; i < MEMD_LEASES_MOST; i++)
+    for (uint32_t i = 0; i < book->room.leases; i++)
         if (state_of(&book->leases[i]) == MEMD_LEASE_OVER && book->leases[i].users == 0)
             return &book->leases[i];
     return NULL;
@@ -415,11 +467,13 @@ void memd_book_wake(struct memd_book *book)
 void memd_book_close(struct memd_book *book)
 {
     book->bell = NULL;
-    for (uint32_t i = 0; i < MEMD_LEASES_MOST; i++)
+    for (uint32_t i = 0; i < book->room.leases; i++)
         if (state_of(&book->leases[i]) == MEMD_LEASE_LENT)
             set_state_locked(&book->leases[i], MEMD_LEASE_OVER);
     while (memd_book_reap(book)) {
     }
     pthread_cond_destroy(&book->more);
     pthread_mutex_destroy(&book->lock);
+    free(book->leases);
+    book->leases = NULL;
 }

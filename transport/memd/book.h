@@ -7,9 +7,11 @@
  *   user      a connection that may touch a lease's memory
  *   watcher   a connection that returned its lease and waits for the memory to be given back
  *   line      a user by the number that its client gave it. A later one of the same number takes
- * its turn: what the earlier one has still to say is not heard any more over      a lease that was
- * returned or whose time is up; its users are asked to leave gone      its memory is unmapped; the
- * entry waits for its watchers
+ *             its turn: what the earlier one has still to say is not heard any more
+ *   kept      places for connections that a lease had at a time and has no longer: for its client,
+ *             whose connections broke, and for nobody else
+ *   over      a lease that was returned or whose time is up; its users are asked to leave
+ *   gone      its memory is unmapped; the entry waits for its watchers
  *
  * A lease moves FREE -> LENT -> OVER -> LEAVING -> GONE -> FREE.
  *
@@ -27,10 +29,8 @@
 #include "transport/memd/memd.h"
 #include "transport/memd/memory.h"
 
-#define MEMD_LEASES_MOST      256u
-#define MEMD_LINES_MOST       256u
-#define MEMD_CONNECTIONS_MOST 1024u
-#define MEMD_WHO_BYTES        112u /* "label at address", for the log */
+#define MEMD_LINES_MOST 256u
+#define MEMD_WHO_BYTES  112u /* "label at address", for the log */
 
 enum memd_lease_state {
     MEMD_LEASE_FREE,
@@ -61,6 +61,7 @@ struct memd_lease {
     _Atomic(uint32_t) lines[MEMD_LINES_MOST]; /* twice the turn, and 1 while it is heard */
     /* Kept by the book's lock. */
     uint32_t users, watchers;
+    uint32_t users_most; /* at a time, until now */
 };
 
 struct memd_book {
@@ -68,12 +69,13 @@ struct memd_book {
     /* Rung when leases became over or gone: connections have to be looked through. Any thread. */
     void (*bell)(void *context);
     void *bell_context;
+    struct memd_room room;     /* constant */
     struct memd_ground ground; /* constant; all 0: whatever huge pages and nodes there are */
     /* A lease's memory is about to be unmapped: no device may have it any more. NULL: none does. */
     void (*unpin)(void *context, const struct memd_lease *lease);
     void *unpin_context;
 
-    _Atomic(uint32_t) connections; /* that have proven the key */
+    _Atomic(uint32_t) connections; /* that have proven the key; admitted under the lock */
     _Atomic(bool) is_short;        /* the machine is short of memory   */
     _Atomic(bool) is_draining;
 
@@ -83,18 +85,21 @@ struct memd_book {
     bool has_more;
     struct memd_limits limits;
     uint64_t lent_slots;
-    uint64_t planned_ms; /* when the keeper meant to look next */
-    struct memd_lease leases[MEMD_LEASES_MOST];
+    uint64_t planned_ms;       /* when the keeper meant to look next */
+    struct memd_lease *leases; /* room.leases of them */
     uint64_t lent, returned, expired, refused;
 };
 
-void memd_book_open(struct memd_book *book, const struct memd_limits *limits, struct memd_log *log);
+/* room: NULL: as much as is usual. False: out of memory. */
+bool memd_book_open(struct memd_book *book, const struct memd_limits *limits,
+                    const struct memd_room *room, struct memd_log *log);
 /* Every lease is over, its memory given back. There are no users. */
 void memd_book_close(struct memd_book *book);
 void memd_book_tune(struct memd_book *book, const struct memd_limits *limits);
 
-/* A connection that has proven the key; false: there are too many. */
-bool memd_book_admit(struct memd_book *book);
+/* A connection of this client, that has proven the key; false: there are too many, or what is left
+ * is kept for others. */
+bool memd_book_admit(struct memd_book *book, const struct memd_client *client);
 void memd_book_dismiss(struct memd_book *book);
 
 /*
@@ -111,6 +116,8 @@ struct memd_lease *memd_book_attach(struct memd_book *book, const struct memd_cl
 uint32_t memd_line_take(struct memd_lease *lease, uint32_t number);
 /* Hear it; false: another has its number. */
 bool memd_line_enter(struct memd_lease *lease, uint32_t number, uint32_t turn);
+/* Will it never be heard again? */
+bool memd_line_is_over(const struct memd_lease *lease, uint32_t number, uint32_t turn);
 void memd_line_leave(struct memd_lease *lease, uint32_t number);
 /* One more user, of a lease that has one. */
 void memd_book_hold(struct memd_book *book, struct memd_lease *lease);

@@ -19,14 +19,16 @@
 #include "transport/memd/log.h"
 #include "transport/memd/options.h"
 
-#define WORDS_MOST 64u
-#define LOOK_MS    100u /* while leases are waited for */
+#define WORDS_MOST       64u
+#define LOOK_MS          100u /* while leases are waited for */
+/* Those that have not proven the key, doors, threads, the teller's, the standard ones. */
+#define DESCRIPTORS_MORE 256u
 
 /* argp's own would be taken for it, were it hidden. */
 __attribute__((visibility("default"))) const char *argp_program_version = "weir-memd " WEIR_VERSION;
 
 enum { KEY_CONFIG = 1000, KEY_STATUS, KEY_QUIET, KEY_WORD };
-#define KEY_WORDS 13
+#define KEY_WORDS 15
 
 /* The first ones are settings of memd_settings_read(), under the same names. */
 static const struct argp_option arguments[] = {
@@ -54,6 +56,8 @@ static const struct argp_option arguments[] = {
      "spread: over all nodes; local: where it is written first (spread)", 0},
     {"spin-us", KEY_WORD + 12, "N", 0,
      "microseconds for which a thread looks for the next message before it sleeps (20)", 0},
+    {"connections", KEY_WORD + 13, "N", 0, "for how many there is room (1024)", 0},
+    {"leases", KEY_WORD + 14, "N", 0, "likewise (256)", 0},
     {"config", KEY_CONFIG, "FILE", 0,
      "settings, one a line: `memory = 64G`. SIGHUP reads memory, quota, lease, keep-free and grace "
      "again",
@@ -146,6 +150,19 @@ static void raise_limits(void)
     }
 }
 
+static void tell_of_descriptors(struct program *program)
+{
+    const uint64_t wanted = program->settings.connections + DESCRIPTORS_MORE;
+    struct rlimit limit;
+
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < wanted)
+        memd_log(&program->log, MEMD_LOG_EVENT,
+                 "%llu descriptors are too few for %llu connections: raise ulimit -n (LimitNOFILE= "
+                 "under systemd) to %llu",
+                 (unsigned long long)limit.rlim_cur,
+                 (unsigned long long)program->settings.connections, (unsigned long long)wanted);
+}
+
 static void tell_what_is_lent(struct program *program)
 {
     const struct memd_settings *settings = &program->settings;
@@ -173,17 +190,19 @@ static int refuse(const char *why)
 static int open_server(struct program *program)
 {
     const struct memd_settings *settings = &program->settings;
-    struct memd_options options = {.listen = settings->listen,
-                                   .listen_count = settings->listen_count,
-                                   .limits = memd_settings_limits(settings),
-                                   .threads = (uint32_t)settings->threads,
-                                   .huge_pages = (enum memd_huge_pages)settings->huge_pages,
-                                   .numa = (enum memd_numa)settings->numa,
-                                   .spin_us = (uint32_t)settings->spin_us,
-                                   .status_path = settings->status_path,
-                                   .metrics = settings->metrics,
-                                   .log = write_line,
-                                   .log_context = program};
+    struct memd_options options = {
+        .listen = settings->listen,
+        .listen_count = settings->listen_count,
+        .limits = memd_settings_limits(settings),
+        .room = {(uint32_t)settings->connections, (uint32_t)settings->leases},
+        .threads = (uint32_t)settings->threads,
+        .huge_pages = (enum memd_huge_pages)settings->huge_pages,
+        .numa = (enum memd_numa)settings->numa,
+        .spin_us = (uint32_t)settings->spin_us,
+        .status_path = settings->status_path,
+        .metrics = settings->metrics,
+        .log = write_line,
+        .log_context = program};
     struct wr_key key;
     const char *why;
     int error;
@@ -275,6 +294,7 @@ static int serve(struct program *program)
         return error;
     memd_log_open(&program->log, write_line, program);
     tell_what_is_lent(program);
+    tell_of_descriptors(program);
     program->is_silent = program->is_quiet;
     do {
         which = sigwaitinfo(&all, NULL);

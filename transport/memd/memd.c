@@ -63,7 +63,12 @@ int memd_open(const struct memd_options *options, struct memd **memd_p)
     memd_log_open(&memd->log, options->log, options->log_context);
     memd->identity.key = *options->key;
     memd->identity.epoch = draw_epoch();
-    memd_book_open(&memd->book, &options->limits, &memd->log);
+    if (!memd_book_open(&memd->book, &options->limits, &options->room, &memd->log)) {
+        memd_log(&memd->log, MEMD_LOG_EVENT, "out of memory: see ulimit -v");
+        memd_log_close(&memd->log);
+        free(memd);
+        return WEIR_ENOMEM;
+    }
     memd_ground_look(&memd->book.ground, options->huge_pages, options->numa);
     memd->book.bell = memd_workers_ring;
     memd->book.bell_context = memd;

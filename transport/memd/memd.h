@@ -25,8 +25,13 @@
 #include "transport/memd/memory.h"
 #include "transport/session.h"
 
-#define MEMD_LISTEN_MOST  16u
-#define MEMD_THREADS_MOST 64u
+#define MEMD_LISTEN_MOST      16u
+#define MEMD_THREADS_MOST     64u
+/* Connections that have proven the key, and leases, unless room is said. */
+#define MEMD_CONNECTIONS      1024u
+#define MEMD_CONNECTIONS_MOST 65536u
+#define MEMD_LEASES           256u
+#define MEMD_LEASES_MOST      16384u
 
 struct memd;
 
@@ -38,11 +43,18 @@ struct memd_limits {
     uint32_t keep_free_percent; /* of the machine's memory: below it, asks for memory back  */
 };
 
+/* For how many there is room. 0: as many as is usual. */
+struct memd_room {
+    uint32_t connections; /* that have proven the key, at most MEMD_CONNECTIONS_MOST */
+    uint32_t leases;      /* at most MEMD_LEASES_MOST                                */
+};
+
 struct memd_options {
     const char *const *listen; /* "tcp://HOST:PORT", "rdma://..."; IPv6 in brackets; port 0: any */
     uint32_t listen_count;
     const struct wr_key *key; /* is copied                                                     */
     struct memd_limits limits;
+    struct memd_room room;
     uint32_t threads; /* workers; 0: as many as processors, at most 4                    */
     uint32_t spin_us; /* look for the next message so long before sleeping; 0: not       */
     enum memd_huge_pages huge_pages;

@@ -21,6 +21,8 @@ static const struct wr_spec_row rows[] = {
     {"huge-pages", WR_SPEC_WORD, FIELD(huge_pages), 0, 0, "auto\0transparent\0off\0"},
     {"numa", WR_SPEC_WORD, FIELD(numa), 0, 0, "spread\0local\0"},
     {"spin-us", WR_SPEC_COUNT, FIELD(spin_us), 0, 1000, NULL},
+    {"connections", WR_SPEC_COUNT, FIELD(connections), 8, MEMD_CONNECTIONS_MOST, NULL},
+    {"leases", WR_SPEC_COUNT, FIELD(leases), 1, MEMD_LEASES_MOST, NULL},
 };
 #define ROWS (sizeof(rows) / sizeof(rows[0]))
 
@@ -102,7 +104,8 @@ static int set(struct memd_settings *settings, const struct memd_word *word,
             return set_number(settings, word, why);
     snprintf(why, MEMD_WHY_BYTES,
              "there is no setting \"%s\"; there are memory, listen, key-file, quota, lease, "
-             "threads, spin-us, grace, keep-free, huge-pages, numa, status-socket, metrics",
+             "connections, leases, threads, spin-us, grace, keep-free, huge-pages, numa, "
+             "status-socket, metrics",
              word->key);
     return WEIR_EINVAL;
 }
@@ -190,7 +193,12 @@ int memd_settings_read(const char *file, const struct memd_word *words, uint32_t
 {
     int error = WEIR_OK;
 
-    *settings_p = (struct memd_settings){.lease = 30, .grace = 10, .keep_free = 5, .spin_us = 20};
+    *settings_p = (struct memd_settings){.lease = 30,
+                                         .grace = 10,
+                                         .keep_free = 5,
+                                         .spin_us = 20,
+                                         .connections = MEMD_CONNECTIONS,
+                                         .leases = MEMD_LEASES};
     if (file)
         error = read_file(settings_p, file, why);
     for (uint32_t i = 0; i < count && !error; i++)
@@ -234,6 +242,10 @@ const char *memd_settings_fixed(const struct memd_settings *one, const struct me
         return "numa";
     if (one->spin_us != other->spin_us)
         return "spin-us";
+    if (one->connections != other->connections)
+        return "connections";
+    if (one->leases != other->leases)
+        return "leases";
     for (size_t i = 0; i < TEXTS; i++)
         if (!is_same(*const_text_at(one, i), *const_text_at(other, i)))
             return texts[i].key;

@@ -30,6 +30,7 @@ struct memd_settings {
     uint64_t threads;                   /* 0: as many as fit */
     uint64_t huge_pages, numa;          /* enum memd_huge_pages, enum memd_numa */
     uint64_t spin_us;                   /* microseconds      */
+    uint64_t connections, leases;       /* for how many there is room */
     const char *key_file, *status_path; /* texts are this structure's own */
     const char *metrics;
     const char *listen[MEMD_LISTEN_MOST];

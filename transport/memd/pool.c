@@ -8,12 +8,14 @@
 
 bool memd_pool_open(struct memd *memd)
 {
-    memd->pool = calloc(MEMD_POOL, sizeof(*memd->pool));
+    const uint32_t count = memd->book.room.connections + MEMD_UNPROVEN_MOST;
+
+    memd->pool = calloc(count, sizeof(*memd->pool));
     if (!memd->pool)
         return false;
     pthread_mutex_init(&memd->pool_lock, NULL);
     /* The first is taken first: memory of those that are never used is never touched. */
-    for (uint32_t i = MEMD_POOL; i-- > 0;) {
+    for (uint32_t i = count; i-- > 0;) {
         memd->pool[i].next = memd->spare;
         memd->spare = &memd->pool[i];
     }

@@ -15,7 +15,7 @@
 #include "transport/verbs.h"
 
 #define BACKLOG   64
-#define PINS_MOST (2 * MEMD_LEASES_MOST) /* more than two devices for every lease: not at once */
+#define PINS_EACH 2u /* more than two devices for every lease: not at once */
 
 enum queue_state { QUEUE_FREE, QUEUE_INVITED, QUEUE_COMING, QUEUE_JOINED, QUEUE_CUT };
 
@@ -49,8 +49,9 @@ struct memd_rdma {
     bool has_thread;
     /* Kept by lock. Pins are made by the thread alone. */
     pthread_mutex_t lock;
-    struct memd_queue queues[MEMD_CONNECTIONS_MOST];
-    struct pin pins[PINS_MOST];
+    struct memd_queue *queues; /* as many as there may be connections */
+    struct pin *pins;
+    uint32_t queue_count, pin_count; /* constant */
 };
 
 /* --- Pins ------------------------------------------------------------------------------------ */
@@ -70,7 +71,7 @@ static void unpin(void *context, const struct memd_lease *lease)
     struct memd_rdma *rdma = context;
 
     pthread_mutex_lock(&rdma->lock);
-    for (uint32_t i = 0; i < PINS_MOST; i++)
+    for (uint32_t i = 0; i < rdma->pin_count; i++)
         if (rdma->pins[i].lease == lease)
             drop_pin(rdma, &rdma->pins[i]);
     pthread_mutex_unlock(&rdma->lock);
@@ -105,7 +106,7 @@ static const struct pin *pin_of(struct memd_rdma *rdma, struct memd_lease *lease
     struct pin *free_one = NULL, *found = NULL, made = {.lease = lease, .device = device};
 
     pthread_mutex_lock(&rdma->lock);
-    for (uint32_t i = 0; i < PINS_MOST && !found; i++) {
+    for (uint32_t i = 0; i < rdma->pin_count && !found; i++) {
         struct pin *pin = &rdma->pins[i];
 
         if (pin->lease == lease && pin->device == device)
@@ -136,7 +137,7 @@ struct memd_queue *memd_rdma_invite(struct memd_rdma *rdma, struct memd_lease *l
     struct memd_queue *queue = NULL;
 
     pthread_mutex_lock(&rdma->lock);
-    for (uint32_t i = 0; i < MEMD_CONNECTIONS_MOST && !queue; i++)
+    for (uint32_t i = 0; i < rdma->queue_count && !queue; i++)
         if (rdma->queues[i].state == QUEUE_FREE)
             queue = &rdma->queues[i];
     if (queue) {
@@ -204,7 +205,7 @@ void memd_rdma_cut(struct memd_rdma *rdma, const struct memd_lease *lease, uint3
     do {
         count = 0;
         pthread_mutex_lock(&rdma->lock);
-        for (uint32_t i = 0; i < MEMD_CONNECTIONS_MOST && count < 4; i++) {
+        for (uint32_t i = 0; i < rdma->queue_count && count < 4; i++) {
             struct memd_queue *queue = &rdma->queues[i];
 
             if (queue->state == QUEUE_FREE || queue->state == QUEUE_CUT || queue->lease != lease ||
@@ -223,7 +224,7 @@ void memd_rdma_cut(struct memd_rdma *rdma, const struct memd_lease *lease, uint3
 static struct memd_queue *find_locked(struct memd_rdma *rdma, enum queue_state state,
                                       const uint8_t token[WR_TOKEN_BYTES])
 {
-    for (uint32_t i = 0; i < MEMD_CONNECTIONS_MOST; i++)
+    for (uint32_t i = 0; i < rdma->queue_count; i++)
         if (rdma->queues[i].state == state &&
             sodium_memcmp(rdma->queues[i].token, token, WR_TOKEN_BYTES) == 0)
             return &rdma->queues[i];
@@ -317,7 +318,7 @@ static struct rdma_cm_id *cut_id(struct memd_rdma *rdma, const struct rdma_cm_id
     struct rdma_cm_id *found = NULL;
 
     pthread_mutex_lock(&rdma->lock);
-    for (uint32_t i = 0; i < MEMD_CONNECTIONS_MOST && !found; i++)
+    for (uint32_t i = 0; i < rdma->queue_count && !found; i++)
         if (rdma->queues[i].id == id)
             found = end_pair_locked(rdma, &rdma->queues[i], QUEUE_CUT);
     pthread_mutex_unlock(&rdma->lock);
@@ -382,9 +383,13 @@ int memd_rdma_open(struct memd_rdma **rdma_p, struct memd_book *book, struct mem
     rdma->book = book;
     rdma->log = log;
     pthread_mutex_init(&rdma->lock, NULL);
+    rdma->queue_count = book->room.connections;
+    rdma->pin_count = PINS_EACH * book->room.leases;
+    rdma->queues = calloc(rdma->queue_count, sizeof(*rdma->queues));
+    rdma->pins = calloc(rdma->pin_count, sizeof(*rdma->pins));
     rdma->events = verbs->create_event_channel();
     rdma->bell = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (!rdma->events || rdma->bell < 0) {
+    if (!rdma->queues || !rdma->pins || !rdma->events || rdma->bell < 0) {
         memd_log(log, MEMD_LOG_EVENT, "%s: %s", text, strerrordesc_np(errno));
         memd_rdma_close(rdma);
         return WEIR_ENOMEM;
@@ -465,5 +470,7 @@ void memd_rdma_close(struct memd_rdma *rdma)
     if (rdma->bell >= 0)
         close(rdma->bell);
     pthread_mutex_destroy(&rdma->lock);
+    free(rdma->queues);
+    free(rdma->pins);
     free(rdma);
 }

@@ -22,7 +22,7 @@ uint32_t memd_lease_count(struct memd *memd)
     uint32_t count = 0;
 
     pthread_mutex_lock(&book->lock);
-    for (uint32_t i = 0; i < MEMD_LEASES_MOST; i++)
+    for (uint32_t i = 0; i < book->room.leases; i++)
         count += memd_lease_is_lent(&book->leases[i]);
     pthread_mutex_unlock(&book->lock);
     return count;
@@ -199,7 +199,7 @@ static void print_leases(struct memd *memd, FILE *file)
     fprintf(file, "\n%-52s %12s %-11s %11s %11s\n", "client", "lent", "huge pages", "connections",
             "silent for");
     pthread_mutex_lock(&memd->book.lock);
-    for (uint32_t i = 0; i < MEMD_LEASES_MOST; i++)
+    for (uint32_t i = 0; i < memd->book.room.leases; i++)
         if (memd_lease_is_lent(&memd->book.leases[i]))
             print_lease(&memd->book.leases[i], now_ms, file);
     pthread_mutex_unlock(&memd->book.lock);

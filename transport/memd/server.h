@@ -18,7 +18,6 @@
 #define MEMD_UNPROVEN_MS       3000u
 /* Younger than this, one who has not proven himself is not put out for another. */
 #define MEMD_UNPROVEN_LEAST_MS 250u
-#define MEMD_POOL              (MEMD_CONNECTIONS_MOST + MEMD_UNPROVEN_MOST)
 
 /* What an event of epoll is about: each begins with this. */
 enum memd_watched { MEMD_WATCHED_BELL, MEMD_WATCHED_DOOR, MEMD_WATCHED_CONNECTION };

@@ -185,10 +185,10 @@ static void hear_proof(struct memd_talk *talk, const uint8_t *message)
         fail(talk, error == WEIR_EDENIED ? "it has another key" : "it gave no proof of the key");
         return;
     }
-    talk->is_admitted = memd_book_admit(talk->book);
+    talk->is_admitted = memd_book_admit(talk->book, &talk->client);
     if (!talk->is_admitted) {
         refuse(talk, &none, WEIR_EFULL);
-        talk->why = "all connections are in use";
+        talk->why = "all connections are in use (see the setting `connections`)";
         talk->state = MEMD_TALK_ENDING;
         return;
     }
@@ -244,6 +244,29 @@ static void hear_attach(struct memd_talk *talk, const struct wr_message *message
     say(talk,
         (struct wr_message){
             .type = WR_MESSAGE_ATTACHED, .id = message->id, .count = talk->lease->slots},
+        NULL);
+}
+
+static void hear_sever(struct memd_talk *talk, const struct wr_message *message)
+{
+    const uint32_t line = (uint32_t)message->slot;
+
+    if (!talk->lease || message->slot >= MEMD_LINES_MOST || line == talk->line) {
+        refuse(talk, message, WEIR_EINVAL);
+        return;
+    }
+    /* Not heard ourselves meanwhile: two that sever each other would wait for each other. */
+    memd_talk_leave(talk);
+    (void)memd_line_take(talk->lease, line);
+    memd_line_leave(talk->lease, line);
+    if (talk->identity->rdma)
+        memd_rdma_cut(talk->identity->rdma, talk->lease, line);
+    if (!memd_talk_enter(talk)) {
+        talk->state = MEMD_TALK_ENDING; /* its own line is another's by now */
+        return;
+    }
+    say(talk,
+        (struct wr_message){.type = WR_MESSAGE_SEVERED, .id = message->id, .slot = message->slot},
         NULL);
 }
 
@@ -434,6 +457,7 @@ static void hear_open(struct memd_talk *talk, const struct wr_message *message,
     case WR_MESSAGE_DISCARD: hear_discard(talk, message); break;
     case WR_MESSAGE_JOIN: hear_join(talk, message); break;
     case WR_MESSAGE_LOCATE: hear_locate(talk, message); break;
+    case WR_MESSAGE_SEVER: hear_sever(talk, message); break;
     default: fail(talk, "it said what only a server may say"); break;
     }
 }

@@ -315,8 +315,9 @@ static void welcome(struct memd_worker *worker, const struct memd_door *door, in
     struct memd_connection *connection = memd_pool_take(worker->memd);
 
     if (!connection) {
-        memd_log(&worker->memd->log, MEMD_LOG_DOOR, "%s: all %u connections are in use", where,
-                 MEMD_CONNECTIONS_MOST);
+        memd_log(&worker->memd->log, MEMD_LOG_DOOR,
+                 "%s: all %u connections are in use (see the setting `connections`)", where,
+                 worker->memd->book.room.connections);
         close(fd);
         return;
     }
@@ -445,6 +446,14 @@ static const char *why_late(const struct memd_worker *worker,
     return talk->lease ? NULL : "it said nothing and has no lease";
 }
 
+/* Its client has opened it anew, or had it severed. It would notice by its next event, which may
+ * never come. */
+static bool is_overtaken(const struct memd_talk *talk)
+{
+    return talk->lease && talk->state != MEMD_TALK_RETURNING &&
+           memd_line_is_over(talk->lease, talk->line, talk->turn);
+}
+
 static void look_at_clock(struct memd_worker *worker)
 {
     const uint64_t lease_ms = memd_book_lease_ms(&worker->memd->book);
@@ -454,7 +463,7 @@ static void look_at_clock(struct memd_worker *worker)
         const char *why = why_late(worker, connection, lease_ms);
 
         next = connection->next;
-        if (why)
+        if (why || is_overtaken(&connection->talk))
             end(worker, connection, why);
     }
     if (worker->is_door_shut)

@@ -1,0 +1,331 @@
+/* SPDX-License-Identifier: MIT */
+
+/* tcp's keeper, where lines cannot be opened as they break: nobody waits for ever, no lease is
+ * over, nothing that was sent before comes to pass after. */
+
+#include <criterion/criterion.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "tests/unit/backend_kit.h"
+#include "tests/unit/proxy.h"
+#include "transport/memd/memd.h"
+#include "transport/tcp.h"
+
+#define SLOTS 1024u
+
+static struct memd *memd;
+static struct proxy *proxy;
+static struct wr_key key;
+static const char *key_file;
+
+/* --- The stage ------------------------------------------------------------------------------- */
+
+static void open_server(uint32_t lease_ms, uint32_t connections)
+{
+    const char *const listen[] = {"tcp://127.0.0.1:0"};
+    const struct memd_options options = {.listen = listen,
+                                         .listen_count = 1,
+                                         .key = &key,
+                                         .limits = {.memory = 64 << 20, .lease_ms = lease_ms},
+                                         .room = {.connections = connections},
+                                         .threads = 2};
+    char bytes[WR_KEY_BYTES];
+    const char *why;
+    int fd;
+
+    cr_assert(wr_session_begin());
+    key_file = kit_text("%s/key", kit_directory());
+    memset(bytes, 'k', sizeof(bytes));
+    fd = open(key_file, O_CREAT | O_WRONLY | O_TRUNC, 0600);
+    cr_assert_eq(write(fd, bytes, sizeof(bytes)), (ssize_t)sizeof(bytes));
+    close(fd);
+    cr_assert_eq(wr_key_read(key_file, &key, &why), WEIR_OK);
+    cr_assert_eq(memd_open(&options, &memd), WEIR_OK);
+    proxy = proxy_open(memd_port(memd, 0));
+}
+
+static void close_server(void)
+{
+    proxy_close(proxy);
+    memd_close(memd);
+}
+
+static struct weir_backend *open_by(uint16_t port, const char *options, int expected)
+{
+    return kit_open(kit_text("tcp://127.0.0.1:%d?size=4m&key=%s&%s", port, key_file, options),
+                    expected);
+}
+
+static struct wr_tcp *tcp_of(struct weir_backend *backend)
+{
+    return (struct wr_tcp *)backend;
+}
+
+static struct memd_gauges gauges(void)
+{
+    struct memd_gauges now;
+
+    memd_measure(memd, &now);
+    return now;
+}
+
+/* Within a minute. */
+static bool comes(bool (*is_so)(struct weir_backend *), struct weir_backend *backend)
+{
+    for (int i = 0; i < 6000 && !is_so(backend); i++)
+        usleep(10000);
+    return is_so(backend);
+}
+
+static void write_version(struct weir_channel *channel, uint64_t slot, int version)
+{
+    int error = WEIR_EIO;
+
+    for (int i = 0; i < 60 && error == WEIR_EIO; i++)
+        error = kit_write(channel, slot, 1, version, NULL);
+    cr_assert_eq(error, WEIR_OK, "slot %lu", slot);
+}
+
+static bool has_seats(struct weir_backend *backend)
+{
+    for (uint32_t i = 0; i < 8; i++)
+        if (atomic_load(&tcp_of(backend)->seats[i].state) != WR_SEAT_FREE)
+            return false;
+    return true;
+}
+
+static bool is_unsure(struct weir_backend *backend)
+{
+    return atomic_load(&tcp_of(backend)->unsure) > 0;
+}
+
+static bool is_sure(struct weir_backend *backend)
+{
+    return !is_unsure(backend);
+}
+
+/* --- Lines that cannot be opened ------------------------------------------------------------- */
+
+/*
+ * A channel breaks with a write on its way, and no connection can be opened in its place. The
+ * keeper's own line is well: it is used to end the broken one, and others write on. Before, they
+ * would have waited for a connection, for ever.
+ */
+Test(tcp_keeper, a_line_is_ended_though_none_can_be_opened, .timeout = 120)
+{
+    struct weir_backend *backend;
+    struct weir_channel *channel, *other;
+    uint32_t pairs;
+
+    open_server(60000, 0);
+    backend = open_by(proxy_port(proxy), "patience=1&timeout=1", WEIR_OK);
+    other = kit_channel(backend, 8);
+    write_version(other, 6, 1);
+    cr_assert(kit_holds(backend, 6, 1, 1));
+    pairs = proxy_pairs(proxy);
+    cr_assert_eq(pairs, 4, "control, two seats, a channel: %u", pairs);
+    channel = kit_channel(backend, 8);
+    write_version(channel, 5, 1);
+    proxy_spare(proxy, pairs);
+    proxy_stall(proxy);
+    proxy_shut(proxy, 1);
+    cr_expect_eq(kit_write(channel, 5, 1, 2, NULL), WEIR_EIO, "its patience is over");
+    write_version(other, 5, 3);
+    cr_expect(is_sure(backend));
+    proxy_release(proxy); /* the write that failed arrives */
+    usleep(200000);
+    cr_expect(kit_holds(backend, 5, 1, 3));
+    cr_expect_not(atomic_load(&tcp_of(backend)->is_away));
+    backend->ops->channel_close(channel);
+    backend->ops->channel_close(other);
+    kit_close(backend);
+    close_server();
+}
+
+static struct weir_channel *waiting;
+
+static void *write_waiting(void *context)
+{
+    write_version(waiting, 7, 9);
+    return context;
+}
+
+/* Who waits until a line is ended is told, whatever its number is. */
+Test(tcp_keeper, all_channels_that_wait_are_told, .timeout = 120)
+{
+    struct weir_backend *backend;
+    struct weir_channel *first, *second;
+    struct wr_tcp *tcp;
+    pthread_t thread;
+
+    open_server(60000, 0);
+    backend = open_by(memd_port(memd, 0), "patience=100", WEIR_OK);
+    tcp = tcp_of(backend);
+    first = kit_channel(backend, 8);
+    second = kit_channel(backend, 8);
+    write_version(first, 7, 1);
+    write_version(second, 8, 1);
+    for (int round = 0; round < 20; round++) {
+        /* As if the second had broken with a write on its way. */
+        wr_tcp_note_unsure(tcp, WR_TCP_LINE_CHANNELS + 2);
+        waiting = round % 2 ? second : first;
+        cr_assert_eq(pthread_create(&thread, NULL, write_waiting, NULL), 0);
+        usleep(round * 100);
+        wr_tcp_ring(tcp);
+        pthread_join(thread, NULL);
+        cr_expect(is_sure(backend));
+    }
+    backend->ops->channel_close(first);
+    backend->ops->channel_close(second);
+    kit_close(backend);
+    close_server();
+}
+
+static void *fault(void *context)
+{
+    struct weir_backend *backend = context;
+
+    for (int i = 0; i < 50; i++)
+        if (!kit_holds(backend, 3, 1, 1))
+            return context;
+    return NULL;
+}
+
+/* Eight at a time, on as many seats. */
+static void begin_faults(struct weir_backend *backend, pthread_t threads[8])
+{
+    for (int i = 0; i < 8; i++)
+        cr_assert_eq(pthread_create(&threads[i], NULL, fault, backend), 0);
+}
+
+static void end_faults(const pthread_t threads[8])
+{
+    void *result;
+
+    for (int i = 0; i < 8; i++) {
+        pthread_join(threads[i], &result);
+        cr_expect_null(result);
+    }
+}
+
+/*
+ * The server answers on the keeper's line, and no new connection gets an answer: each try lasts as
+ * long as the timeout. The lease is renewed meanwhile. Before, eight tries came one after the
+ * other, for longer than the lease lasts.
+ */
+Test(tcp_keeper, a_lease_is_renewed_while_lines_are_opened, .timeout = 120)
+{
+    struct weir_backend *backend;
+    struct weir_channel *channel;
+    pthread_t threads[8];
+
+    open_server(3000, 0);
+    backend = open_by(proxy_port(proxy), "patience=100&timeout=1", WEIR_OK);
+    channel = kit_channel(backend, 8);
+    write_version(channel, 3, 1);
+    atomic_store(&tcp_of(backend)->seats_wanted, 8);
+    wr_tcp_ring(tcp_of(backend));
+    cr_assert(comes(has_seats, backend));
+    proxy_spare(proxy, 1);
+    proxy_hold(proxy, 1);
+    proxy_cut(proxy);
+    begin_faults(backend, threads);
+    for (int i = 0; i < 50 && gauges().expired == 0; i++)
+        usleep(100000);
+    cr_expect_eq(gauges().expired, 0, "its lease is over");
+    proxy_hold(proxy, 0);
+    end_faults(threads);
+    write_version(channel, 4, 2);
+    cr_expect(comes(has_seats, backend));
+    cr_expect(kit_has_heard("connections to it cannot be opened"));
+    backend->ops->channel_close(channel);
+    kit_close(backend);
+    close_server();
+}
+
+/* A server whose every answer comes, but late: each has the whole of the timeout. Before, all those
+ * of a handshake together had. */
+Test(tcp_keeper, a_slow_server_is_not_a_silent_one, .timeout = 120)
+{
+    struct weir_backend *backend;
+    struct weir_channel *channel;
+
+    open_server(60000, 0);
+    backend = open_by(proxy_port(proxy), "patience=100&timeout=1", WEIR_OK);
+    channel = kit_channel(backend, 8);
+    write_version(channel, 3, 1);
+    proxy_delay(proxy, 250000); /* half a second there and back */
+    proxy_spare(proxy, 1);
+    proxy_cut(proxy);
+    cr_expect(kit_holds(backend, 3, 1, 1));
+    write_version(channel, 4, 2);
+    proxy_delay(proxy, 0);
+    backend->ops->channel_close(channel);
+    kit_close(backend);
+    close_server();
+}
+
+/* --- A server that is full ------------------------------------------------------------------- */
+
+/* What broke comes back, though others take every connection that is free. */
+Test(tcp_keeper, a_full_server_takes_back_whose_lines_broke, .timeout = 120)
+{
+    struct weir_backend *backend, *others[16];
+    struct weir_channel *channel;
+    int count = 0;
+
+    open_server(60000, 12);
+    backend = open_by(proxy_port(proxy), "patience=100&timeout=1", WEIR_OK);
+    channel = kit_channel(backend, 8);
+    write_version(channel, 3, 1);
+    do {
+        others[count] = open_by(memd_port(memd, 0), "timeout=1",
+                                gauges().connections < 12 ? WEIR_OK : WEIR_EFULL);
+    } while (others[count] && ++count < 16);
+    cr_expect(kit_has_heard("all its connections are in use: raise `connections` there"));
+    for (int round = 0; round < 3; round++) {
+        proxy_cut(proxy);
+        cr_expect(kit_holds(backend, 3, 1, 1));
+        write_version(channel, 4, 2 + round);
+    }
+    backend->ops->channel_close(channel);
+    kit_close(backend);
+    while (count-- > 0)
+        kit_close(others[count]);
+    close_server();
+}
+
+/* --- A server that says no ------------------------------------------------------------------- */
+
+/* The server refuses to read what lies outside of the lease, and that is what the reader is told;
+ * the line is as good as before. The client's own look at the slots is led astray for that. */
+Test(tcp_keeper, a_refusal_reaches_who_reads, .timeout = 60)
+{
+    unsigned char *page = kit_pages(1, 0);
+    struct weir_backend *backend;
+    struct weir_channel *channel;
+    uint64_t accepted;
+
+    open_server(60000, 0);
+    backend = open_by(memd_port(memd, 0), "patience=100", WEIR_OK);
+    channel = kit_channel(backend, 8);
+    write_version(channel, 3, 1);
+    cr_expect(kit_holds(backend, 3, 1, 1));
+    accepted = gauges().accepted;
+    tcp_of(backend)->slots = 1ull << 40;
+    cr_expect_eq(backend->ops->read(backend, 1ull << 30, 1, page), WEIR_EINVAL);
+    cr_expect_eq(kit_write(channel, 1ull << 30, 1, 1, NULL), WEIR_EINVAL);
+    tcp_of(backend)->slots = SLOTS;
+    cr_expect(kit_holds(backend, 3, 1, 1));
+    write_version(channel, 3, 2);
+    cr_expect_eq(gauges().accepted, accepted, "no line was opened anew");
+    cr_expect_eq(gauges().unsound, 0);
+    backend->ops->channel_close(channel);
+    kit_close(backend);
+    close_server();
+    free(page);
+}

@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+
+/* Away: what is done while a server does not answer, by who waits for it, and when. */
+
+#include "transport/tcp.h"
+
+static inline bool wr_tcp_is_away_for(const struct wr_tcp *tcp, uint64_t ns)
+{
+    return atomic_load(&tcp->is_away) && wr_line_now_ns() - atomic_load(&tcp->away_ns) > ns;
+}
+
+/* Is it away for longer than anybody waits? Then nobody begins to wait. Signal. */
+static inline bool wr_tcp_is_given_up(const struct wr_tcp *tcp)
+{
+    return atomic_load(&tcp->is_lost) ||
+           wr_tcp_is_away_for(tcp, tcp->options.patience * 1000000000ull);
+}
+
+/* Is it away for longer than a connection takes to be opened again? Then what is to be written had
+ * better go elsewhere, if whoever writes has said that it can. */
+#define WR_TCP_BRIEF_NS 500000000ull
+static inline bool wr_tcp_puts_off(const struct wr_tcp *tcp)
+{
+    return tcp->env && (tcp->env->flags & WEIR_ENV_PUTS_OFF) &&
+           wr_tcp_is_away_for(tcp, WR_TCP_BRIEF_NS);
+}
+
+/* Can what is read here be read elsewhere, by who reads? */
+static inline bool wr_tcp_has_copies(const struct wr_tcp *tcp)
+{
+    return tcp->env && (tcp->env->flags & WEIR_ENV_HAS_COPIES);
+}
+
+/* Then it had better be, by now. broken_ns: since when a channel has no line; 0: it has. */
+static inline bool wr_tcp_sends_away(const struct wr_tcp *tcp, uint64_t broken_ns)
+{
+    return wr_tcp_has_copies(tcp) &&
+           (wr_tcp_is_away_for(tcp, WR_TCP_BRIEF_NS) ||
+            (broken_ns && wr_line_now_ns() - broken_ns > WR_TCP_BRIEF_NS));
+}
+
+/* How long a channel's line may be silent, though the keeper's is not. */
+static inline uint64_t wr_tcp_silence_ns(const struct wr_tcp *tcp)
+{
+    return (wr_tcp_has_copies(tcp) ? 1 : 2) * tcp->options.timeout * 1000000000ull;
+}
