@@ -20,11 +20,12 @@
 #define RESOLVE_MS     2000
 #define READS_MOST     32u
 #define GIB_SLOTS      (1ull << 18)
+#define REGISTER_S     30
 
 /* How soon a server that does not answer is noticed by the device: 4.096 us * 2^14 = 67 ms, and
- * again seven times. */
+ * again six times. Seven would mean for ever, where RDMA is software (rdma_rxe). */
 #define ACK_TIMEOUT 14
-#define RETRIES     7
+#define RETRIES     6
 
 static uint32_t least(uint32_t one, uint32_t other)
 {
@@ -200,7 +201,7 @@ static int ask_where(struct wr_rdma_queue *queue, struct wr_line *line, uint64_t
     int error = wr_line_ask(line, &message, NULL, &answer, NULL, 0, deadline_ns);
 
     if (error || answer.type != WR_MESSAGE_LOCATED || answer.count < slots ||
-        answer.slot > UINT64_MAX - answer.count * WEIR_SLOT_BYTES) {
+        answer.slot > UINT64_MAX - slots * WEIR_SLOT_BYTES) {
         snprintf(why, WR_WHY_ROOM, "it does not say where its memory is");
         return WEIR_EIO;
     }
@@ -254,11 +255,13 @@ static void close_queue(struct wr_rdma_queue *queue)
 static int open_queue(struct wr_rdma_queue *queue, struct wr_tcp *tcp, struct wr_line *line,
                       uint32_t depth, char why[WR_WHY_ROOM])
 {
-    /* The first one of a lease waits until the server has registered that: a second a GiB. The
-     * keeper does not run yet, which is to renew the lease. */
+    /* The first one of a lease waits until the server has registered that: a second a GiB, and many
+     * times that where processors are scarce. The keeper does not run yet, which is to renew the
+     * lease. */
     const bool is_first = atomic_load(&tcp->seats_wanted) == 0;
     const uint64_t deadline = wr_tcp_soon(tcp) +
-                              (is_first ? tcp->slots / GIB_SLOTS * NS_SECOND : 0);
+                              (is_first ? (REGISTER_S + 4 * tcp->slots / GIB_SLOTS) * NS_SECOND
+                                        : 0);
     struct sockaddr_storage address;
     in_port_t port;
     int error = ask_port(line, deadline, &port, why);

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 
 /*
- * What waits for one answer on a line: seats, of threads that fault; questions, of the keeper; and
- * the handshake, with a server that need not have the key. All that is answered has been said
- * before it is asked, for who asks waits: a server knows what it will be asked.
+ * What waits for one answer on a line: seats, of threads that fault; questions, of the keeper; what
+ * it takes to have a queue pair; and the handshake, with a server that need not have the key. All
+ * that is answered has been said before it is asked, for who asks waits: a server knows what it
+ * will be asked.
  *
  * Whatever is answered: memory beside what was asked for is not written; success comes only by an
  * answer that is right, and with what it brought; a session stands only if the server changed not
@@ -15,7 +16,9 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "tests/fuzz/device.h"
 #include "tests/fuzz/server.h"
+#include "transport/rdma.h"
 
 #define SLOTS      1000u
 #define PAGES_MOST 4u
@@ -221,6 +224,67 @@ static void ask(void)
     wr_line_close(&line);
 }
 
+/* --- A queue pair ----------------------------------------------------------------------------- */
+
+uint64_t wr_tcp_soon(const struct wr_tcp *tcp)
+{
+    (void)tcp;
+    return wr_line_now_ns() + 3600000000000ull;
+}
+
+/* What is answered when it is asked where the queue pair goes, and where the lease is: is it to be
+ * believed? */
+static bool prepare_join(struct wr_line *line)
+{
+    struct wr_message *wanted = &world.wanted;
+    uint64_t count;
+
+    world.payload = NULL;
+    *wanted = (struct wr_message){.type = WR_MESSAGE_JOINED, .epoch = SERVER_EPOCH, .count = 4791};
+    prepare(line);
+    count = world.said.count;
+    if (world.truth == SERVER_WRONG || world.said.type != WR_MESSAGE_JOINED || count == 0 ||
+        count > UINT16_MAX || world.server.fd < 0)
+        return false;
+    line->id++; /* the next one answers the next question */
+    *wanted = (struct wr_message){.type = WR_MESSAGE_LOCATED, .epoch = SERVER_EPOCH};
+    wanted->pages = (uint32_t)fuzz_number(&world.bytes, 4);
+    wanted->count = fuzz_byte(&world.bytes) * 8u;
+    wanted->slot = fuzz_number(&world.bytes, 8);
+    prepare(line);
+    line->id--;
+    count = world.said.count;
+    return world.truth != SERVER_WRONG && world.said.type == WR_MESSAGE_LOCATED && count >= SLOTS &&
+           world.said.slot <= UINT64_MAX - SLOTS * (uint64_t)WEIR_SLOT_BYTES;
+}
+
+/* It is believed if it is right, and the device is well; and else nothing is left of it. */
+static void join(void)
+{
+    char why[WR_WHY_ROOM] = "";
+    struct wr_line line;
+    bool is_right;
+    int error;
+
+    memset(&world.tcp, 0, sizeof(world.tcp));
+    world.tcp.slots = SLOTS;
+    server_connect(&world.server, &line);
+    world.is_mute = false;
+    device_begin(&world.bytes);
+    is_right = prepare_join(&line);
+    if (!is_right)
+        server_hang_up(&world.server); /* who waits for more waits long */
+    error = wr_rdma_join(&world.tcp, &line, 1 + fuzz_byte(&world.bytes) % 8, why);
+    FUZZ_ASSERT((error == WEIR_OK) == (is_right && !device_has_refused()));
+    FUZZ_ASSERT((error == WEIR_OK) == (line.queue != NULL));
+    FUZZ_ASSERT(strnlen(why, sizeof(why)) < sizeof(why) && (error == WEIR_OK || why[0]));
+    if (!error)
+        FUZZ_ASSERT(line.queue->base == world.said.slot && line.queue->key == world.said.pages);
+    wr_rdma_part(&line);
+    FUZZ_ASSERT(device_is_idle() && !line.queue);
+    wr_line_close(&line);
+}
+
 /* --- The handshake --------------------------------------------------------------------------- */
 
 #define SPEECH_BYTES (2 * WR_MESSAGE_BYTES + WR_CHALLENGE_BYTES) /* challenge and welcome */
@@ -315,12 +379,16 @@ static void shake_hands(void)
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t count)
 {
+    uint8_t what;
+
     world.bytes = (struct fuzz_bytes){bytes, count};
     server_forget(&world.server);
     fuzz_begin();
-    switch (fuzz_byte(&world.bytes) % 4) {
+    what = fuzz_byte(&world.bytes);
+    switch (what < 224 ? what % 4 : 4) {
     case 0: ask(); break;
     case 1: shake_hands(); break;
+    case 4: join(); break;
     default: sit(); break;
     }
     server_hang_up(&world.server);

@@ -7,6 +7,8 @@
  * listened to. What is said is sealed as a client that has the key seals it, so that all that lies
  * behind the seal is reached; and now and then it is damaged, or said by nobody.
  *
+ * Queue pairs are there by name alone (queues.h).
+ *
  * Whatever they choose: bytes only go to where the talk or a lease has room, and come only from
  * there; each sound question has one answer, in its turn, properly sealed; slots that nobody wrote
  * stay zero; and in the end nothing is lent, and nobody holds on to anything.
@@ -15,6 +17,7 @@
 #include <string.h>
 
 #include "tests/fuzz/fuzz.h"
+#include "tests/fuzz/queues.h"
 #include "transport/memd/clock.h"
 #include "transport/memd/talk.h"
 
@@ -69,7 +72,7 @@ static struct {
     uint64_t turn;               /* lines that were welcomed   */
 } world;
 
-static const struct memd_identity identity = {.key = {{42}}, .epoch = EPOCH};
+static struct memd_identity identity = {.key = {{42}}, .epoch = EPOCH};
 
 /* --- The server's end ------------------------------------------------------------------------ */
 
@@ -173,6 +176,19 @@ static void note_line(struct line *line, const uint8_t *lease, uint64_t number)
     line->is_leased = true;
 }
 
+/* Where its memory is, and how to reach it, is told to whose queue pair has come, and to nobody
+ * else. */
+static void check_told(const struct line *line, const struct wr_message *answer)
+{
+    if (answer->type == WR_MESSAGE_JOINED)
+        FUZZ_ASSERT(line->is_leased && line->talk.rdma_port && answer->count == QUEUES_PORT);
+    if (answer->type == WR_MESSAGE_LOCATED)
+        FUZZ_ASSERT(queues_are_at(line->talk.queue, answer->slot, answer->pages) &&
+                    answer->count == line->talk.lease->slots);
+    if (answer->type == WR_MESSAGE_REFUSED)
+        FUZZ_ASSERT(!answer->slot && !answer->pages && !answer->count);
+}
+
 static void check_answer(struct line *line, const struct wr_message *answer)
 {
     const uint32_t at = line->asked_from % ASKED_MOST;
@@ -197,6 +213,7 @@ static void check_answer(struct line *line, const struct wr_message *answer)
     } else if (answer->type == WR_MESSAGE_RETURNED) {
         line->is_leased = false;
     }
+    check_told(line, answer);
     if (has_pages)
         line->pages_left = answer->length;
 }
@@ -314,6 +331,7 @@ static void call(struct line *line)
 {
     hang_up(line);
     memd_talk_begin(&line->talk, &identity, &world.book, &world.counts, "nowhere");
+    line->talk.rdma_port = line == &world.lines[LINES - 1] ? 0 : QUEUES_PORT;
     line->is_up = true;
     line->ear = UINT64_MAX;
 }
@@ -415,17 +433,25 @@ static bool choose_payload(struct fuzz_bytes *bytes, const struct line *line,
     return world.leases[lease].client != line->client || world.lease_count <= lease;
 }
 
-static struct wr_message choose_message(struct fuzz_bytes *bytes, struct line *line)
+static uint8_t choose_type(uint8_t kind, uint8_t odd)
 {
     static const uint8_t usual[] = {WR_MESSAGE_LEASE,  WR_MESSAGE_ATTACH, WR_MESSAGE_RENEW,
                                     WR_MESSAGE_RETURN, WR_MESSAGE_READ,   WR_MESSAGE_READ,
                                     WR_MESSAGE_WRITE,  WR_MESSAGE_WRITE,  WR_MESSAGE_DISCARD};
-    const uint8_t kind = fuzz_byte(bytes), odd = fuzz_byte(bytes);
-    struct wr_message message = {.id = ++line->id, .epoch = EPOCH};
+    static const uint8_t rare[] = {WR_MESSAGE_JOIN, WR_MESSAGE_LOCATE};
 
-    message.type = kind < 240   ? usual[kind % sizeof(usual)]
-                   : kind < 252 ? kind % 24
-                                : WR_MESSAGE_SEVER;
+    if (kind < 224)
+        return usual[kind % sizeof(usual)];
+    if (kind < 240)
+        return rare[kind % sizeof(rare)];
+    return kind < 252 ? (kind + odd) % 24 : WR_MESSAGE_SEVER;
+}
+
+static struct wr_message choose_message(struct fuzz_bytes *bytes, struct line *line)
+{
+    const uint8_t kind = fuzz_byte(bytes), odd = fuzz_byte(bytes);
+    struct wr_message message = {.type = choose_type(kind, odd), .id = ++line->id, .epoch = EPOCH};
+
     message.slot = choose_slot(bytes);
     message.pages = choose_pages(bytes);
     message.count = choose_count(bytes);
@@ -478,6 +504,18 @@ static void say_raw(struct fuzz_bytes *bytes, struct line *line)
     say_bytes(line, raw, count);
 }
 
+/* A queue pair, which shows the token of this line, or nearly so. */
+static void come(const struct line *line, uint8_t how)
+{
+    uint8_t token[WR_TOKEN_BYTES];
+
+    if (!line->is_proven)
+        return;
+    wr_session_token(&line->session, true, token);
+    token[how % WR_TOKEN_BYTES] ^= how & 128;
+    queues_come(token);
+}
+
 /* Headers alone: pages have sums of their own, and whose bits are turned are not noticed here. */
 static void damage(struct fuzz_bytes *bytes, struct line *line)
 {
@@ -511,6 +549,12 @@ static void step(struct fuzz_bytes *bytes)
     const uint8_t choice = fuzz_byte(bytes);
     struct line *line = &world.lines[choice / 16 % LINES];
 
+    if (choice >= 240) {
+        const uint8_t how = fuzz_byte(bytes);
+
+        come(&world.lines[how % LINES], how);
+        return;
+    }
     switch (choice % 16) {
     case 0: shake(line, fuzz_byte(bytes)); break;
     case 1: call(line); break;
@@ -537,6 +581,7 @@ static void begin(void)
     fuzz_begin();
     memd_log_open(&world.log, check_log, NULL);
     FUZZ_ASSERT(memd_book_open(&world.book, &limits, &room, &world.log));
+    identity.rdma = queues_begin(&world.book);
     for (uint32_t i = 0; i < LINES; i++) {
         world.lines[i].is_up = false;
         world.lines[i].id = 1000 * i;
@@ -566,6 +611,7 @@ static void end(void)
     for (uint32_t i = 0; i < LINES; i++)
         hang_up(&world.lines[i]);
     FUZZ_ASSERT(atomic_load(&world.book.connections) == 0);
+    FUZZ_ASSERT(queues_are_gone());
     for (uint32_t i = 0; i < world.book.room.leases; i++)
         FUZZ_ASSERT(world.book.leases[i].users == 0 && world.book.leases[i].watchers == 0);
     memd_book_close(&world.book);

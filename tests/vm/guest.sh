@@ -22,7 +22,8 @@ chmod 1777 /mnt
 hostname "machine$number"
 ip link set lo up
 ip link set eth0 up
-ip addr add "10.77.0.$number/24" dev eth0
+export HERE=10.77.0.$number
+ip addr add "$HERE/24" dev eth0
 rdma link add rxe0 type rxe netdev eth0
 ulimit -l unlimited -n 65536 -c 0
 

@@ -3,6 +3,7 @@
 gets the machines of the server and of the client, and ends soon; `pause` lets time pass."""
 
 OUTAGE_SECONDS = 4
+STILL_SECONDS = 7
 
 
 def cable_out_and_in(server, client, pause):
@@ -10,6 +11,13 @@ def cable_out_and_in(server, client, pause):
     server.plug(False)
     pause(OUTAGE_SECONDS)
     server.plug(True)
+    client.stop()
+
+
+def server_stands_still(server, client, pause):
+    """Its command gets SIGTERM, and has to know what that means: see MEMD_STILL."""
+    server.stop()
+    pause(STILL_SECONDS + OUTAGE_SECONDS)
     client.stop()
 
 

@@ -18,6 +18,10 @@ FOLDERS = ["arch", "crypto", "drivers/block", "drivers/char", "drivers/infiniban
            "drivers/infiniband/sw", "drivers/net", "drivers/virtio", "fs", "lib", "net"]
 
 
+class Missing(Exception):
+    """There is no kernel to be had."""
+
+
 def run(*command, **options):
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, **options).stdout
 
@@ -30,7 +34,7 @@ def package_of(name):
     try:
         depends = run("apt-cache", "depends", name)
     except subprocess.CalledProcessError:
-        raise SystemExit(f"vm: there is no package {name}") from None
+        raise Missing(f"there is no package {name} in the lists of apt") from None
     found = re.search(r"Depends: (linux-image-\d\S+)", depends)
     return found.group(1) if found else name
 
@@ -72,7 +76,10 @@ def in_order(tree):
 def unpack(package, cache, home):
     """Download the package and make `home` of it: its name, vmlinux, the modules in their order."""
     print(f"vm: downloading {package}", file=sys.stderr, flush=True)
-    run("apt-get", "download", "-qq", "-o", "APT::Sandbox::User=root", package, cwd=cache)
+    try:
+        run("apt-get", "download", "-qq", "-o", "APT::Sandbox::User=root", package, cwd=cache)
+    except subprocess.CalledProcessError:
+        raise Missing(f"{package} cannot be downloaded: is there a network?") from None
     deb = next(cache.glob(f"{package}_*.deb"))
     tree, new = cache / "tree", cache / "new"
     for folder in (tree, new):

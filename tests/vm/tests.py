@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """What `./dev vm` runs when it is not told what: add lines here.
 
-Commands are of bash, in the folder of the source tree. $B is the build tree; machine N is 10.77.0.N
-and has rxe0, whose index of an IPv4 GID is 1; /run/key is a key that both have; /var/tmp is a real
+Commands are of bash, in the folder of the source tree. $B is the build tree; machine N is 10.77.0.N,
+which is $HERE in it, and has rxe0, whose index of an IPv4 GID is 1; /run/key is a key that both have; /var/tmp is a real
 disk. SECONDS is a limit for machines that are emulated on a processor which many share: what
 usually takes three is given hundreds."""
 import dataclasses
@@ -59,6 +59,9 @@ ONE = [
     One("remote", criterion("remote", "pages_are_lent_*")),
     One("stress", stress("--seed 1")),
     One("stress_file", stress("--backends file:/var/tmp?size=1G --drain --seed 2")),
+    One("rdma", "WEIR_RDMA=$HERE $B/tests/unit/backend_rdma_test --jobs 1"),
+    One("rdma_hostile", "WEIR_RDMA=$HERE $B/tests/unit/rdma_hostile_test --jobs 1"),
+    One("conformance_rdma", "WEIR_RDMA=$HERE TMPDIR=/var/tmp $B/tests/conformance/backend_conformance rdma"),
     One("conformance_mem", "$B/tests/conformance/backend_conformance mem"),
     One("conformance_file", "cd /var/tmp && "
         "$B/tests/conformance/backend_conformance 'file:.?size=4207104'"),
@@ -67,15 +70,26 @@ ONE = [
 # --- Two machines: what is lent over a network, and what befalls it ------------------------------
 
 MEMD = ("$B/transport/memd/weir-memd --memory 1G --lease 300 --grace 1 --key-file /run/key "
-        "--listen tcp://10.77.0.1:7070")
+        "--listen tcp://10.77.0.1:7070 --listen rdma://10.77.0.1:7071")
 # On SIGTERM it is killed, and started again.
 MEMD_TWICE = f"{MEMD} & trap 'kill -KILL $!' TERM; wait $!; wait $!; {MEMD}"
-TCP = "tcp://10.77.0.1:7070?size=256M&key=/run/key"
-READY = "listens at"
+# On SIGTERM it stands still for a while.
+MEMD_STILL = (f"{MEMD} & trap 'kill -STOP $!; sleep {happening.STILL_SECONDS}; kill -CONT $!' TERM; "
+              "wait $!; wait $!")
+TCP = "tcp://10.77.0.1:7070?key=/run/key&size="
+RDMA = "rdma://10.77.0.1:7071?key=/run/key&size="
+READY = "listens at rdma:"  # the last that it says
 
 
-def outage(options, outcome, other=""):
-    return f"exec $B/tests/vm/outage '{TCP}&{options}{other}' {outcome}"
+def kept(backend):
+    """What is there outlives what happens."""
+    return f"exec $B/tests/vm/outage '{backend}32M&timeout=3&patience=90' kept"
+
+
+def lost(*backends):
+    """What is there is lost, and all else goes on."""
+    first = " ".join(f"{backend}32M&timeout=3&patience=6&priority=9" for backend in backends)
+    return f"exec $B/tests/vm/outage '{first} mem:?size=32M' lost"
 
 
 TWO = [
@@ -83,16 +97,14 @@ TWO = [
         "ibv_rc_pingpong -d rxe0 -g 1 -e -n 50 10.77.0.1 && exit; done; exit 1"),
     Two("verbs_cm", "rping -s -a 10.77.0.1 -C 20 -V", "for i in 1 2 3 4 5; do sleep 1; "
         "rping -c -a 10.77.0.1 -C 20 -V && exit; done; exit 1"),
-    Two("tcp_stress", MEMD, stress(f"--backends '{TCP}' --seed 3"), READY),
-    Two("tcp_cable_out_and_in", MEMD, outage("timeout=3&patience=90", "kept"), READY,
-        happening.cable_out_and_in),
-    Two("tcp_server_started_again", MEMD_TWICE,
-        outage("timeout=3&patience=6&priority=9", "lost", " mem:?size=256M"), READY,
-        happening.server_started_again),
-    Two("tcp_cable_out", MEMD,
-        outage("timeout=3&patience=6&priority=9", "lost", " mem:?size=256M"), READY,
-        happening.cable_out),
-    Two("tcp_machine_dies", MEMD,
-        outage("timeout=3&patience=6&priority=9", "lost", " mem:?size=256M"), READY,
-        happening.machine_dies),  # stays the last: it does not come back
+    Two("tcp_stress", MEMD, stress(f"--backends '{TCP}256M' --seed 3"), READY),
+    Two("rdma_stress", MEMD, stress(f"--backends '{RDMA}128M' --seed 4"), READY),
+    Two("tcp_cable_out_and_in", MEMD, kept(TCP), READY, happening.cable_out_and_in),
+    Two("rdma_cable_out_and_in", MEMD, kept(RDMA), READY, happening.cable_out_and_in),
+    Two("rdma_server_stands_still", MEMD_STILL, kept(RDMA), READY, happening.server_stands_still),
+    Two("tcp_server_started_again", MEMD_TWICE, lost(TCP), READY, happening.server_started_again),
+    Two("rdma_server_started_again", MEMD_TWICE, lost(RDMA), READY, happening.server_started_again),
+    Two("tcp_cable_out", MEMD, lost(TCP), READY, happening.cable_out),
+    # Stays the last: it does not come back.
+    Two("machine_dies", MEMD, lost(TCP, RDMA), READY, happening.machine_dies),
 ]
