@@ -170,15 +170,14 @@ static bool do_job(struct wr_array *array, const struct wr_map_job *job, uint64_
     return true;
 }
 
-/* Wait for so many bytes to be within the rate. Under the array's lock. */
-static void keep_pace(struct wr_array *array, uint64_t *due_ns, uint64_t bytes)
+/* Wait for so many bytes, whose copying began then, to be within the rate. Under the array's lock.
+ */
+static void keep_pace(struct wr_array *array, uint64_t *due_ns, uint64_t begun_ns, uint64_t bytes)
 {
-    const uint64_t now = wr_array_now_ns();
-
     if (array->options.rebuild_bytes_per_s == 0)
         return;
-    if (*due_ns < now)
-        *due_ns = now;
+    if (*due_ns < begun_ns)
+        *due_ns = begun_ns;
     *due_ns += (uint64_t)((double)bytes * 1e9 / (double)array->options.rebuild_bytes_per_s);
     while (!atomic_load(&array->stop) && wr_array_now_ns() < *due_ns)
         wait_for_work(array, *due_ns);
@@ -218,8 +217,10 @@ static bool walk(struct wr_array *array, bool may_move, uint64_t *due_ns)
             return false;
         pthread_mutex_lock(&array->lock);
         if (take_job(array, cluster, may_move, &job) == WEIR_OK) {
+            const uint64_t begun_ns = wr_array_now_ns();
+
             any |= do_job(array, &job, &bytes);
-            keep_pace(array, due_ns, bytes);
+            keep_pace(array, due_ns, begun_ns, bytes);
             end_rests(array);
         }
         pthread_mutex_unlock(&array->lock);

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #include "tests/sim/seeds.h"
 
+#include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -46,23 +48,48 @@ static void *map(const struct seeds *seeds, size_t bytes)
     return memory;
 }
 
+/* It ends, or is killed when its time is over: an alarm of its own would be lost where its threads
+ * block all signals. */
+static int await(const struct seeds *seeds, pid_t pid)
+{
+    const struct timespec time = {.tv_sec = seeds->seconds_most};
+    int status = 0;
+    sigset_t child;
+
+    sigemptyset(&child);
+    sigaddset(&child, SIGCHLD);
+    if (sigtimedwait(&child, NULL, &time) < 0 && errno == EAGAIN) {
+        fprintf(stderr, "%s: hangs for %u s\n", seeds->name, seeds->seconds_most);
+        kill(pid, SIGKILL);
+    }
+    if (waitpid(pid, &status, 0) != pid)
+        give_up(seeds, "waitpid");
+    return status;
+}
+
 /* True: the seed went well. */
 static bool run_seed(const struct seeds *seeds, uint64_t seed, void *outcome)
 {
-    int status = 0;
+    sigset_t child, before;
+    int status;
     pid_t pid;
 
     memset(outcome, 0, seeds->outcome_bytes);
     fflush(NULL);
+    sigemptyset(&child);
+    sigaddset(&child, SIGCHLD);
+    sigprocmask(SIG_BLOCK, &child, &before);
     pid = fork();
+    if (pid < 0)
+        give_up(seeds, "fork");
     if (pid == 0) {
-        alarm(seeds->seconds_most);
+        sigprocmask(SIG_SETMASK, &before, NULL);
         seeds->live(seed, outcome);
         fflush(NULL);
         _exit(0);
     }
-    if (pid < 0 || waitpid(pid, &status, 0) != pid)
-        give_up(seeds, "fork");
+    status = await(seeds, pid);
+    sigprocmask(SIG_SETMASK, &before, NULL);
     return seeds->judge(seed, outcome, status);
 }
 
