@@ -342,6 +342,8 @@ uint32_t wr_rdma_submit(struct weir_channel *base, struct weir_io *const *ios, u
             ring_bell(c);
         }
     }
+    if (wr_tcp_puts_off(c->tcp) || wr_tcp_sends_away(c->tcp, 0))
+        ring_bell(c);
     post_some(c);
     stay_armed(c);
     return taken;
@@ -363,7 +365,9 @@ uint32_t wr_rdma_poll(struct weir_channel *base, uint32_t max)
     if (is_hopeless(c))
         fail(c, true, true, WEIR_EIO);
     else if (wr_tcp_sends_away(c->tcp, is_open(c) ? 0 : c->broken_ns))
-        fail(c, wr_tcp_puts_off(c->tcp), true, WEIR_EAGAIN);
+        fail(c, c->tcp->env->flags & WEIR_ENV_PUTS_OFF, true, WEIR_EAGAIN);
+    else if (wr_tcp_puts_off(c->tcp))
+        fail(c, true, false, WEIR_EAGAIN);
     post_some(c);
     for (; finished < max && c->ended.first; finished++) {
         struct weir_io *io = wr_queue_take(&c->ended);

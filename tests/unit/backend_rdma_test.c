@@ -7,10 +7,12 @@
 
 #include <criterion/criterion.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "tests/server/server.h"
 #include "tests/unit/rdma_kit.h"
 
 #define FIRST_CHANNEL (1 + WR_TCP_SEATS) /* its line's number */
@@ -177,4 +179,75 @@ Test(backend_rdma, what_was_lost_is_never_read_again, .timeout = 240)
     channel->backend->ops->channel_close(channel);
     kit_close(backend);
     memd_close(rdma_memd);
+}
+
+/* --- A server that stands still --------------------------------------------------------------- */
+
+/* A write of it, as often as it is put off: until it ends otherwise, or for a minute. Is it as
+ * wanted then? */
+static bool ends_with(struct weir_channel *channel, uint64_t slot, int fill, int wanted)
+{
+    const uint64_t end = wr_line_now_ns() + 60000000000ull;
+    int error;
+
+    do {
+        error = kit_write(channel, slot, 1, fill, NULL);
+        usleep(50000);
+    } while (error != wanted && (error == WEIR_OK || error == WEIR_EAGAIN) &&
+             wr_line_now_ns() < end);
+    return error == wanted;
+}
+
+struct late {
+    struct weir_backend *backend;
+    _Atomic(bool) is_well, is_done;
+};
+
+static void *read_late(void *context)
+{
+    struct late *late = context;
+
+    atomic_store(&late->is_well, kit_holds(late->backend, 500, 8, 'r'));
+    atomic_store(&late->is_done, true);
+    return NULL;
+}
+
+/* Its card would go on; but who does not renew the lease cannot know for how long. Who can write
+ * elsewhere is told soon that he should, who reads waits, and in the end all is as it was written.
+ */
+Test(backend_rdma, writes_are_put_off_while_the_server_stands_still, .timeout = 240)
+{
+    struct weir_backend_env env = kit_env;
+    struct late late = {.is_done = false};
+    struct weir_channel *channel;
+    struct server server;
+    pthread_t reader;
+
+    rdma_key_file = kit_text("%s/key", kit_directory());
+    cr_assert_eq(
+        server_start_at(kit_text("rdma://%s:0", rdma_address()), rdma_key_file, 64 << 20, &server),
+        0);
+    env.flags = WEIR_ENV_PUTS_OFF;
+    cr_assert_eq(weir_backend_open(rdma_spec(server.port, "size=4m&patience=200&timeout=1"), &env,
+                                   &late.backend),
+                 WEIR_OK, "%s", kit_told.text);
+    channel = kit_channel(late.backend, 8);
+    cr_assert_eq(kit_write(channel, 500, 8, 'r', NULL), WEIR_OK);
+    cr_assert_eq(kill(server.process, SIGSTOP), 0);
+    cr_expect(ends_with(channel, 3, 'o', WEIR_EAGAIN));
+    cr_expect_eq(kit_write(channel, 4, 1, 'o', NULL), WEIR_EAGAIN, "at once");
+    cr_expect(kit_has_heard("does not answer"));
+    cr_assert_eq(pthread_create(&reader, NULL, read_late, &late), 0);
+    usleep(200000);
+    cr_expect_not(atomic_load(&late.is_done), "there is nobody who could be asked");
+    cr_assert_eq(kill(server.process, SIGCONT), 0);
+    pthread_join(reader, NULL);
+    cr_expect(atomic_load(&late.is_well));
+    cr_expect(kit_has_heard("answers again"));
+    cr_expect(ends_with(channel, 3, 'n', WEIR_OK));
+    usleep(200000);
+    cr_expect(kit_holds(late.backend, 3, 1, 'n'));
+    channel->backend->ops->channel_close(channel);
+    kit_close(late.backend);
+    server_end(&server);
 }
