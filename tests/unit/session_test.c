@@ -142,9 +142,11 @@ Test(session, another_version_or_page_is_told)
 
     begin(&pair);
     hello(&pair);
-    payload[0] = 2, payload[2] = 3; /* from 2 to 3 */
+    payload[0] = 3, payload[2] = 4; /* from 3 to 4 */
     cr_expect_eq(wr_hello_hear(&pair.server, &pair.server_key, pair.hello), WEIR_ENOSUPPORT);
-    payload[0] = 1; /* from 1 to 3: we have that */
+    payload[0] = payload[2] = 1; /* only 1 */
+    cr_expect_eq(wr_hello_hear(&pair.server, &pair.server_key, pair.hello), WEIR_ENOSUPPORT);
+    payload[2] = 3; /* from 1 to 3: we have that */
     cr_expect_eq(wr_hello_hear(&pair.server, &pair.server_key, pair.hello), WEIR_OK);
     payload[5] = 0x40; /* pages of 16 KiB */
     cr_expect_eq(wr_hello_hear(&pair.server, &pair.server_key, pair.hello), WEIR_ENOSUPPORT);
