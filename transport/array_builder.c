@@ -244,8 +244,9 @@ static void close_lives(struct wr_array *array)
         wr_array_grace(array);
         backend = atomic_load(&member->lives[life & 1]);
         backend->ops->close(backend);
-        atomic_store(&member->lives[life & 1], NULL);
         pthread_mutex_lock(&array->lock);
+        /* Together: the keeper begins another life as soon as there is room for it. */
+        atomic_store(&member->lives[life & 1], NULL);
         member->closing = 0;
         pthread_mutex_unlock(&array->lock);
     }

@@ -249,7 +249,8 @@ static int read_piece(struct wr_array *array, uint64_t cluster, uint32_t first, 
 
     if (piece.state == WR_PIECE_WHOLE && wr_array_is_good(array, piece.member) &&
         wr_array_read_piece(array, &piece, first % rows, pages, bytes) == WEIR_OK)
-        return WEIR_OK;
+        /* Perhaps it was whole again only after it had been lost. */
+        return wr_map_readable(&array->map, cluster, first, pages) == WEIR_EIO ? WEIR_EIO : WEIR_OK;
     number = take_scratch(array->scratch);
     while (pages > 0 && !error) {
         const uint32_t some = pages < WR_ARRAY_SCRATCH_PAGES ? pages : WR_ARRAY_SCRATCH_PAGES;

@@ -256,10 +256,14 @@ static int end_in_place(struct wr_map *map, const struct wr_map_patch *patch, ui
     for (uint32_t i = 0; i < map->pieces; i++)
         if (!(ok >> i & 1) && wr_map_piece(map, cluster, i).state == WR_PIECE_WHOLE)
             wr_map_set_state(map, cluster, i, WR_PIECE_STALE);
-    if (error)
+    if (error) {
+        /* What failed may still come to pass, and change under a parity that was made with it: it
+         * counts as zero until it is written again. */
+        wr_map_forget_written(map, cluster, patch->first, patch->pages);
         wr_map_settle(map, cluster);
-    else
+    } else {
         wr_map_set_written(map, cluster, patch->first, patch->pages);
+    }
     return error;
 }
 
@@ -306,6 +310,8 @@ int wr_map_patch_end(struct wr_map *map, const struct wr_map_patch *patch, uint3
         error = end_elsewhere(map, patch, is_as_it_was ? ok : 0);
     else if (is_as_it_was)
         error = end_in_place(map, patch, ok);
+    else if (patch->has_sent)
+        wr_map_forget_written(map, patch->cluster, patch->first, patch->pages);
     wr_map_end_change(map, patch->cluster);
     return error;
 }

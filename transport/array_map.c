@@ -224,7 +224,7 @@ void wr_map_set_written(struct wr_map *map, uint64_t cluster, uint32_t first, ui
         atomic_fetch_or(&map->written[cluster * WR_MAP_WORDS + i], page_bits(i, first, pages));
 }
 
-static void forget_written(struct wr_map *map, uint64_t cluster, uint32_t first, uint32_t pages)
+void wr_map_forget_written(struct wr_map *map, uint64_t cluster, uint32_t first, uint32_t pages)
 {
     for (uint32_t i = 0; i < WR_MAP_WORDS; i++)
         atomic_fetch_and(&map->written[cluster * WR_MAP_WORDS + i], ~page_bits(i, first, pages));
@@ -300,7 +300,7 @@ static void give_up(struct wr_map *map, uint64_t cluster)
     map->placed--;
     map->control[cluster].flags &= (uint8_t)~WR_PLACED;
     map->control[cluster].number++;
-    forget_written(map, cluster, 0, WEIR_CLUSTER_SLOTS);
+    wr_map_forget_written(map, cluster, 0, WEIR_CLUSTER_SLOTS);
 }
 
 /* Pages of pieces that are neither whole nor can be had from the others, and parity that was made
@@ -317,7 +317,7 @@ static void make_hole(struct wr_map *map, uint64_t cluster)
         const bool is_whole = wr_map_piece(map, cluster, i).state == WR_PIECE_WHOLE;
 
         if (i < map->need && !is_whole)
-            forget_written(map, cluster, i * map->rows, wr_map_piece_pages(map, i));
+            wr_map_forget_written(map, cluster, i * map->rows, wr_map_piece_pages(map, i));
         else if (i >= map->need && is_whole)
             wr_map_set_state(map, cluster, i, WR_PIECE_STALE);
     }
@@ -467,7 +467,7 @@ static int end_all(struct wr_map *map, const struct wr_map_write *write, uint32_
             ok &= ~(1u << i);
     if ((uint32_t)__builtin_popcount(ok) < map->need) {
         map->control[cluster].flags |= WR_HOLED;
-        forget_written(map, cluster, 0, WEIR_CLUSTER_SLOTS);
+        wr_map_forget_written(map, cluster, 0, WEIR_CLUSTER_SLOTS);
         count_as_whole(map, cluster);
         return WEIR_EIO;
     }

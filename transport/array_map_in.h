@@ -32,6 +32,7 @@ struct wr_map_piece wr_map_piece_full(const struct wr_map *map, uint64_t cluster
 bool wr_map_is_same(const struct wr_map *map, uint64_t cluster, uint32_t number,
                     const struct wr_map_piece *then);
 void wr_map_set_written(struct wr_map *map, uint64_t cluster, uint32_t first, uint32_t pages);
+void wr_map_forget_written(struct wr_map *map, uint64_t cluster, uint32_t first, uint32_t pages);
 /* The version becomes odd, and even again. */
 void wr_map_begin_change(struct wr_map *map, uint64_t cluster);
 void wr_map_end_change(struct wr_map *map, uint64_t cluster);

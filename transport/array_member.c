@@ -275,8 +275,9 @@ static int read_cluster(struct wr_array *array, uint64_t cluster, uint32_t first
         return error;
     while ((number = wr_array_choose(array, cluster, tried, &piece)) != WR_MAP_NOBODY) {
         error = wr_array_read_piece(array, &piece, first, pages, bytes);
-        if (!error)
-            return WEIR_OK;
+        if (!error) /* perhaps it was whole again only after it had been lost */
+            return wr_map_readable(&array->map, cluster, first, pages) == WEIR_EIO ? WEIR_EIO
+                                                                                   : WEIR_OK;
         has_hope |= error == WEIR_EAGAIN;
         tried |= 1u << number;
     }

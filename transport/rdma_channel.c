@@ -292,7 +292,8 @@ static void stay_armed(struct wr_rdma_channel *c)
 static bool is_silent(const struct wr_rdma_channel *c)
 {
     return is_open(c) && c->done < c->posted &&
-           wr_line_now_ns() - c->answer_ns > wr_tcp_silence_ns(c->tcp);
+           wr_line_now_ns() - c->answer_ns >
+               wr_tcp_silence_ns(c->tcp, io_at(c, c->first)->is_write);
 }
 
 static bool is_hopeless(const struct wr_rdma_channel *c)

@@ -7,7 +7,10 @@
 
 static inline bool wr_tcp_is_away_for(const struct wr_tcp *tcp, uint64_t ns)
 {
-    return atomic_load(&tcp->is_away) && wr_line_now_ns() - atomic_load(&tcp->away_ns) > ns;
+    const uint64_t since = atomic_load(&tcp->away_ns), now = wr_line_now_ns();
+
+    /* It may have come back and gone again meanwhile. */
+    return atomic_load(&tcp->is_away) && now > since && now - since > ns;
 }
 
 /* Is it away for longer than anybody waits? Then nobody begins to wait. Signal. */
@@ -40,8 +43,9 @@ static inline bool wr_tcp_sends_away(const struct wr_tcp *tcp, uint64_t broken_n
             (broken_ns && wr_line_now_ns() - broken_ns > WR_TCP_BRIEF_NS));
 }
 
-/* How long a channel's line may be silent, though the keeper's is not. */
-static inline uint64_t wr_tcp_silence_ns(const struct wr_tcp *tcp)
+/* How long a channel's line may be silent, though the keeper's is not. What is to be written is in
+ * its way on a slow network, and nobody waits for it. */
+static inline uint64_t wr_tcp_silence_ns(const struct wr_tcp *tcp, bool is_write)
 {
-    return (wr_tcp_has_copies(tcp) ? 1 : 2) * tcp->options.timeout * 1000000000ull;
+    return (wr_tcp_has_copies(tcp) && !is_write ? 1 : 2) * tcp->options.timeout * 1000000000ull;
 }

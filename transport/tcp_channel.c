@@ -316,7 +316,8 @@ static void receive(struct wr_tcp_channel *c, uint32_t most)
 static bool is_silent(const struct wr_tcp_channel *c)
 {
     return is_open(c) && c->first < c->next &&
-           wr_line_now_ns() - c->answer_ns > wr_tcp_silence_ns(c->tcp);
+           wr_line_now_ns() - c->answer_ns >
+               wr_tcp_silence_ns(c->tcp, io_at(c, c->first)->is_write);
 }
 
 static bool is_hopeless(const struct wr_tcp_channel *c)

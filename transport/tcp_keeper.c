@@ -127,7 +127,7 @@ int wr_tcp_attach(struct wr_tcp *tcp, struct wr_line *line, uint64_t number, cha
         wr_tcp_note_sure(tcp, number);
     }
     tcp->is_open_due |= error != WEIR_OK;
-    if (!is_control || !error)
+    if (is_control ? !error : error || !tcp->kind->join) /* else it is not open yet */
         note_opened(tcp, error, why);
     return error;
 }
@@ -146,10 +146,9 @@ int wr_tcp_open_line(struct wr_tcp *tcp, struct wr_line *line, uint64_t number, 
 
     if (!error && tcp->kind->join) {
         error = tcp->kind->join(tcp, line, depth, why);
-        if (error) {
+        if (error)
             wr_line_close(line);
-            note_opened(tcp, error, why);
-        }
+        note_opened(tcp, error, why);
     }
     return error;
 }

@@ -9,6 +9,7 @@
 #include "runtime/memory/gate.h"
 
 #define READ_TRIES    3
+#define COPIES_MOST   64u /* that a back end can have of a page */
 #define CHANNEL_DEPTH 512u
 #define POLL_BATCH    64u
 #define SCARCE_SHARE  16u /* of all slots: fewer free ones are few */
@@ -53,7 +54,8 @@ int wr_swap_reread(const struct wr_swap *swap, uint64_t slot, uint32_t page, uin
     const struct weir_backend_ops *ops = from->backend->ops;
     int error = ops->abi >= 2 && ops->reread ? WEIR_OK : WEIR_ENOENT;
 
-    for (uint32_t attempt = 0; error == WEIR_OK || error == WEIR_EIO; attempt++) {
+    for (uint32_t attempt = 0; attempt < COPIES_MOST && (error == WEIR_OK || error == WEIR_EIO);
+         attempt++) {
         error = ops->reread(from->backend, wr_slot_place(slot), attempt, bytes);
         if (error == WEIR_OK && wr_swap_sum(swap, page, bytes) == sum)
             return WEIR_OK;

@@ -134,6 +134,34 @@ Test(array_map, the_last_good_copy_may_be_that_of_one_who_was_away)
     wr_map_close(&map);
 }
 
+/* It may still come to pass, after the parity was made anew with what was there before. */
+Test(array_map, what_failed_to_be_patched_is_no_part_of_a_code)
+{
+    struct wr_map_patch patch;
+    struct wr_map_write write;
+    struct wr_map map;
+    bool is_idle;
+
+    cr_assert_eq(wr_map_open(&map, 3, 2, 4), WEIR_OK);
+    for (uint32_t i = 0; i < 3; i++) {
+        wr_map_member_add(&map, i == 0 ? "a" : i == 1 ? "b" : "c", 8);
+        cr_assert_eq(wr_map_member_renew(&map, i, 8), WEIR_OK);
+        map.member[i].is_up = true;
+    }
+    cr_assert_eq(wr_map_write_begin(&map, 1, 0, WEIR_CLUSTER_SLOTS, &write), WEIR_OK);
+    cr_assert_eq(wr_map_write_end(&map, &write, 7, &is_idle), WEIR_OK);
+    cr_assert_eq(wr_map_patch_begin(&map, 1, 10, 4, &patch), WEIR_OK);
+    cr_assert(patch.is_in_place);
+    patch.has_sent = true;
+    cr_expect_eq(wr_map_patch_end(&map, &patch, 1u << 1, &is_idle), WEIR_EIO);
+    cr_expect_eq(wr_map_readable(&map, 1, 10, 4), WEIR_ENOENT, "anything, and a zero of the code");
+    cr_expect_eq(wr_map_readable(&map, 1, 0, 10), WEIR_OK);
+    cr_expect_eq(wr_map_readable(&map, 1, 14, 400), WEIR_OK);
+    cr_expect_eq(wr_map_piece(&map, 1, 2).state, WR_PIECE_STALE, "its parity");
+    cr_expect_null(wr_map_wrong(&map));
+    wr_map_close(&map);
+}
+
 /* --- Stories -----------------------------------------------------------------------------------
  */
 

@@ -69,6 +69,26 @@ Test(memd_book, silence_is_counted_by_the_lease)
     memd_book_close(&book);
 }
 
+/* As when a device takes all of its memory. */
+Test(memd_book, who_is_worked_for_is_not_silent)
+{
+    struct memd_lease *lease;
+    uint64_t now_ms = memd_now_ms();
+
+    begin();
+    lease = lend();
+    memd_lease_heard(lease, now_ms);
+    atomic_store(&lease->is_busy, true);
+    now_ms = look_until(now_ms, now_ms + 3 * LEASE_MS);
+    cr_expect(memd_lease_is_lent(lease));
+    memd_lease_heard(lease, now_ms);
+    atomic_store(&lease->is_busy, false);
+    (void)look_until(now_ms, now_ms + LEASE_MS + 2);
+    cr_expect_not(memd_lease_is_lent(lease));
+    memd_book_leave(&book, lease);
+    memd_book_close(&book);
+}
+
 Test(memd_book, time_in_which_the_server_stood_still_is_nobodys_silence)
 {
     struct memd_lease *lease;
@@ -167,6 +187,23 @@ Test(memd_book, places_of_broken_connections_are_kept)
     cr_expect_gt(look_until(memd_now_ms(), memd_now_ms() + 2 * LEASE_MS), 0);
     cr_expect_not(memd_lease_is_lent(lease));
     cr_expect(memd_book_admit(&book, &stranger), "while the lease lasts");
+    memd_book_close(&book);
+}
+
+/* Who holds a lease, as a device does while it takes its memory, is no connection. */
+Test(memd_book, a_hold_takes_no_place_from_others)
+{
+    static const struct memd_client stranger = {.name = "two", .who = "two"};
+    struct memd_lease *lease;
+
+    begin();
+    cr_assert(memd_book_admit(&book, &client));
+    lease = lend();
+    memd_book_hold(&book, lease);
+    cr_expect(memd_book_admit(&book, &stranger));
+    memd_book_leave(&book, lease);
+    cr_expect(memd_book_admit(&book, &stranger));
+    memd_book_leave(&book, lease);
     memd_book_close(&book);
 }
 

@@ -113,7 +113,9 @@ static uint64_t kept_locked(const struct memd_book *book, const struct memd_clie
     for (uint32_t i = 0; i < book->room.leases; i++) {
         const struct memd_lease *lease = &book->leases[i];
 
-        if (state_of(lease) == MEMD_LEASE_LENT && !is_of(lease, client))
+        /* Who holds one is counted as a user, and has no place. */
+        if (state_of(lease) == MEMD_LEASE_LENT && !is_of(lease, client) &&
+            lease->users < lease->users_most)
             kept += lease->users_most - lease->users;
     }
     return kept;
@@ -373,7 +375,7 @@ static bool is_silent_locked(const struct memd_book *book, const struct memd_lea
     const uint64_t heard_ms = atomic_load_explicit(&lease->heard_ms, memory_order_relaxed);
     const uint64_t end_ms = heard_ms + book->limits.lease_ms;
 
-    if (state_of(lease) != MEMD_LEASE_LENT)
+    if (state_of(lease) != MEMD_LEASE_LENT || atomic_load(&lease->is_busy))
         return false;
     if (now_ms > end_ms)
         return true;

@@ -57,6 +57,7 @@ struct memd_lease {
     /* Written under the book's lock; read without it by who has a hold on the lease: a stale LENT
      * is corrected by the bell that follows. */
     _Atomic(enum memd_lease_state) state;
+    _Atomic(bool) is_busy;   /* something is done with it that takes long: it is not silent then */
     _Atomic(bool) is_pinned; /* a device has it: discarding would part what both see */
     _Atomic(uint32_t) lines[MEMD_LINES_MOST]; /* twice the turn, and 1 while it is heard */
     /* Kept by the book's lock. */

@@ -84,14 +84,16 @@ static bool fill_pin(struct memd_rdma *rdma, struct pin *pin)
     int os_error;
 
     pin->pd = rdma->verbs->alloc_pd(pin->device);
-    /* Brings all of it into memory, which takes its time. */
+    /* Brings all of it into memory, which takes its time. Its client waits for it, and says
+     * nothing. */
+    atomic_store(&lease->is_busy, true);
     if (pin->pd)
         pin->mr = rdma->verbs->reg_mr(pin->pd, lease->memory, lease->slots * WEIR_SLOT_BYTES,
                                       IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_READ |
                                           IBV_ACCESS_REMOTE_WRITE);
     os_error = errno;
-    /* Its client could not be heard by us meanwhile. */
     memd_lease_heard(lease, memd_now_ms());
+    atomic_store(&lease->is_busy, false);
     if (pin->mr)
         return true;
     wr_verbs_explain(os_error, "its memory cannot be registered for RDMA", why);
