@@ -48,17 +48,6 @@ static void *keep_busy(void *context)
     return NULL;
 }
 
-/* Until it was told that everything is whole, within a minute. */
-static bool is_whole_again(void)
-{
-    for (int i = 0; i < 600; i++) {
-        if (strstr(real_events.text[WEIR_NOTE], "all its copies again"))
-            return true;
-        usleep(100000);
-    }
-    return false;
-}
-
 /* Until everything was written and read once more, with those that are there. */
 static void go_round(const struct busy *busy)
 {
@@ -85,7 +74,7 @@ Test(ec, two_servers_of_four_are_killed_and_nothing_is_lost, .timeout = 200)
     go_round(&busy);
     real_events.text[WEIR_NOTE][0] = 0;
     cr_assert(nurse_again(&nurse, 0) && nurse_again(&nurse, 2));
-    cr_assert(is_whole_again(), "%s", real_events.text[WEIR_WARNING]);
+    cr_assert(real_is_whole_again(), "%s", real_events.text[WEIR_WARNING]);
     go_round(&busy);
     busy.stop = true;
     pthread_join(busy.thread, NULL);

@@ -58,17 +58,6 @@ static void *keep_busy(void *context)
     return NULL;
 }
 
-/* Until it was told that everything is whole, within a minute. */
-static bool is_whole_again(void)
-{
-    for (int i = 0; i < 600; i++) {
-        if (strstr(real_events.text[WEIR_NOTE], "all its copies again"))
-            return true;
-        usleep(100000);
-    }
-    return false;
-}
-
 Test(mirror, servers_are_killed_in_turns_and_nothing_is_lost, .timeout = 200)
 {
     struct nurse nurse = start_nurse();
@@ -83,7 +72,7 @@ Test(mirror, servers_are_killed_in_turns_and_nothing_is_lost, .timeout = 200)
         cr_assert(nurse_kill(&nurse, i));
         usleep(300000);
         cr_assert(nurse_again(&nurse, i));
-        cr_assert(is_whole_again(), "%s", real_events.text[WEIR_WARNING]);
+        cr_assert(real_is_whole_again(), "%s", real_events.text[WEIR_WARNING]);
     }
     busy.stop = true;
     pthread_join(busy.thread, NULL);
@@ -199,13 +188,13 @@ Test(mirror, nobody_waits_for_long_for_a_server_that_stands_still_or_dies, .time
     usleep(STILL_US);
     real_events.text[WEIR_NOTE][0] = 0;
     cr_assert(nurse_go(&nurse, 0));
-    cr_expect(is_whole_again(), "%s", real_events.text[WEIR_WARNING]);
+    cr_expect(real_is_whole_again(), "%s", real_events.text[WEIR_WARNING]);
     expect_short_stalls("standing still");
     real_events.text[WEIR_NOTE][0] = 0;
     cr_assert(nurse_kill(&nurse, 1));
     usleep(STILL_US / 2);
     cr_assert(nurse_again(&nurse, 1));
-    cr_expect(is_whole_again(), "%s", real_events.text[WEIR_WARNING]);
+    cr_expect(real_is_whole_again(), "%s", real_events.text[WEIR_WARNING]);
     expect_short_stalls("dead, and back empty");
     end_load();
     cr_expect_eq(real_stats(rt).checksum_errors, 0);

@@ -121,6 +121,16 @@ void *real_keep(void *context)
     return NULL;
 }
 
+bool real_is_whole_again(void)
+{
+    for (int i = 0; i < 600; i++) {
+        if (strstr(real_events.text[WEIR_NOTE], "all its copies again"))
+            return true;
+        usleep(100000);
+    }
+    return false;
+}
+
 int64_t real_now_ms(void)
 {
     struct timespec now;

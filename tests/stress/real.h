@@ -55,6 +55,8 @@ struct real_keeper {
 };
 void *real_keep(void *keeper);
 
+/* Until a note has said that an array has all its copies again, within a minute. */
+bool real_is_whole_again(void);
 /* Milliseconds since some moment. */
 int64_t real_now_ms(void);
 /* A line of /proc/self/status, in KiB. */
