@@ -122,7 +122,8 @@ struct weir_backend_ops {
     uint32_t (*poll)(struct weir_channel *channel, uint32_t max);
 
     /* A file descriptor that polls readable when poll() has something to finish, or -1 when
-     * everything accepted is finished by the next poll(). The channel's thread; constant. */
+     * everything accepted is finished by the next poll(). It may be readable for nothing, if poll()
+     * ends that. The channel's thread; constant. */
     int (*wait_fd)(struct weir_channel *channel);
 
     /* Optional. These slots will not be read again before they are written. Runtime thread;
