@@ -23,7 +23,7 @@ static uint32_t find_move(const struct wr_map *map, uint64_t cluster, uint32_t *
     uint32_t order[WR_MAP_MEMBERS], better = 0, worst = WR_MAP_NOBODY, worst_rank = 0;
 
     wr_map_order(map, cluster, order);
-    while (better < map->members && !wr_map_can_go(map, cluster, order[better]))
+    while (better < map->members && !wr_map_should_go(map, cluster, order[better]))
         better++;
     for (uint32_t i = 0; i < map->pieces; i++) {
         const uint32_t rank = rank_in(order, wr_map_piece(map, cluster, i).member);
@@ -59,14 +59,35 @@ static bool is_wanting(const struct wr_map *map, uint64_t cluster, uint32_t numb
     return piece.state == WR_PIECE_STALE && atomic_load(&member->is_up) && !member->is_resting;
 }
 
+/* A piece whose member leaves, though it is whole there, and one that would take it. */
+static uint32_t find_leaving(const struct wr_map *map, uint64_t cluster)
+{
+    bool has_room = false;
+
+    for (uint32_t i = 0; i < map->members; i++)
+        has_room |= wr_map_should_go(map, cluster, i);
+    for (uint32_t i = 0; i < map->pieces && has_room; i++) {
+        const struct wr_map_piece piece = wr_map_piece(map, cluster, i);
+
+        if (piece.state == WR_PIECE_WHOLE && map->member[piece.member].is_leaving)
+            return i;
+    }
+    return WR_MAP_NOBODY;
+}
+
 static uint32_t choose_piece(const struct wr_map *map, uint64_t cluster, bool may_move,
                              bool *moves_p, uint32_t *member_p)
 {
+    uint32_t leaving;
+
     *member_p = WR_MAP_NOBODY;
     for (uint32_t i = 0; i < map->pieces; i++)
         if (is_wanting(map, cluster, i, moves_p))
             return i;
     *moves_p = true;
+    leaving = find_leaving(map, cluster);
+    if (leaving != WR_MAP_NOBODY)
+        return leaving;
     if (!may_move || wr_map_pieces_from(map, cluster, WR_PIECE_WHOLE) + 1 != 1u << map->pieces ||
         wr_map_pieces_up(map, cluster) + 1 != 1u << map->pieces)
         return WR_MAP_NOBODY;

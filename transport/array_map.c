@@ -363,7 +363,7 @@ int wr_map_member_renew(struct wr_map *map, uint32_t number, uint32_t places)
     member->places = places;
     member->used = member->free_count = 0;
     member->weight = places;
-    member->is_gone = member->is_resting = false;
+    member->is_gone = member->is_resting = member->is_leaving = member->is_closed = false;
     member->life++;
     return WEIR_OK;
 }

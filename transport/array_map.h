@@ -24,6 +24,9 @@
  *            written again is refused, never zero; of nothing, every piece has everything
  *   up       a member that answers; its places are written and read first
  *   gone     a member that is away for so long that its pieces are made anew at others
+ *   leaving  a member that is to be empty: its pieces move to others, as far as those have room,
+ *            and new ones come to it only where nobody else has any
+ *   closed   a member that was leaving, and is empty: nothing comes there until its next life
  *   held     a cluster is held by any number of writes, or by one who rebuilds or patches it
  *   patch    a write of some pages to a cluster of a code, and of the parity that they change
  *   version  of a cluster: odd while its pages and its parity do not fit together. Who works a page
@@ -65,6 +68,7 @@ struct wr_map_member {
     _Atomic(bool) is_up;
     bool is_gone;
     bool is_resting; /* something failed there a moment ago: nothing is rebuilt on it for now */
+    bool is_leaving, is_closed;
     uint32_t life;   /* grows when its contents are lost, or it comes for the first time */
     uint32_t places, used; /* how many there are; how many were ever taken */
     uint32_t free_count;
@@ -133,6 +137,12 @@ uint32_t wr_map_member_add(struct wr_map *map, const char *name, uint32_t places
 /* What was there is gone, if anything was; it has so many places now, all empty. WEIR_ENOMEM:
  * nothing has changed. */
 int wr_map_member_renew(struct wr_map *map, uint32_t member, uint32_t places);
+
+/* If it is leaving, and empty, it is closed from now on, and not up: true. */
+bool wr_map_member_close(struct wr_map *map, uint32_t member);
+/* Are there enough others, that are up and do not leave, for all pieces of a cluster; or for as
+ * many as give the rest? */
+bool wr_map_can_spare(const struct wr_map *map, uint32_t member, uint32_t pieces);
 
 /* Members in the order in which this cluster would be placed. */
 void wr_map_order(const struct wr_map *map, uint64_t cluster, uint32_t order[WR_MAP_MEMBERS]);

@@ -147,6 +147,11 @@ bool wr_map_can_go(const struct wr_map *map, uint64_t cluster, uint32_t member)
            spare_places(map, member) > 0 && !is_on(map, cluster, member);
 }
 
+bool wr_map_should_go(const struct wr_map *map, uint64_t cluster, uint32_t member)
+{
+    return !map->member[member].is_leaving && wr_map_can_go(map, cluster, member);
+}
+
 bool wr_map_is_feasible(const struct wr_map *map, uint32_t taken, uint32_t left, uint64_t clusters)
 {
     uint64_t sum = 0;
@@ -154,33 +159,43 @@ bool wr_map_is_feasible(const struct wr_map *map, uint32_t taken, uint32_t left,
     for (uint32_t i = 0; i < map->members; i++) {
         uint64_t room = spare_places(map, i) - (taken >> i & 1) + (left >> i & 1);
 
+        if (map->member[i].is_leaving)
+            continue;
         sum += room < clusters ? room : clusters;
     }
     return sum >= clusters * map->pieces;
+}
+
+/* The first in order, of those that leave or of those that do not, until there are enough. */
+static uint32_t choose_more(const struct wr_map *map, uint64_t cluster,
+                            const uint32_t order[WR_MAP_MEMBERS], bool is_leaving, uint32_t taken)
+{
+    for (uint32_t i = 0; i < map->members; i++)
+        if ((uint32_t)__builtin_popcount(taken) < map->pieces &&
+            map->member[order[i]].is_leaving == is_leaving && wr_map_can_go(map, cluster, order[i]))
+            taken |= 1u << order[i];
+    return taken;
 }
 
 /* In order of its draws; when that would leave room at too few of them for the last clusters, those
  * with most room. */
 uint32_t wr_map_choose_members(const struct wr_map *map, uint64_t cluster)
 {
-    uint32_t order[WR_MAP_MEMBERS], taken = 0, count = 0;
+    uint32_t order[WR_MAP_MEMBERS], taken, all, count;
 
     wr_map_order(map, cluster, order);
-    for (uint32_t i = 0; i < map->members && count < map->pieces; i++)
-        if (wr_map_can_go(map, cluster, order[i])) {
-            taken |= 1u << order[i];
-            count++;
-        }
-    if (count < map->need)
+    taken = choose_more(map, cluster, order, false, 0);
+    all = choose_more(map, cluster, order, true, taken);
+    if ((uint32_t)__builtin_popcount(all) < map->need)
         return 0;
-    if (map->pieces == 1 || count < map->pieces ||
+    if (map->pieces == 1 || (uint32_t)__builtin_popcount(taken) < map->pieces ||
         wr_map_is_feasible(map, taken, 0, map->clusters - map->placed - 1))
-        return taken;
+        return all;
     for (taken = count = 0; count < map->pieces; count++) {
         uint32_t best = WR_MAP_NOBODY;
 
         for (uint32_t i = 0; i < map->members; i++)
-            if (!(taken >> i & 1) && wr_map_can_go(map, cluster, i) &&
+            if (!(taken >> i & 1) && wr_map_should_go(map, cluster, i) &&
                 (best == WR_MAP_NOBODY ||
                  wr_map_free_places(&map->member[i]) > wr_map_free_places(&map->member[best])))
                 best = i;
@@ -192,14 +207,45 @@ uint32_t wr_map_choose_members(const struct wr_map *map, uint64_t cluster)
 
 struct wr_map_piece wr_map_take_any(struct wr_map *map, uint64_t cluster, uint32_t but)
 {
-    uint32_t order[WR_MAP_MEMBERS];
+    uint32_t order[WR_MAP_MEMBERS], chosen = WR_MAP_NOBODY;
 
     wr_map_order(map, cluster, order);
+    for (uint32_t i = 0; i < map->members; i++) {
+        const uint32_t member = order[i];
+
+        if (but >> member & 1 || !wr_map_can_go(map, cluster, member) ||
+            (chosen != WR_MAP_NOBODY && (map->member[member].is_leaving ||
+                                         !map->member[chosen].is_leaving)))
+            continue;
+        chosen = member;
+    }
+    if (chosen == WR_MAP_NOBODY)
+        return (struct wr_map_piece){.state = WR_PIECE_NONE};
+    return (struct wr_map_piece){.state = WR_PIECE_STALE,
+                                 .member = chosen,
+                                 .place = wr_map_take_place(&map->member[chosen]),
+                                 .life = map->member[chosen].life};
+}
+
+/* --- Leaving -----------------------------------------------------------------------------------
+ */
+
+bool wr_map_member_close(struct wr_map *map, uint32_t number)
+{
+    struct wr_map_member *member = &map->member[number];
+
+    if (!member->is_leaving || member->used != member->free_count)
+        return false;
+    atomic_store(&member->is_up, false);
+    member->is_closed = true;
+    return true;
+}
+
+bool wr_map_can_spare(const struct wr_map *map, uint32_t member, uint32_t pieces)
+{
+    uint32_t others = 0;
+
     for (uint32_t i = 0; i < map->members; i++)
-        if (!(but >> order[i] & 1) && wr_map_can_go(map, cluster, order[i]))
-            return (struct wr_map_piece){.state = WR_PIECE_STALE,
-                                         .member = order[i],
-                                         .place = wr_map_take_place(&map->member[order[i]]),
-                                         .life = map->member[order[i]].life};
-    return (struct wr_map_piece){.state = WR_PIECE_NONE};
+        others += i != member && !map->member[i].is_leaving && atomic_load(&map->member[i].is_up);
+    return others >= pieces;
 }

@@ -446,13 +446,22 @@ static void check(uint64_t seed)
 /* --- Stories -----------------------------------------------------------------------------------
  */
 
+/* It is to be empty, or no longer; when it is, it is closed until it begins another life. */
+static void leave(uint32_t member)
+{
+    if (story.map.member[member].is_closed)
+        lose(member);
+    else if (!wr_map_member_close(&story.map, member))
+        story.map.member[member].is_leaving = draw(2);
+}
+
 static void step(void)
 {
     struct flight *flight = &story.flights[draw(FLYING)];
     const uint32_t member = draw(story.members);
 
-    switch (draw(14)) {
-    case 0: story.map.member[member].is_up = draw(4) > 0; break;
+    switch (draw(15)) {
+    case 0: story.map.member[member].is_up = draw(4) && !story.map.member[member].is_closed; break;
     case 1: story.map.member[member].is_gone = draw(2); break;
     case 2: story.map.member[member].is_resting = draw(4) == 0; break;
     case 3:
@@ -476,6 +485,10 @@ static void step(void)
         if (flight->flies)
             end_write(flight);
         break;
+    case 10:
+        if (draw(4) == 0)
+            leave(member);
+        break;
     default:
         if (story.has_patch)
             end_patch();
@@ -487,9 +500,21 @@ static void step(void)
 static void be_well(void)
 {
     for (uint32_t i = 0; i < story.members; i++) {
+        if (story.map.member[i].is_closed)
+            lose(i);
         story.map.member[i].is_up = true;
         story.map.member[i].is_resting = story.map.member[i].is_gone = false;
     }
+}
+
+/* Who leaves is empty, if the others are enough. */
+static void check_leavers(uint64_t seed)
+{
+    for (uint32_t i = 0; i < story.members; i++)
+        if (story.map.member[i].is_leaving && !story.map.member[i].is_closed &&
+            wr_map_can_spare(&story.map, i, story.map.pieces))
+            cr_assert(wr_map_member_close(&story.map, i), "seed %llu: member %u is not empty",
+                      (unsigned long long)seed, i);
 }
 
 /* Everybody is well again: everything is whole after some jobs, and has come to its place after
@@ -517,6 +542,7 @@ static void recover(uint64_t seed)
     }
     cr_assert_eq(story.map.missing, 0, "seed %llu: never whole", (unsigned long long)seed);
     check(seed);
+    check_leavers(seed);
 }
 
 static void open_map(void)
