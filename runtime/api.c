@@ -419,6 +419,23 @@ int weir_backend_extend(struct weir_runtime *rt, uint32_t number, const char *sp
     return error;
 }
 
+int weir_backend_retire(struct weir_runtime *rt, uint32_t number, const char *member)
+{
+    sigset_t before;
+    int error;
+
+    if (!rt || !member)
+        return WEIR_EINVAL;
+    if (wr_runtime_is_forked())
+        return WEIR_EFORKED;
+    wr_signals_hold(&before);
+    wr_lock_take(&rt->backends_lock);
+    error = wr_swap_retire(rt->swap, number, member);
+    wr_lock_drop(&rt->backends_lock);
+    wr_signals_let(&before);
+    return error;
+}
+
 int weir_backend_drain(struct weir_runtime *rt, uint32_t number)
 {
     sigset_t before;

@@ -28,6 +28,7 @@
 #include "transport/spec.h"
 
 #define WR_ARRAY_NAME_ROOM 80u
+#define WR_ARRAY_REOPEN_NS 5000000000ull /* between tries to open a member, at most */
 
 struct wr_array;
 struct wr_array_patcher;
@@ -37,7 +38,8 @@ struct wr_array_scratch;
 struct wr_array_voice {
     struct wr_array_member *member;
     struct weir_backend_env env;
-    _Atomic(bool) is_muted; /* it is no news */
+    _Atomic(bool) is_muted;       /* it is no news */
+    _Atomic(bool) is_wanted_back; /* the memory of that life */
 };
 
 /* What may take long is done by a thread of its own, while the keeper asks the other members. */
@@ -73,6 +75,7 @@ struct wr_array_member {
     void *probe_page;
     bool is_probing, has_failed, is_told, is_settled;
     bool is_hopeless; /* it has failed, and does not say that it may come back */
+    bool is_leaving_told, is_stuck_told, is_closed_told;
     uint64_t probe_ns, next_ns, down_ns, failed_ns; /* begun; due; down since; failed last */
     struct weir_backend *fresh;                     /* opened, and not yet used            */
     uint64_t fresh_ns, reopen_ns, reopen_wait_ns;
@@ -90,8 +93,10 @@ struct wr_array {
     const struct wr_spec_kind *kind;
     struct wr_array_options options;
     struct wr_array_member member[WR_MAP_MEMBERS];
-    _Atomic(uint32_t) members; /* but for this, which grows; each is whole before it is counted */
-    uint32_t pieces, need;     /* as the map has them */
+    _Atomic(uint32_t) members;  /* but for this, which grows; each is whole before it is counted */
+    _Atomic(uint32_t) retiring; /* bits of members that are to be empty, and no members any more */
+    _Atomic(uint32_t) vacant;   /* of those that are not: the keeper has forgotten them */
+    uint32_t pieces, need;      /* as the map has them */
     uint32_t flags;
     uint32_t env_flags;   /* of env: what whoever is around us can do */
     struct wr_code code;  /* need > 1 */
@@ -113,12 +118,14 @@ struct wr_array {
     _Alignas(64) _Atomic(bool) stop;
     _Atomic(bool) wants_moves; /* a member has come: something may lie better there */
     _Atomic(bool) wants_legs;  /* one could not be had: try again */
+    _Atomic(bool) is_stuck;    /* nothing can be moved off members that leave */
     int bell;                  /* the keeper's */
     pthread_t keeper, builder;
     struct wr_array_legs keeper_legs, builder_legs;
     void *buffer;                /* the builder's */
     uint64_t lost_told, legs_ns; /* the keeper's; legs_ns: the next try */
     bool is_degraded;            /* and it was told */
+    bool asks_to_leave;          /* the keeper's: its users are to move everything elsewhere */
     pthread_mutex_t grace_lock;  /* one at a time waits for those inside the gate */
 };
 
@@ -138,8 +145,9 @@ static inline uint64_t wr_array_slot(const struct wr_array *array, const struct 
 /* array_member.c */
 /* Cut "A, B, C" into members. */
 int wr_array_split(struct wr_array *array, const char *inner);
-/* Another one, from a specification of this length, that is not counted yet. */
-int wr_array_member_init(struct wr_array *array, const char *spec, size_t length);
+/* Another one, from a specification of this length. */
+int wr_array_member_init(struct wr_array *array, struct wr_array_member *member, const char *spec,
+                         size_t length);
 /* How slots go by one more member like this: fast only if all are; remote, or in need of care, if
  * one is. */
 uint32_t wr_array_flags_with(uint32_t flags, uint32_t member);
@@ -184,6 +192,13 @@ void wr_array_set_gone(struct wr_array *array, uint32_t member, bool is_gone);
 void wr_array_tend_lives(struct wr_array *array, uint32_t member, uint64_t now);
 /* When it has ended: nothing runs any more. */
 void wr_array_end_errands(struct wr_array *array);
+
+/* array_leave.c. The keeper's; the last: not in a signal handler. */
+bool wr_array_is_closed(const struct wr_array *array, uint32_t member);
+bool wr_array_is_retiring(const struct wr_array *array, uint32_t member);
+bool wr_array_is_vacant(const struct wr_array *array, uint32_t member);
+void wr_array_tend_leaving(struct wr_array *array);
+int wr_array_retire(struct weir_backend *backend, const char *spec);
 
 /* array_extend.c */
 int wr_array_extend(struct weir_backend *backend, const char *spec, uint32_t may);

@@ -19,6 +19,7 @@
 #define REST_NS       1000000000ull /* a member where building failed is left alone for so long */
 #define PAUSE_NS      200000000ull /* between two walks                                           */
 #define PAUSE_MOST_NS 5000000000ull
+#define WALKS_IN_VAIN 3u  /* before it is said that a member cannot be emptied                 */
 #define LOSE_PATIENCE 50u /* waits for writes to a cluster, before another one's turn    */
 
 static void wait_for_work(struct wr_array *array, uint64_t until_ns)
@@ -204,6 +205,16 @@ static bool has_gone_member(const struct wr_array *array)
     return false;
 }
 
+/* A member is to be emptied, and is not yet. */
+static bool has_leaving_member(const struct wr_array *array)
+{
+    for (uint32_t i = 0; i < array->members; i++)
+        if (array->map.member[i].is_leaving &&
+            array->map.member[i].used > array->map.member[i].free_count)
+            return true;
+    return false;
+}
+
 /* Over all clusters. True: something was done. */
 static bool walk(struct wr_array *array, bool may_move, uint64_t *due_ns)
 {
@@ -256,15 +267,17 @@ void *wr_array_build(void *context)
 {
     struct wr_array *array = context;
     uint64_t due_ns = 0;
+    uint32_t in_vain = 0; /* walks, while somebody leaves */
 
     while (!atomic_load(&array->stop)) {
         uint64_t begun_ns = wr_array_now_ns(), pause_ns;
-        bool is_wanted, may_move, any = false;
+        bool is_wanted, is_leaving, may_move, any = false;
 
         close_lives(array);
         pthread_mutex_lock(&array->lock);
         end_rests(array);
-        is_wanted = array->map.missing > 0 || has_gone_member(array);
+        is_leaving = has_leaving_member(array);
+        is_wanted = is_leaving || array->map.missing > 0 || has_gone_member(array);
         /* A member that comes while we walk wants another walk. */
         may_move = !is_wanted && atomic_exchange(&array->wants_moves, false);
         pthread_mutex_unlock(&array->lock);
@@ -272,6 +285,8 @@ void *wr_array_build(void *context)
             any = walk(array, may_move, &due_ns);
         if (may_move && any)
             atomic_store(&array->wants_moves, true);
+        in_vain = is_leaving && !any ? in_vain + 1 : 0;
+        atomic_store(&array->is_stuck, in_vain >= WALKS_IN_VAIN);
         /* A walk in vain over very many clusters: not all the time. */
         pause_ns = PAUSE_NS + 9 * (wr_array_now_ns() - begun_ns);
         pthread_mutex_lock(&array->lock);

@@ -50,10 +50,11 @@ static int judge(const struct wr_array *array, const struct wr_array_member *mem
     return WEIR_OK;
 }
 
-static int open_member(struct wr_array *array, struct wr_array_member *member, uint32_t may)
+static int open_member(struct wr_array *array, uint32_t number, uint32_t may)
 {
+    struct wr_array_member *member = &array->member[number];
     struct weir_backend *backend = NULL;
-    int error = wr_array_member_open(member, 1, false, &backend);
+    int error = wr_array_member_open(member, array->map.member[number].life + 1, false, &backend);
 
     if (error)
         return error;
@@ -72,27 +73,57 @@ static int open_member(struct wr_array *array, struct wr_array_member *member, u
     return WEIR_OK;
 }
 
+/* One that was taken off, or one more. */
+static uint32_t find_vacant(const struct wr_array *array)
+{
+    uint32_t number = 0;
+
+    while (number < array->members && !wr_array_is_vacant(array, number))
+        number++;
+    return number;
+}
+
+/* The keeper's from now on. */
+static void count_in(struct wr_array *array, uint32_t number)
+{
+    const struct wr_array_member *member = &array->member[number];
+    const uint32_t places = wr_array_places(array, member->fresh);
+
+    pthread_mutex_lock(&array->lock);
+    if (number == array->members)
+        wr_map_member_add(&array->map, member->spec, places);
+    else
+        wr_map_member_replace(&array->map, number, member->spec, places);
+    pthread_mutex_unlock(&array->lock);
+    if (number == array->members)
+        atomic_store(&array->members, number + 1);
+    atomic_fetch_and(&array->retiring, ~(1u << number));
+    atomic_fetch_and(&array->vacant, ~(1u << number));
+    wr_ring(array->bell);
+}
+
 int wr_array_extend(struct weir_backend *base, const char *spec, uint32_t may)
 {
     struct wr_array *array = (struct wr_array *)base;
-    const uint32_t number = array->members;
+    const uint32_t number = find_vacant(array);
     struct wr_array_member *member = &array->member[number];
     int error;
 
     if (number == WR_MAP_MEMBERS)
         return refuse(array, spec, WEIR_EBUSY, "there are 16 members");
+    if (number < array->members) {
+        free(member->spec);
+        free(member->probe_page);
+    }
     *member = (struct wr_array_member){.array = NULL};
-    error = wr_array_member_init(array, spec, strlen(spec));
+    error = wr_array_member_init(array, member, spec, strlen(spec));
     if (!error)
-        error = open_member(array, member, may);
+        error = open_member(array, number, may);
     if (error) {
         free(member->spec);
+        member->spec = NULL;
         return error;
     }
-    pthread_mutex_lock(&array->lock);
-    wr_map_member_add(&array->map, member->spec, wr_array_places(array, member->fresh));
-    pthread_mutex_unlock(&array->lock);
-    atomic_store(&array->members, number + 1); /* the keeper's from now on */
-    wr_ring(array->bell);
+    count_in(array, number);
     return WEIR_OK;
 }

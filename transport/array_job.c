@@ -16,6 +16,15 @@ static uint32_t rank_in(const uint32_t order[WR_MAP_MEMBERS], uint32_t member)
     return rank;
 }
 
+/* After such a move, do those clusters find places that are not placed yet? Where they would not
+ * anyhow, it is to be from who has less room. */
+static bool leaves_room(const struct wr_map *map, uint32_t from, uint32_t to)
+{
+    return map->pieces == 1 ||
+           wr_map_is_feasible(map, 1u << to, 1u << from, map->clusters - map->placed) ||
+           wr_map_free_places(&map->member[to]) > wr_map_free_places(&map->member[from]);
+}
+
 /* A piece that would lie better elsewhere, and where; NOBODY: none would. Each move lowers the sum
  * of ranks, so that they come to an end. */
 static uint32_t find_move(const struct wr_map *map, uint64_t cluster, uint32_t *member_p)
@@ -36,11 +45,8 @@ static uint32_t find_move(const struct wr_map *map, uint64_t cluster, uint32_t *
     if (better == map->members || worst_rank < better)
         return WR_MAP_NOBODY;
     *member_p = order[better];
-    if (map->pieces > 1 &&
-        !wr_map_is_feasible(map, 1u << *member_p, 1u << wr_map_piece(map, cluster, worst).member,
-                            map->clusters - map->placed))
-        return WR_MAP_NOBODY;
-    return worst;
+    return leaves_room(map, wr_map_piece(map, cluster, worst).member, *member_p) ? worst
+                                                                                 : WR_MAP_NOBODY;
 }
 
 /* May this piece be made whole, in its place or at another one? */

@@ -102,7 +102,7 @@ static void tend_probe(struct wr_array *array, uint32_t i, uint64_t now)
             note_answer(array, i, now);
         else if (now - member->probe_ns > SLOW_NS)
             atomic_store(&member->is_slow, true);
-    } else if (leg->channel &&
+    } else if (leg->channel && !wr_array_is_closed(array, i) &&
                (now >= member->next_ns || (!is_up(array, i) && !member->has_failed))) {
         ask(array, i, now);
     }
@@ -149,7 +149,7 @@ static void tell_state(struct wr_array *array)
     }
     is_whole = missing == 0;
     for (uint32_t i = 0; i < array->members; i++)
-        is_whole &= is_up(array, i);
+        is_whole &= is_up(array, i) || wr_array_is_closed(array, i) || wr_array_is_vacant(array, i);
     if (missing > 0 && !array->is_degraded) {
         array->is_degraded = true;
         wr_tell(array->env, WEIR_WARNING, WEIR_OK, 0,
@@ -168,7 +168,8 @@ static void ring_those_who_wait(struct wr_array *array)
     bool is_silent = false;
 
     for (uint32_t i = 0; i < array->members; i++)
-        is_silent |= !is_up(array, i) || atomic_load(&array->member[i].is_slow);
+        is_silent |= !wr_array_is_closed(array, i) && !wr_array_is_vacant(array, i) &&
+                     (!is_up(array, i) || atomic_load(&array->member[i].is_slow));
     pthread_mutex_lock(&array->lock);
     if (is_silent)
         wr_array_ring_all(array);
@@ -205,11 +206,14 @@ static void *keep(void *context)
             struct wr_array_member *member = &array->member[i];
             uint64_t latency = atomic_load(&member->latency_ns);
 
+            if (wr_array_is_vacant(array, i))
+                continue;
             atomic_store(&member->latency_ns, latency - latency / FADE);
             tend_probe(array, i, wr_array_now_ns());
             wr_array_tend_lives(array, i, wr_array_now_ns());
             tell_member(array, i);
         }
+        wr_array_tend_leaving(array);
         tell_state(array);
         retry_legs(array);
         ring_those_who_wait(array);

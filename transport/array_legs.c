@@ -52,13 +52,13 @@ static void leg_set(struct wr_array_leg *leg, const struct wr_array_leg *to)
     leg->outbox_end = &leg->outbox;
 }
 
-/* Only the keeper changes it. */
+/* Only the keeper changes it. 0: no leg is to lead there. */
 static uint32_t life_of(struct wr_array *array, uint32_t member)
 {
     uint32_t life;
 
     pthread_mutex_lock(&array->lock);
-    life = array->map.member[member].life;
+    life = array->map.member[member].is_closed ? 0 : array->map.member[member].life;
     pthread_mutex_unlock(&array->lock);
     return life;
 }
@@ -139,7 +139,7 @@ bool wr_array_legs_renew(struct wr_array *array, uint32_t member)
         pthread_mutex_lock(&legs->lock);
         if ((leg->life != life || !leg->channel) && leg->flying == 0)
             renew_leg(legs, member, life);
-        is_all &= leg->life == life && leg->channel;
+        is_all &= leg->life == life && (life == 0 || leg->channel);
         pthread_mutex_unlock(&legs->lock);
     }
     pthread_mutex_unlock(&array->legs_lock);

@@ -25,7 +25,6 @@
 #define DOWN_NS         NS_SECOND       /* before it is opened anew         */
 #define DOUBT_NS        (2 * NS_SECOND) /* for the old opening to come back */
 #define REOPEN_LEAST_NS (NS_SECOND / 2)
-#define REOPEN_MOST_NS  (5 * NS_SECOND)
 
 void wr_array_set_gone(struct wr_array *array, uint32_t i, bool is_gone)
 {
@@ -109,8 +108,8 @@ static void note_opened(struct wr_array_member *member)
         return;
     }
     member->reopen_wait_ns = member->reopen_wait_ns ? 2 * member->reopen_wait_ns : REOPEN_LEAST_NS;
-    if (member->reopen_wait_ns > REOPEN_MOST_NS)
-        member->reopen_wait_ns = REOPEN_MOST_NS;
+    if (member->reopen_wait_ns > WR_ARRAY_REOPEN_NS)
+        member->reopen_wait_ns = WR_ARRAY_REOPEN_NS;
     member->reopen_ns = wr_array_now_ns() + member->reopen_wait_ns;
 }
 
@@ -145,6 +144,7 @@ static void renew(struct wr_array *array, uint32_t i)
     member->is_settled = false;
     member->has_failed = member->is_hopeless = false;
     atomic_store(&member->latency_ns, 0);
+    member->is_closed_told = false;
     wr_tell(array->env, WEIR_WARNING, WEIR_OK, 0,
             "%s: %s is there, and empty: %llu MiB are to be written to it or to others",
             array->kind->name, member->name,
@@ -160,7 +160,8 @@ static void settle(struct wr_array *array, uint32_t i)
     if (member->is_probing || !wr_array_legs_renew(array, i))
         return;
     pthread_mutex_lock(&array->lock);
-    if (array->map.member[i].life > 1)
+    if (array->map.member[i].life > 1 &&
+        atomic_load(&member->lives[(array->map.member[i].life - 1) & 1]))
         member->closing = array->map.member[i].life - 1;
     pthread_mutex_unlock(&array->lock);
     member->is_settled = true;
@@ -175,22 +176,32 @@ static bool has_failed_since(const struct wr_array_member *member, uint64_t ns)
     return member->has_failed && member->is_hopeless && member->failed_ns > ns;
 }
 
+/* It has no life: it was never there, or was emptied and closed. */
+static bool is_absent(const struct wr_array *array, uint32_t i)
+{
+    const struct wr_map_member *state = &array->map.member[i];
+
+    return state->life == 0 ||
+           (state->is_closed && !atomic_load(&array->member[i].lives[state->life & 1]));
+}
+
 static void tend_fresh(struct wr_array *array, uint32_t i, uint64_t now)
 {
     struct wr_array_member *member = &array->member[i];
     const uint32_t life = array->map.member[i].life; /* ours alone to change */
     const bool is_free = !atomic_load(&member->lives[(life + 1) & 1]);
+    const bool may_come = is_absent(array, i), is_retiring = wr_array_is_retiring(array, i);
 
-    if (life > 0 && atomic_load(&array->map.member[i].is_up)) {
-        if (member->fresh) /* the old one is there after all */
+    if ((life > 0 && atomic_load(&array->map.member[i].is_up)) || (is_retiring && may_come)) {
+        if (member->fresh) /* the old one is there after all; or nobody is wanted any more */
             send_on_errand(member, member->fresh);
         member->fresh = NULL;
     } else if (!member->fresh) {
         if (now >= member->reopen_ns &&
-            (life == 0 || (has_failed_since(member, 0) && now - member->down_ns > DOWN_NS)))
+            (may_come || (has_failed_since(member, 0) && now - member->down_ns > DOWN_NS)))
             send_on_errand(member, NULL);
-    } else if (is_free && (life == 0 || (now - member->fresh_ns > DOUBT_NS &&
-                                         has_failed_since(member, member->fresh_ns)))) {
+    } else if (is_free && (may_come || (now - member->fresh_ns > DOUBT_NS &&
+                                        has_failed_since(member, member->fresh_ns)))) {
         renew(array, i);
     }
 }
@@ -201,11 +212,12 @@ void wr_array_tend_lives(struct wr_array *array, uint32_t i, uint64_t now)
 
     if (atomic_load(&member->errand.state) == WR_ERRAND_DONE)
         note_opened(member);
-    if (array->map.member[i].life > 0 && !member->is_settled)
+    if (array->map.member[i].life > 0 && !member->is_settled && !wr_array_is_closed(array, i))
         settle(array, i);
     else if (atomic_load(&member->errand.state) == WR_ERRAND_NONE)
         tend_fresh(array, i, now);
     if (!atomic_load(&array->map.member[i].is_up) && member->down_ns &&
+        !wr_array_is_closed(array, i) &&
         now - member->down_ns > array->options.replace_s * NS_SECOND)
         wr_array_set_gone(array, i, true);
 }

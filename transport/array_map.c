@@ -587,6 +587,8 @@ const char *wr_map_wrong(const struct wr_map *map)
     for (uint32_t i = 0; i < map->members; i++)
         if (used[i] != map->member[i].used - map->member[i].free_count)
             return "places are lost, or used twice";
+        else if (map->member[i].is_closed && used[i] > 0)
+            return "a piece lies at a member that is closed";
     if (missing != map->missing || placed != map->placed)
         return "pieces are counted wrongly";
     return NULL;

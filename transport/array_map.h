@@ -69,7 +69,7 @@ struct wr_map_member {
     bool is_gone;
     bool is_resting; /* something failed there a moment ago: nothing is rebuilt on it for now */
     bool is_leaving, is_closed;
-    uint32_t life;   /* grows when its contents are lost, or it comes for the first time */
+    uint32_t life;         /* grows when its contents are lost, or it comes for the first time */
     uint32_t places, used; /* how many there are; how many were ever taken */
     uint32_t free_count;
     uint32_t *free;  /* those that were given back */
@@ -134,15 +134,16 @@ uint64_t wr_map_capacity(uint32_t pieces, const uint32_t *places, uint32_t membe
 
 /* Another member, by its name; it is not up. Its number. */
 uint32_t wr_map_member_add(struct wr_map *map, const char *name, uint32_t places);
+/* One that is closed, or was never there, is another one from now on. */
+void wr_map_member_replace(struct wr_map *map, uint32_t member, const char *name, uint32_t places);
 /* What was there is gone, if anything was; it has so many places now, all empty. WEIR_ENOMEM:
  * nothing has changed. */
 int wr_map_member_renew(struct wr_map *map, uint32_t member, uint32_t places);
 
 /* If it is leaving, and empty, it is closed from now on, and not up: true. */
 bool wr_map_member_close(struct wr_map *map, uint32_t member);
-/* Are there enough others, that are up and do not leave, for all pieces of a cluster; or for as
- * many as give the rest? */
-bool wr_map_can_spare(const struct wr_map *map, uint32_t member, uint32_t pieces);
+/* How many others there are that do not leave, and did not. */
+uint32_t wr_map_others(const struct wr_map *map, uint32_t member);
 
 /* Members in the order in which this cluster would be placed. */
 void wr_map_order(const struct wr_map *map, uint64_t cluster, uint32_t order[WR_MAP_MEMBERS]);

@@ -57,11 +57,18 @@ static void relay(void *context, int severity, int error, int os_error, const ch
                 os_error, "%s: a member says: %s", member->array->kind->name, text);
 }
 
-int wr_array_member_init(struct wr_array *array, const char *spec, size_t length)
+static void relay_wish(void *context, int is_wanted)
 {
-    struct wr_array_member *member = &array->member[array->members];
+    struct wr_array_voice *voice = context;
 
-    if (length == 0 || array->members == WR_MAP_MEMBERS) {
+    atomic_store(&voice->is_wanted_back, is_wanted != 0);
+    wr_ring(voice->member->array->bell);
+}
+
+int wr_array_member_init(struct wr_array *array, struct wr_array_member *member, const char *spec,
+                         size_t length)
+{
+    if (length == 0 || member == array->member + WR_MAP_MEMBERS) {
         wr_tell(array->env, WEIR_FAILURE, WEIR_EINVAL, 0,
                 "%s: expected 1 to %u specifications with commas between them, for example "
                 "%s(tcp://a:7070?size=8G, tcp://b:7070?size=8G)",
@@ -78,7 +85,8 @@ int wr_array_member_init(struct wr_array *array, const char *spec, size_t length
         struct wr_array_voice *voice = &member->voices[life];
 
         voice->member = member;
-        voice->env = (struct weir_backend_env){.context = voice, .tell = relay};
+        voice->env = (struct weir_backend_env){
+            .context = voice, .tell = relay, .leave = relay_wish};
     }
     length = strcspn(member->spec, "?");
     if (length >= sizeof(member->name))
@@ -99,7 +107,7 @@ int wr_array_split(struct wr_array *array, const char *inner)
         all = length;
         while (length > 0 && strchr(" \t\n", inner[length - 1]))
             length--;
-        error = wr_array_member_init(array, inner, length);
+        error = wr_array_member_init(array, &array->member[array->members], inner, length);
         array->members += !error;
         if (error || !inner[all])
             return error;
@@ -131,6 +139,7 @@ int wr_array_member_open(struct wr_array_member *member, uint32_t life, bool is_
     /* Where there is another copy, and it can wait for us, nobody else needs to. */
     voice->env.flags = member->array->pieces > 1 ? WEIR_ENV_PUTS_OFF | WEIR_ENV_HAS_COPIES
                                                  : member->array->env_flags;
+    atomic_store(&voice->is_wanted_back, false);
     atomic_store(&voice->is_muted, is_quiet);
     error = weir_backend_open(member->spec, &voice->env, backend_p);
     atomic_store(&voice->is_muted, false);

@@ -68,19 +68,24 @@ static uint64_t mix(uint64_t x)
     return x ^ x >> 31;
 }
 
-uint32_t wr_map_member_add(struct wr_map *map, const char *name, uint32_t places)
+void wr_map_member_replace(struct wr_map *map, uint32_t number, const char *name, uint32_t places)
 {
-    struct wr_map_member *member = &map->member[map->members];
     uint64_t seed = 0xcbf29ce484222325u;
 
     for (; *name; name++)
         seed = (seed ^ (unsigned char)*name) * 0x100000001b3u;
-    *member = (struct wr_map_member){.weight = places};
     /* Of the same name: another one all the same. */
     for (uint32_t i = 0; i < map->members; i++)
-        if (map->member[i].seed == mix(seed))
+        if (i != number && map->member[i].seed == mix(seed))
             seed++, i = UINT32_MAX;
-    member->seed = mix(seed);
+    map->member[number].seed = mix(seed);
+    map->member[number].weight = places;
+}
+
+uint32_t wr_map_member_add(struct wr_map *map, const char *name, uint32_t places)
+{
+    map->member[map->members] = (struct wr_map_member){.life = 0};
+    wr_map_member_replace(map, map->members, name, places);
     return map->members++;
 }
 
@@ -214,8 +219,8 @@ struct wr_map_piece wr_map_take_any(struct wr_map *map, uint64_t cluster, uint32
         const uint32_t member = order[i];
 
         if (but >> member & 1 || !wr_map_can_go(map, cluster, member) ||
-            (chosen != WR_MAP_NOBODY && (map->member[member].is_leaving ||
-                                         !map->member[chosen].is_leaving)))
+            (chosen != WR_MAP_NOBODY &&
+             (map->member[member].is_leaving || !map->member[chosen].is_leaving)))
             continue;
         chosen = member;
     }
@@ -241,11 +246,11 @@ bool wr_map_member_close(struct wr_map *map, uint32_t number)
     return true;
 }
 
-bool wr_map_can_spare(const struct wr_map *map, uint32_t member, uint32_t pieces)
+uint32_t wr_map_others(const struct wr_map *map, uint32_t member)
 {
     uint32_t others = 0;
 
     for (uint32_t i = 0; i < map->members; i++)
-        others += i != member && !map->member[i].is_leaving && atomic_load(&map->member[i].is_up);
-    return others >= pieces;
+        others += i != member && !map->member[i].is_leaving;
+    return others;
 }

@@ -381,7 +381,7 @@ static int array_discard(struct weir_backend *backend, uint64_t slot, uint64_t c
         .describe = array_describe, .read = wr_array_read, .channel_open = wr_array_channel_open,  \
         .channel_close = wr_array_channel_close, .submit = wr_array_submit, .poll = wr_array_poll, \
         .wait_fd = wr_array_wait_fd, .discard = array_discard, .reread = wr_array_reread,          \
-        .extend = wr_array_extend,                                                                 \
+        .extend = wr_array_extend, .retire = wr_array_retire,                                      \
     }
 
 const struct weir_backend_ops weir_backend_mirror = ARRAY_OPS("mirror", mirror_open);

@@ -100,6 +100,14 @@ static int seal_extend(struct weir_backend *backend, const char *spec, uint32_t 
                                                       : WEIR_ENOSUPPORT;
 }
 
+static int seal_retire(struct weir_backend *backend, const char *spec)
+{
+    struct weir_backend *inner = seal_of(backend)->inner;
+
+    return inner->ops->abi >= 2 && inner->ops->retire ? inner->ops->retire(inner, spec)
+                                                      : WEIR_ENOSUPPORT;
+}
+
 /* --- Life ------------------------------------------------------------------------------------ */
 
 static void seal_describe(struct weir_backend *backend, struct weir_backend_info *info_p)
@@ -185,6 +193,7 @@ static const struct weir_backend_ops seal_ops = {
     .discard = seal_discard,
     .reread = seal_reread,
     .extend = seal_extend,
+    .retire = seal_retire,
 };
 
 int wr_seal_open(struct weir_backend *inner, enum wr_seal_wish wish,

@@ -232,8 +232,8 @@ int weir_unpin(void *address, uint64_t bytes);
 int weir_backend_add(struct weir_runtime *runtime, const char *spec, uint32_t *number_p);
 
 /*
- * Add a member to a back end that is made of several (mirror, spread), while the program runs: it
- * gets its share of what lies there, in the background, and takes the place of members that are
+ * Add a member to a back end that is made of several (mirror, spread, ec), while the program runs:
+ * it gets its share of what lies there, in the background, and takes the place of members that are
  * lost. The back end has room for no more pages than before. Blocks until the member is open. Any
  * thread, not in a signal handler. WEIR_ENOENT: no such back end. WEIR_ENOSUPPORT: it is not made
  * of several. WEIR_EBUSY: it has as many as it can. WEIR_EDENIED: the member is remote, and the
@@ -241,6 +241,16 @@ int weir_backend_add(struct weir_runtime *runtime, const char *spec, uint32_t *n
  * Nothing has changed then, and an event has said why.
  */
 int weir_backend_extend(struct weir_runtime *runtime, uint32_t number, const char *spec);
+
+/*
+ * Take a member off such a back end: what lies there moves to the others, in the background, and
+ * then it is closed; an event says when, another if the others have no room. member: its
+ * specification, or that without its options. Returns at once. Any thread, not in a signal handler.
+ * WEIR_ENOENT: no such back end, or member. WEIR_ENOSUPPORT: it is not made of several. WEIR_EFULL:
+ * too few members would be left for the copies, or pieces, that it keeps. Nothing has changed then,
+ * and an event has said why.
+ */
+int weir_backend_retire(struct weir_runtime *runtime, uint32_t number, const char *member);
 
 /*
  * Take every page off a back end and close it, while the program runs on. Costs time for the

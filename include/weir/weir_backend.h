@@ -143,6 +143,11 @@ struct weir_backend_ops {
      * handler; may block. may: flags that it may have though none had them that are there. Failure:
      * nothing has changed, env->tell was told why. */
     int (*extend)(struct weir_backend *backend, const char *spec, uint32_t may);
+
+    /* Optional. Of one that is made of several: empty the member of that specification, or name,
+     * into the others, and close it. Returns at once; env->tell is told when it is done. Any
+     * thread, one at a time (of extend, too), not in a signal handler. */
+    int (*retire)(struct weir_backend *backend, const char *spec);
 };
 
 /*

@@ -81,9 +81,10 @@ int wr_swap_open(struct wr_space *space, const struct wr_swap_wish *wish, struct
 /* All lanes are closed. Closes the back ends. */
 void wr_swap_close(struct wr_swap *swap);
 
-/* Under WR_RANK_BACKENDS; extend: one more member for that one. */
+/* Under WR_RANK_BACKENDS; extend: one more member for that one; retire: one less. */
 int wr_swap_add(struct wr_swap *swap, const char *spec, uint32_t *number_p);
 int wr_swap_extend(struct wr_swap *swap, uint32_t number, const char *spec);
+int wr_swap_retire(struct wr_swap *swap, uint32_t number, const char *member);
 /* Take all pages off a back end and close it. Waits. Likewise. */
 int wr_swap_drain(struct wr_swap *swap, uint32_t number);
 /* The same for as long as it is wanted; WEIR_ESTOPPED: it is no more. */

@@ -547,22 +547,45 @@ int wr_swap_add(struct wr_swap *swap, const char *spec, uint32_t *number_p)
     return WEIR_OK;
 }
 
-int wr_swap_extend(struct wr_swap *swap, uint32_t number, const char *spec)
+static struct weir_backend *backend_of(const struct wr_swap *swap, uint32_t number)
 {
     const struct wr_swap_backend *backend = number < WR_BACKENDS_MAX ? wr_swap_backend(swap, number)
                                                                      : NULL;
-    const struct weir_backend_ops *ops = backend ? backend->backend->ops : NULL;
-    int error = WEIR_ENOSUPPORT;
+
+    return backend ? backend->backend : NULL;
+}
+
+/* The error; of those that are not made of several, told what is possible. */
+static int tell_if_single(const struct wr_swap *swap, int error)
+{
+    if (error == WEIR_ENOSUPPORT)
+        wr_event(
+            &swap->space->events, WEIR_FAILURE, error, 0, 0,
+            "only a mirror, a spread or an ec has members; weir_backend_add() adds a back end, "
+            "weir_backend_drain() empties one");
+    return error;
+}
+
+int wr_swap_extend(struct wr_swap *swap, uint32_t number, const char *spec)
+{
+    struct weir_backend *backend = backend_of(swap, number);
 
     if (!backend)
         return WEIR_ENOENT;
-    if (ops->abi >= 2 && ops->extend)
-        error = ops->extend(backend->backend, spec, 0);
-    if (error == WEIR_ENOSUPPORT)
-        wr_event(&swap->space->events, WEIR_FAILURE, error, 0, 0,
-                 "a member can be added to a mirror or a spread only; weir_backend_add() adds a "
-                 "back end");
-    return error;
+    return tell_if_single(swap, backend->ops->abi >= 2 && backend->ops->extend
+                                    ? backend->ops->extend(backend, spec, 0)
+                                    : WEIR_ENOSUPPORT);
+}
+
+int wr_swap_retire(struct wr_swap *swap, uint32_t number, const char *member)
+{
+    struct weir_backend *backend = backend_of(swap, number);
+
+    if (!backend)
+        return WEIR_ENOENT;
+    return tell_if_single(swap, backend->ops->abi >= 2 && backend->ops->retire
+                                    ? backend->ops->retire(backend, member)
+                                    : WEIR_ENOSUPPORT);
 }
 
 void wr_swap_usage(const struct wr_swap *swap, uint64_t *used_p, uint64_t *total_p)

@@ -326,12 +326,22 @@ Test(failure, a_member_is_added_to_a_mirror_that_is_in_use, .timeout = 120)
     cr_expect_eq(weir_backend_extend(rt, 7, "mem:?size=64M"), WEIR_ENOENT);
     cr_expect_eq(weir_backend_extend(rt, 1, "mem:?speed=9"), WEIR_EINVAL);
     cr_expect_eq(weir_backend_extend(NULL, 1, "mem:"), WEIR_EINVAL);
+    cr_expect_eq(weir_backend_retire(rt, 0, "mem:"), WEIR_ENOSUPPORT);
+    cr_expect_eq(weir_backend_retire(rt, 7, "mem:"), WEIR_ENOENT);
+    cr_expect_eq(weir_backend_retire(rt, 1, "tcp://nobody"), WEIR_ENOENT);
+    cr_expect_eq(weir_backend_retire(rt, 1, "mem:"), WEIR_EFULL);
+    cr_expect_eq(weir_backend_retire(NULL, 1, "mem:"), WEIR_EINVAL);
     real_events.count[WEIR_FAILURE] = 0;
     cr_assert_eq(weir_backend_extend(rt, 1, "mem:?size=64M"), WEIR_OK);
     for (uint64_t salt = 2; salt < 5; salt++) {
         real_check(memory, PAGES, salt - 1);
         real_fill(memory, PAGES, salt);
     }
+    cr_expect_eq(weir_backend_retire(rt, 1, "mem:?size=64M"), WEIR_OK);
+    for (int i = 0; i < 6000 && !strstr(real_events.text[WEIR_NOTE], "no member any more"); i++)
+        usleep(10000);
+    cr_expect(strstr(real_events.text[WEIR_NOTE], "no member any more"), "%s",
+              real_events.text[WEIR_NOTE]);
     real_check(memory, PAGES, 4);
     cr_expect_eq(real_stats(rt).checksum_errors, 0);
     cr_expect_eq(real_events.count[WEIR_FAILURE], 0, "%s", real_events.text[WEIR_FAILURE]);

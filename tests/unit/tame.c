@@ -16,6 +16,7 @@ struct tame_told tame[TAMED];
 struct member {
     struct weir_backend base;
     struct weir_backend *inner;
+    const struct weir_backend_env *env;
     uint32_t number, age;
 };
 
@@ -30,6 +31,8 @@ struct channel {
 };
 
 static const struct weir_backend_ops ops;
+static _Atomic(struct member *) last[TAMED];
+static _Atomic(uint32_t) open_count[TAMED];
 
 static bool is_ill(const struct member *m)
 {
@@ -46,13 +49,17 @@ static int open_member(const char *spec, const struct weir_backend_env *env,
     m->number = (uint32_t)(spec[0] - '0');
     m->age = tame[m->number].age;
     m->base.ops = &ops;
+    m->env = env;
     if (!tame[m->number].refuses)
         error = weir_backend_open(kit_text("mem:%s", spec + 1), env, &m->inner);
-    if (error)
+    if (error) {
         free(m);
-    else
-        *backend_p = &m->base;
-    return error;
+        return error;
+    }
+    last[m->number] = m;
+    open_count[m->number]++;
+    *backend_p = &m->base;
+    return WEIR_OK;
 }
 
 static void close_member(struct weir_backend *backend)
@@ -60,6 +67,7 @@ static void close_member(struct weir_backend *backend)
     struct member *m = (struct member *)backend;
 
     m->inner->ops->close(m->inner);
+    open_count[m->number]--;
     free(m);
 }
 
@@ -186,6 +194,18 @@ struct weir_backend *tame_open_array(const char *spec)
 void tame_kill(uint32_t number)
 {
     tame[number].age++;
+}
+
+void tame_ask_back(uint32_t number, bool is_wanted)
+{
+    struct member *m = last[number];
+
+    m->env->leave(m->env->context, is_wanted);
+}
+
+uint32_t tame_open_count(uint32_t number)
+{
+    return open_count[number];
 }
 
 uint64_t tame_missing(struct weir_backend *backend)

@@ -23,6 +23,10 @@ extern struct tame_told {
 struct weir_backend *tame_open_array(const char *spec);
 /* Come back empty, once. */
 void tame_kill(uint32_t number);
+/* Its memory is wanted back, or no longer: of the opening that is the last. */
+void tame_ask_back(uint32_t number, bool is_wanted);
+/* How many openings there are that are not closed. */
+uint32_t tame_open_count(uint32_t number);
 /* Pieces that an array lacks. */
 uint64_t tame_missing(struct weir_backend *array);
 /* Is everybody up, the member in at least this life, and everything whole, within a minute? */
