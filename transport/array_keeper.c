@@ -188,7 +188,7 @@ static void retry_legs(struct wr_array *array)
     array->legs_ns = now + LEGS_NS;
     atomic_store(&array->wants_legs, false); /* whoever fails again sets it */
     for (uint32_t i = 0; i < array->members; i++)
-        if (array->member[i].is_settled)
+        if (!wr_array_is_vacant(array, i) && array->member[i].is_settled)
             (void)wr_array_legs_renew(array, i);
 }
 
@@ -204,10 +204,11 @@ static void *keep(void *context)
     while (!atomic_load(&array->stop)) {
         for (uint32_t i = 0; i < array->members; i++) {
             struct wr_array_member *member = &array->member[i];
-            uint64_t latency = atomic_load(&member->latency_ns);
+            uint64_t latency;
 
             if (wr_array_is_vacant(array, i))
                 continue;
+            latency = atomic_load(&member->latency_ns);
             atomic_store(&member->latency_ns, latency - latency / FADE);
             tend_probe(array, i, wr_array_now_ns());
             wr_array_tend_lives(array, i, wr_array_now_ns());

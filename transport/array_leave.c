@@ -70,7 +70,7 @@ static void ask_to_leave(struct wr_array *array)
     if (!array->env || !array->env->leave)
         return;
     for (uint32_t i = 0; i < array->members; i++)
-        is_asking |= array->member[i].is_stuck_told &&
+        is_asking |= !wr_array_is_vacant(array, i) && array->member[i].is_stuck_told &&
                      (array->pieces == array->need || wr_map_others(&array->map, i) < array->need);
     if (is_asking != array->asks_to_leave)
         array->env->leave(array->env->context, is_asking);
