@@ -62,6 +62,7 @@ struct wr_array_member {
     _Atomic(uint64_t) moved_ns;              /* the last read() began with nobody in, or ended */
     _Atomic(uint32_t) readers;               /* in read(): a hint                         */
     _Atomic(bool) is_slow;                   /* it has not answered for a while           */
+    _Atomic(bool) has_failed;                /* the keeper's question, since it was up    */
 
     /* Kept by the array's lock. */
     uint64_t rest_ns; /* nothing is rebuilt there before                         */
@@ -71,7 +72,7 @@ struct wr_array_member {
     struct weir_io probe;
     struct iovec probe_iov;
     void *probe_page;
-    bool is_probing, has_failed, is_told, is_settled;
+    bool is_probing, is_told, is_settled;
     bool is_hopeless; /* it has failed, and does not say that it may come back */
     uint64_t probe_ns, next_ns, down_ns, failed_ns; /* begun; due; down since; failed last */
     struct weir_backend *fresh;                     /* opened, and not yet used            */
@@ -155,6 +156,9 @@ uint64_t wr_array_mib(uint64_t clusters);
 uint64_t wr_array_pieces_mib(const struct wr_array *array, uint64_t pieces);
 /* Signal: it has failed to do something; the keeper looks into it. */
 void wr_array_suspect(struct wr_array *array, uint32_t member);
+/* Under the array's lock: a write has failed. Is it worth another try, as so many members answer,
+ * as far as is known, that it could be done? *tries_p: how often it was asked. */
+bool wr_array_is_worth_a_try(const struct wr_array *array, uint32_t *tries_p);
 /* Signal: a whole piece to read of those that were not tried; NOBODY. Inside the gate. */
 uint32_t wr_array_choose(const struct wr_array *array, uint64_t cluster, uint32_t tried,
                          struct wr_map_piece *piece_p);

@@ -22,6 +22,7 @@
 #define STUCK_NS      20000000ull /* nobody has come out for so long, and for as much */
 #define STUCK_SHARE   8u          /* longer as reads take: whoever comes goes elsewhere */
 #define AGAIN_NS      10000000l   /* between two rounds of all copies */
+#define TRIES         3u          /* of a write that could be done */
 #define COST_SLOW     (1ull << 48)
 #define COST_DOWN     (1ull << 56)
 
@@ -128,9 +129,12 @@ int wr_array_member_open(struct wr_array_member *member, uint32_t life, bool is_
     struct wr_array_voice *voice = &member->voices[life & 1];
     int error;
 
-    /* Where there is another copy, and it can wait for us, nobody else needs to. */
-    voice->env.flags = member->array->pieces > 1 ? WEIR_ENV_PUTS_OFF | WEIR_ENV_HAS_COPIES
-                                                 : member->array->env_flags;
+    /* Where there is another copy, and it can wait for us, nobody else needs to. Before anybody
+     * looks there. */
+    for (uint32_t i = 0; life == 1 && i < 2; i++)
+        member->voices[i].env.flags = member->array->pieces > 1
+                                          ? WEIR_ENV_PUTS_OFF | WEIR_ENV_HAS_COPIES
+                                          : member->array->env_flags;
     atomic_store(&voice->is_muted, is_quiet);
     error = weir_backend_open(member->spec, &voice->env, backend_p);
     atomic_store(&voice->is_muted, false);
@@ -189,6 +193,17 @@ void wr_array_suspect(struct wr_array *array, uint32_t member)
 {
     if (atomic_exchange(&array->map.member[member].is_up, false))
         wr_ring(array->bell);
+}
+
+/* Those that failed a moment ago may be all there is to it, while one that is only suspected was
+ * not asked at all. One that fails all the time is not waited for. */
+bool wr_array_is_worth_a_try(const struct wr_array *array, uint32_t *tries_p)
+{
+    uint32_t count = 0;
+
+    for (uint32_t i = 0; i < array->members; i++)
+        count += array->map.member[i].life > 0 && !atomic_load(&array->member[i].has_failed);
+    return array->pieces > 1 && count >= array->need && ++*tries_p < TRIES;
 }
 
 static uint64_t cost_of(const struct wr_array *array, uint32_t number)

@@ -30,8 +30,9 @@ void wr_map_give_place(struct wr_map *map, struct wr_map_piece piece)
 static uint32_t spare_places(const struct wr_map *map, uint32_t member)
 {
     const uint32_t free = wr_map_free_places(&map->member[member]);
+    const uint32_t kept = map->lent >> member & 1 ? 0 : map->reserve;
 
-    return free > map->reserve ? free - map->reserve : 0;
+    return free > kept ? free - kept : 0;
 }
 
 /* --- Order -------------------------------------------------------------------------------------
@@ -129,8 +130,7 @@ void wr_map_order(const struct wr_map *map, uint64_t cluster, uint32_t order[WR_
 /* --- Choosing ----------------------------------------------------------------------------------
  */
 
-/* Has the cluster a piece there? */
-static bool is_on(const struct wr_map *map, uint64_t cluster, uint32_t member)
+bool wr_map_is_on(const struct wr_map *map, uint64_t cluster, uint32_t member)
 {
     for (uint32_t i = 0; i < map->pieces; i++) {
         struct wr_map_piece piece = wr_map_piece(map, cluster, i);
@@ -141,10 +141,16 @@ static bool is_on(const struct wr_map *map, uint64_t cluster, uint32_t member)
     return false;
 }
 
+/* As far as room goes. */
+static bool has_room(const struct wr_map *map, uint64_t cluster, uint32_t member)
+{
+    return spare_places(map, member) > 0 && !wr_map_is_on(map, cluster, member);
+}
+
 bool wr_map_can_go(const struct wr_map *map, uint64_t cluster, uint32_t member)
 {
     return atomic_load(&map->member[member].is_up) && !map->member[member].is_resting &&
-           spare_places(map, member) > 0 && !is_on(map, cluster, member);
+           has_room(map, cluster, member);
 }
 
 bool wr_map_is_feasible(const struct wr_map *map, uint32_t taken, uint32_t left, uint64_t clusters)
@@ -157,6 +163,21 @@ bool wr_map_is_feasible(const struct wr_map *map, uint32_t taken, uint32_t left,
         sum += room < clusters ? room : clusters;
     }
     return sum >= clusters * map->pieces;
+}
+
+/* Too few answer: others that have room, too. Perhaps they answer after all; if not, it is their
+ * error that tells whether to wait for them. */
+static uint32_t choose_silent(const struct wr_map *map, uint64_t cluster, uint32_t taken)
+{
+    uint32_t order[WR_MAP_MEMBERS], count = (uint32_t)__builtin_popcount(taken);
+
+    wr_map_order(map, cluster, order);
+    for (uint32_t i = 0; i < map->members && count < map->pieces; i++)
+        if (!(taken >> order[i] & 1) && has_room(map, cluster, order[i])) {
+            taken |= 1u << order[i];
+            count++;
+        }
+    return count < map->need ? 0 : taken;
 }
 
 /* In order of its draws; when that would leave room at too few of them for the last clusters, those
@@ -172,7 +193,7 @@ uint32_t wr_map_choose_members(const struct wr_map *map, uint64_t cluster)
             count++;
         }
     if (count < map->need)
-        return 0;
+        return choose_silent(map, cluster, taken);
     if (map->pieces == 1 || count < map->pieces ||
         wr_map_is_feasible(map, taken, 0, map->clusters - map->placed - 1))
         return taken;
@@ -190,6 +211,14 @@ uint32_t wr_map_choose_members(const struct wr_map *map, uint64_t cluster)
     return taken;
 }
 
+struct wr_map_piece wr_map_take_at(struct wr_map *map, uint32_t member)
+{
+    return (struct wr_map_piece){.state = WR_PIECE_STALE,
+                                 .member = member,
+                                 .place = wr_map_take_place(&map->member[member]),
+                                 .life = map->member[member].life};
+}
+
 struct wr_map_piece wr_map_take_any(struct wr_map *map, uint64_t cluster, uint32_t but)
 {
     uint32_t order[WR_MAP_MEMBERS];
@@ -197,9 +226,19 @@ struct wr_map_piece wr_map_take_any(struct wr_map *map, uint64_t cluster, uint32
     wr_map_order(map, cluster, order);
     for (uint32_t i = 0; i < map->members; i++)
         if (!(but >> order[i] & 1) && wr_map_can_go(map, cluster, order[i]))
-            return (struct wr_map_piece){.state = WR_PIECE_STALE,
-                                         .member = order[i],
-                                         .place = wr_map_take_place(&map->member[order[i]]),
-                                         .life = map->member[order[i]].life};
+            return wr_map_take_at(map, order[i]);
+    return (struct wr_map_piece){.state = WR_PIECE_NONE};
+}
+
+struct wr_map_piece wr_map_take_instead(struct wr_map *map, uint64_t cluster, uint32_t but)
+{
+    uint32_t order[WR_MAP_MEMBERS];
+
+    wr_map_order(map, cluster, order);
+    for (uint32_t i = 0; i < map->members; i++)
+        if (!(but >> order[i] & 1) &&
+            (wr_map_is_on(map, cluster, order[i]) ? wr_map_free_places(&map->member[order[i]])
+                                                  : spare_places(map, order[i])) > 0)
+            return wr_map_take_at(map, order[i]);
     return (struct wr_map_piece){.state = WR_PIECE_NONE};
 }
