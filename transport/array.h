@@ -80,6 +80,13 @@ struct wr_array_member {
     struct wr_array_errand errand;
 };
 
+/* Each on a line of its own: every read writes to it. */
+struct wr_array_gate {
+    _Alignas(64) _Atomic(uint64_t) epoch;
+    _Alignas(64) _Atomic(uint64_t) inside[2];
+    pthread_mutex_t lock; /* one at a time waits for those inside */
+};
+
 struct wr_array_options {
     uint64_t rebuild_bytes_per_s, copies, replace_s;
 };
@@ -107,9 +114,8 @@ struct wr_array {
     pthread_mutex_t legs_lock; /* of the list */
     struct wr_array_legs *legs;
 
-    /* The gate. Each on a line of its own: every read writes to it. */
-    _Alignas(64) _Atomic(uint64_t) epoch;
-    _Alignas(64) _Atomic(uint64_t) inside[2];
+    struct wr_array_gate gate;
+    struct wr_array_gate sums; /* for those inside who work pages out: see array_decode.c */
 
     _Alignas(64) _Atomic(bool) stop;
     _Atomic(bool) wants_moves; /* a member has come: something may lie better there */
@@ -120,7 +126,6 @@ struct wr_array {
     void *buffer;                /* the builder's */
     uint64_t lost_told, legs_ns; /* the keeper's; legs_ns: the next try */
     bool is_degraded;            /* and it was told */
-    pthread_mutex_t grace_lock;  /* one at a time waits for those inside the gate */
 };
 
 /* An erasure code, and no copies. */
@@ -162,10 +167,14 @@ bool wr_array_is_worth_a_try(const struct wr_array *array, uint32_t *tries_p);
 /* Signal: a whole piece to read of those that were not tried; NOBODY. Inside the gate. */
 uint32_t wr_array_choose(const struct wr_array *array, uint64_t cluster, uint32_t tried,
                          struct wr_map_piece *piece_p);
-/* Signal. */
+/* Signal. The side is for who leaves. */
+uint32_t wr_array_gate_enter(struct wr_array_gate *gate);
+void wr_array_gate_leave(struct wr_array_gate *gate, uint32_t side);
+/* Wait until everybody is outside who was inside. */
+void wr_array_gate_wait(struct wr_array_gate *gate);
+/* The same of the array's. */
 uint32_t wr_array_enter(struct wr_array *array);
 void wr_array_leave(struct wr_array *array, uint32_t side);
-/* Wait until everybody is outside who was inside. */
 void wr_array_grace(struct wr_array *array);
 /* Signal: does it answer, and in time? */
 bool wr_array_is_good(const struct wr_array *array, uint32_t member);

@@ -156,34 +156,49 @@ uint32_t wr_array_places(const struct wr_array *array, struct weir_backend *back
 /* --- The gate ----------------------------------------------------------------------------------
  */
 
-uint32_t wr_array_enter(struct wr_array *array)
+uint32_t wr_array_gate_enter(struct wr_array_gate *gate)
 {
     for (;;) {
-        uint32_t side = atomic_load(&array->epoch) & 1;
+        uint32_t side = atomic_load(&gate->epoch) & 1;
 
-        atomic_fetch_add(&array->inside[side], 1);
+        atomic_fetch_add(&gate->inside[side], 1);
         /* Whoever turns it from now on waits for us. */
-        if ((atomic_load(&array->epoch) & 1) == side)
+        if ((atomic_load(&gate->epoch) & 1) == side)
             return side;
-        atomic_fetch_sub(&array->inside[side], 1);
+        atomic_fetch_sub(&gate->inside[side], 1);
     }
 }
 
-void wr_array_leave(struct wr_array *array, uint32_t side)
+void wr_array_gate_leave(struct wr_array_gate *gate, uint32_t side)
 {
-    atomic_fetch_sub(&array->inside[side], 1);
+    atomic_fetch_sub(&gate->inside[side], 1);
 }
 
-void wr_array_grace(struct wr_array *array)
+void wr_array_gate_wait(struct wr_array_gate *gate)
 {
     const struct timespec moment = {0, 50000};
     uint64_t side;
 
-    pthread_mutex_lock(&array->grace_lock);
-    side = atomic_fetch_add(&array->epoch, 1) & 1;
-    while (atomic_load(&array->inside[side]) > 0)
+    pthread_mutex_lock(&gate->lock);
+    side = atomic_fetch_add(&gate->epoch, 1) & 1;
+    while (atomic_load(&gate->inside[side]) > 0)
         nanosleep(&moment, NULL);
-    pthread_mutex_unlock(&array->grace_lock);
+    pthread_mutex_unlock(&gate->lock);
+}
+
+uint32_t wr_array_enter(struct wr_array *array)
+{
+    return wr_array_gate_enter(&array->gate);
+}
+
+void wr_array_leave(struct wr_array *array, uint32_t side)
+{
+    wr_array_gate_leave(&array->gate, side);
+}
+
+void wr_array_grace(struct wr_array *array)
+{
+    wr_array_gate_wait(&array->gate);
 }
 
 /* --- Reading -----------------------------------------------------------------------------------
@@ -368,22 +383,24 @@ static int reread(struct wr_array *array, uint64_t slot, uint32_t attempt, void 
                                          : WEIR_EIO;
 }
 
-/* The copies by their number, whoever has been asked before; of a code, the piece that has it, and
- * ways to work it out. */
+/* The copies by their number; of a code, the piece that has it, and ways to work it out. First
+ * whatever can be had now; then, if whoever asks cannot do so elsewhere, the same once more, and
+ * who is away is waited for. */
 int wr_array_reread(struct weir_backend *backend, uint64_t slot, uint32_t attempt, void *bytes)
 {
     struct wr_array *array = (struct wr_array *)backend;
+    const uint32_t ways = array->map.pieces;
     int error;
 
     if (!wr_request_is_inside(array->map.clusters * WEIR_CLUSTER_SLOTS, slot, 1))
         return WEIR_EINVAL;
-    if (attempt >= array->map.pieces)
+    if (attempt >= 2 * ways || (attempt >= ways && array->env_flags & WEIR_ENV_HAS_COPIES))
         return WEIR_ENOENT;
     do {
         const uint32_t side = wr_array_enter(array);
 
-        error = reread(array, slot, attempt, bytes);
+        error = reread(array, slot, attempt % ways, bytes);
         wr_array_leave(array, side);
-    } while (is_worth_waiting(array, error));
-    return error;
+    } while (attempt >= ways && is_worth_waiting(array, error));
+    return error == WEIR_EAGAIN ? WEIR_EIO : error;
 }

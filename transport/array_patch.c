@@ -270,6 +270,8 @@ static int do_write(struct wr_array_patcher *p, struct wr_array_patch *patch)
     if (error)
         return error;
     wr_array_pages(patch->io, patch->skip, patch->pages, p->own);
+    if (p->patch.is_in_place)
+        wr_array_gate_wait(&array->sums); /* who has seen the version even, and reads there */
     ok = write_rows(p);
     pthread_mutex_lock(&array->lock);
     error = wr_map_patch_end(&array->map, &p->patch, ok, &is_waited);

@@ -175,6 +175,7 @@ static void end_workers(void)
         free(workers[i].pages);
     }
     cr_expect_eq(((struct wr_array *)subject)->map.lost, 0);
+    cr_expect_eq(tame_clashes, 0, "a slot was read while it was written");
 }
 
 static void let_move(uint64_t requests)
@@ -286,6 +287,46 @@ Test(backend_ec, a_member_that_stays_away_is_replaced_by_another, .timeout = 120
     kit_close(subject);
 }
 
+/* Another member gets its share while it is written, and takes the place of one that is lost. */
+Test(backend_ec, a_member_is_added, .timeout = 120)
+{
+    subject = tame_open_array("ec(2+1, " MEMBERS_3 ")?replace_s=1&rebuild_bytes_per_s=1G");
+    start_workers();
+    let_move(200);
+    cr_assert_eq(subject->ops->extend(subject, "tame:3" SIZE_SPEC, 0), WEIR_OK);
+    while (!points_at((struct wr_array *)subject, 3))
+        usleep(1000);
+    let_move(100);
+    tame[1].refuses = true;
+    tame_kill(1);
+    while (tame_missing(subject) > 0 || points_at((struct wr_array *)subject, 1))
+        usleep(10000);
+    end_workers();
+    tame[1].refuses = false;
+    kit_close(subject);
+}
+
+Test(backend_ec, who_cannot_be_added, .timeout = 60)
+{
+    struct weir_backend *array = tame_open_array("ec(2+1, " MEMBERS_3 ")");
+
+    tame[4].flags = WEIR_BACKEND_REMOTE;
+    cr_expect_eq(array->ops->extend(array, "tame:4" SIZE_SPEC, 0), WEIR_EDENIED);
+    cr_expect(kit_has_heard("tame:4 cannot be added: pages would leave this machine"), "%s",
+              kit_told.text);
+    tame[5].flags = WEIR_BACKEND_SEALED;
+    cr_expect_eq(array->ops->extend(array, "tame:5" SIZE_SPEC, WEIR_BACKEND_REMOTE), WEIR_EINVAL);
+    cr_expect_eq(array->ops->extend(array, "mem:?size=2M", 0), WEIR_EINVAL, "it has no reserve");
+    cr_expect(kit_has_heard("it is too small"), "%s", kit_told.text);
+    tame[6].refuses = true;
+    cr_expect_eq(array->ops->extend(array, "tame:6" SIZE_SPEC, 0), WEIR_EIO);
+    cr_expect_eq(kit_describe(array).flags & WEIR_BACKEND_REMOTE, 0);
+    cr_expect_eq(array->ops->extend(array, "tame:4" SIZE_SPEC, WEIR_BACKEND_REMOTE), WEIR_OK,
+                 "whoever seals it allows it");
+    cr_expect_eq(((struct wr_array *)array)->members, 4);
+    kit_close(array);
+}
+
 Test(backend_ec, an_array_opens_without_some_and_takes_them_in_later, .timeout = 120)
 {
     tame[1].refuses = tame[3].refuses = true;
@@ -356,6 +397,37 @@ static uint32_t count_ways(struct weir_backend *array, uint64_t slot, int fill)
     return found;
 }
 
+/* While neighbours in its row, and with them the parity, are written where they are. */
+static void *reread_on(void *context)
+{
+    struct weir_backend *array = context;
+
+    while (!is_over) {
+        cr_expect_eq(count_ways(array, 3, 7), 8);
+        moved++;
+    }
+    return NULL;
+}
+
+Test(backend_ec, nothing_is_read_while_it_is_patched, .timeout = 60)
+{
+    struct weir_backend *array = tame_open_array("ec(2+2, " MEMBERS_4 ")");
+    struct weir_channel *channel = kit_channel(array, 4);
+    pthread_t thread;
+
+    cr_assert_eq(kit_write(channel, 3, 1, 7, NULL), WEIR_OK);
+    for (uint32_t i = 0; i < 4; i++)
+        tame[i].pause_us = 300;
+    cr_assert_eq(pthread_create(&thread, NULL, reread_on, array), 0);
+    for (uint32_t i = 0; i < 40 || moved < 4; i++)
+        cr_assert_eq(kit_write(channel, 259, 1, 8 + (int)(i % 100), NULL), WEIR_OK);
+    is_over = true;
+    pthread_join(thread, NULL);
+    cr_expect_eq(tame_clashes, 0, "%u times", tame_clashes);
+    array->ops->channel_close(channel);
+    kit_close(array);
+}
+
 Test(backend_ec, a_page_is_read_in_other_ways, .timeout = 60)
 {
     struct weir_backend *array = tame_open_array("ec(2+2, " MEMBERS_4 ")");
@@ -363,8 +435,8 @@ Test(backend_ec, a_page_is_read_in_other_ways, .timeout = 60)
 
     cr_assert_eq(kit_write(channel, 3, 1, 7, NULL), WEIR_OK);
     cr_assert_eq(kit_write(channel, 259, 1, 8, NULL), WEIR_OK);
-    cr_expect_eq(count_ways(array, 3, 7), 4);
-    cr_expect_eq(count_ways(array, 259, 8), 4);
+    cr_expect_eq(count_ways(array, 3, 7), 8, "each twice");
+    cr_expect_eq(count_ways(array, 259, 8), 8);
     for (uint32_t i = 0; i < 4; i++) {
         tame[i].fails = true;
         cr_expect_geq(count_ways(array, 3, 7), 1, "without %u", i);
@@ -373,6 +445,56 @@ Test(backend_ec, a_page_is_read_in_other_ways, .timeout = 60)
     }
     array->ops->channel_close(channel);
     kit_close(array);
+}
+
+static void *come_back(void *context)
+{
+    (void)context;
+    usleep(200000);
+    for (uint32_t i = 0; i < 4; i++)
+        tame[i].is_away = false;
+    return NULL;
+}
+
+/* While one is away, or two are, the others are asked before anybody waits; and then it is waited
+ * for. */
+static void expect_no_wait(const char *spec, uint32_t away)
+{
+    struct weir_backend *array = tame_open_array(spec);
+    struct weir_channel *channel = kit_channel(array, 4);
+    const uint32_t members = ((struct wr_array *)array)->members;
+    unsigned char *page = kit_pages(1, 0);
+    uint32_t attempt = 0;
+    pthread_t thread;
+
+    cr_assert_eq(kit_write(channel, 3, 1, 7, NULL), WEIR_OK);
+    for (uint32_t i = 0; i < members; i++) {
+        for (uint32_t j = 0; j < away; j++)
+            tame[(i + j) % members].is_away = true;
+        for (attempt = 0; array->ops->reread(array, 3, attempt, page) != WEIR_OK; attempt++)
+            cr_assert_lt(attempt, members, "%s without %u", spec, i);
+        cr_expect(kit_is_filled(page, WEIR_SLOT_BYTES, 7));
+        for (uint32_t j = 0; j < away; j++)
+            tame[(i + j) % members].is_away = false;
+        cr_assert(tame_is_whole(array, 0, 1));
+    }
+    for (uint32_t i = 0; i < members; i++)
+        tame[i].is_away = true;
+    cr_assert_eq(pthread_create(&thread, NULL, come_back, NULL), 0);
+    for (attempt = 0; array->ops->reread(array, 3, attempt, page) != WEIR_OK; attempt++)
+        cr_assert_lt(attempt, 2 * members, "%s", spec);
+    cr_expect(kit_is_filled(page, WEIR_SLOT_BYTES, 7));
+    pthread_join(thread, NULL);
+    array->ops->channel_close(channel);
+    free(page);
+    kit_close(array);
+}
+
+Test(backend_ec, who_is_away_is_not_waited_for_while_others_have_it, .timeout = 60)
+{
+    expect_no_wait("mirror(tame:0" SIZE_SPEC ", tame:1" SIZE_SPEC ")", 1);
+    expect_no_wait("ec(2+1, " MEMBERS_3 ")", 1);
+    expect_no_wait("ec(2+2, " MEMBERS_4 ")", 2);
 }
 
 /* Sealed, a page that a member damages is worked out from the others, unless a neighbour in its row
