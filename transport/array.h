@@ -64,6 +64,7 @@ struct wr_array_member {
     _Atomic(uint64_t) moved_ns;              /* the last read() began with nobody in, or ended */
     _Atomic(uint32_t) readers;               /* in read(): a hint                         */
     _Atomic(bool) is_slow;                   /* it has not answered for a while           */
+    _Atomic(bool) has_failed;                /* the keeper's question, since it was up    */
 
     /* Kept by the array's lock. */
     uint64_t rest_ns; /* nothing is rebuilt there before                         */
@@ -73,13 +74,20 @@ struct wr_array_member {
     struct weir_io probe;
     struct iovec probe_iov;
     void *probe_page;
-    bool is_probing, has_failed, is_told, is_settled;
+    bool is_probing, is_told, is_settled;
     bool is_hopeless; /* it has failed, and does not say that it may come back */
     bool is_leaving_told, is_stuck_told, is_closed_told;
     uint64_t probe_ns, next_ns, down_ns, failed_ns; /* begun; due; down since; failed last */
     struct weir_backend *fresh;                     /* opened, and not yet used            */
     uint64_t fresh_ns, reopen_ns, reopen_wait_ns;
     struct wr_array_errand errand;
+};
+
+/* Each on a line of its own: every read writes to it. */
+struct wr_array_gate {
+    _Alignas(64) _Atomic(uint64_t) epoch;
+    _Alignas(64) _Atomic(uint64_t) inside[2];
+    pthread_mutex_t lock; /* one at a time waits for those inside */
 };
 
 struct wr_array_options {
@@ -111,9 +119,8 @@ struct wr_array {
     pthread_mutex_t legs_lock; /* of the list */
     struct wr_array_legs *legs;
 
-    /* The gate. Each on a line of its own: every read writes to it. */
-    _Alignas(64) _Atomic(uint64_t) epoch;
-    _Alignas(64) _Atomic(uint64_t) inside[2];
+    struct wr_array_gate gate;
+    struct wr_array_gate sums; /* for those inside who work pages out: see array_decode.c */
 
     _Alignas(64) _Atomic(bool) stop;
     _Atomic(bool) wants_moves; /* a member has come: something may lie better there */
@@ -126,7 +133,6 @@ struct wr_array {
     uint64_t lost_told, legs_ns; /* the keeper's; legs_ns: the next try */
     bool is_degraded;            /* and it was told */
     bool asks_to_leave;          /* the keeper's: its users are to move everything elsewhere */
-    pthread_mutex_t grace_lock;  /* one at a time waits for those inside the gate */
 };
 
 /* An erasure code, and no copies. */
@@ -163,13 +169,20 @@ uint64_t wr_array_mib(uint64_t clusters);
 uint64_t wr_array_pieces_mib(const struct wr_array *array, uint64_t pieces);
 /* Signal: it has failed to do something; the keeper looks into it. */
 void wr_array_suspect(struct wr_array *array, uint32_t member);
+/* Under the array's lock: a write has failed. Is it worth another try, as so many members answer,
+ * as far as is known, that it could be done? *tries_p: how often it was asked. */
+bool wr_array_is_worth_a_try(const struct wr_array *array, uint32_t *tries_p);
 /* Signal: a whole piece to read of those that were not tried; NOBODY. Inside the gate. */
 uint32_t wr_array_choose(const struct wr_array *array, uint64_t cluster, uint32_t tried,
                          struct wr_map_piece *piece_p);
-/* Signal. */
+/* Signal. The side is for who leaves. */
+uint32_t wr_array_gate_enter(struct wr_array_gate *gate);
+void wr_array_gate_leave(struct wr_array_gate *gate, uint32_t side);
+/* Wait until everybody is outside who was inside. */
+void wr_array_gate_wait(struct wr_array_gate *gate);
+/* The same of the array's. */
 uint32_t wr_array_enter(struct wr_array *array);
 void wr_array_leave(struct wr_array *array, uint32_t side);
-/* Wait until everybody is outside who was inside. */
 void wr_array_grace(struct wr_array *array);
 /* Signal: does it answer, and in time? */
 bool wr_array_is_good(const struct wr_array *array, uint32_t member);

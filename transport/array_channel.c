@@ -48,22 +48,40 @@ static void wait_with(struct wr_array_channel *c, struct wr_array_part *part)
     c->waiting = part;
 }
 
-/* No member has done it. If one may yet, and nobody around us would do it elsewhere, we wait. */
+/* Until the keeper has looked around. */
+static void wait_for_members(struct wr_array_channel *c, struct wr_array_part *part)
+{
+    pthread_mutex_lock(&c->array->lock);
+    c->legs.is_waiting = true;
+    pthread_mutex_unlock(&c->array->lock);
+    wait_with(c, part);
+}
+
+static bool is_worth_a_try(struct wr_array_channel *c, struct wr_array_part *part)
+{
+    bool is_worth;
+
+    if (!part->item->outer->is_write || part->error == WEIR_EFULL)
+        return false;
+    pthread_mutex_lock(&c->array->lock);
+    is_worth = wr_array_is_worth_a_try(c->array, &part->tries);
+    pthread_mutex_unlock(&c->array->lock);
+    return is_worth;
+}
+
+/* No member has done it, or too few. If one may yet, and nobody around us would do it elsewhere, we
+ * wait. */
 static void fail_part(struct wr_array_channel *c, struct wr_array_part *part, int error)
 {
     const bool is_write = part->item->outer->is_write;
     const uint32_t flag = is_write ? WEIR_ENV_PUTS_OFF : WEIR_ENV_HAS_COPIES;
 
-    if (!part->has_hope)
-        wr_array_end_part(c, part, part->error ? part->error : error);
-    else if (c->array->env_flags & flag)
+    if (part->has_hope ? !(c->array->env_flags & flag) : is_worth_a_try(c, part))
+        wait_for_members(c, part);
+    else if (part->has_hope)
         wr_array_end_part(c, part, WEIR_EAGAIN);
-    else {
-        pthread_mutex_lock(&c->array->lock);
-        c->legs.is_waiting = true;
-        pthread_mutex_unlock(&c->array->lock);
-        wait_with(c, part);
-    }
+    else
+        wr_array_end_part(c, part, part->error ? part->error : error);
 }
 
 static void end_write(struct wr_array_channel *c, struct wr_array_part *part)
@@ -90,8 +108,10 @@ static void sub_ended(struct wr_array_channel *c, struct wr_array_sub *sub)
     const struct weir_io *io = &sub->io;
 
     if (io->error) {
-        part->error = io->error;
-        part->os_error = io->os_error;
+        if (part->error != WEIR_EFULL) { /* that helps most: it goes elsewhere */
+            part->error = io->error;
+            part->os_error = io->os_error;
+        }
         part->has_hope |= io->error == WEIR_EAGAIN;
         if (io->error != WEIR_EFULL && io->os_error != ENOTCONN)
             wr_array_suspect(c->array, sub->member);
@@ -285,7 +305,7 @@ static void accept(struct wr_array_channel *c, struct weir_io *outer)
         part->cluster = outer->slot / WEIR_CLUSTER_SLOTS + i;
         part->first = i ? 0 : first;
         part->pages = i ? outer->pages - room : outer->pages < room ? outer->pages : room;
-        part->pending = part->ok = part->tried = 0;
+        part->pending = part->ok = part->tried = part->tries = 0;
         part->has_failed = false;
         part->skip = skip;
         part->error = part->os_error = 0;

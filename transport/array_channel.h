@@ -44,7 +44,8 @@ struct wr_array_part {
     uint32_t pending, ok, tried, side;
     bool has_failed;
     int error, os_error;
-    bool has_hope; /* a member that did not do it may yet */
+    bool has_hope;  /* a member that did not do it may yet */
+    uint32_t tries; /* of a write that failed              */
     struct wr_array_part *next;
     struct wr_map_write write;
     /* Of a code. */

@@ -17,7 +17,8 @@ struct wr_array_patch {
     uint32_t skip; /* pages of the request before the part */
     uint64_t cluster;
     uint32_t first, pages; /* within the cluster   */
-    int error;             /* when it is done      */
+    int error, os_error;   /* when it is done      */
+    uint32_t tries;        /* the patcher's: of a write that failed */
     struct wr_array_patch *next;
     struct wr_array_patch *
         *home; /* a list where it comes to when it is done, by the array's lock, */

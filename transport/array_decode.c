@@ -7,6 +7,11 @@
  *   source   a piece from which another one is worked out; any `need` of them do
  *   scratch  room for what one source has. There is a fixed number; who finds none waits until
  *            somebody has read
+ *
+ * Always: no slot is read while it is written. Who works a page out reads other pages than he was
+ * asked for, which may be about to be patched in place. So he is inside a second gate (sums)
+ * meanwhile, and only while the version is even; the patcher makes it odd, and waits until nobody
+ * is in there any more. Who waits for it to be even again is outside.
  */
 
 #include <errno.h>
@@ -211,13 +216,19 @@ int wr_array_recover(struct wr_array *array, uint64_t cluster, uint32_t piece, u
 /* --- Reading -----------------------------------------------------------------------------------
  */
 
-static uint32_t even_version(const struct wr_map *map, uint64_t cluster)
+/* Into the gate of those who work pages out, when pages and parity fit together. The version. */
+static uint32_t enter_even(struct wr_array *array, uint64_t cluster, uint32_t *side_p)
 {
-    uint32_t version;
+    for (;;) {
+        uint32_t version;
 
-    while ((version = wr_map_version(map, cluster)) & 1)
+        *side_p = wr_array_gate_enter(&array->sums);
+        version = wr_map_version(&array->map, cluster);
+        if (!(version & 1))
+            return version;
+        wr_array_gate_leave(&array->sums, *side_p);
         rest();
-    return version;
+    }
 }
 
 /* At most as many pages as there is scratch for, of one piece. */
@@ -227,12 +238,14 @@ static int recover_pages(struct wr_array *array, uint64_t cluster, uint32_t firs
     const uint32_t rows = array->map.rows;
 
     for (;;) {
-        const uint32_t version = even_version(&array->map, cluster);
+        uint32_t side;
+        const uint32_t version = enter_even(array, cluster, &side);
         int error = wr_map_readable(&array->map, cluster, first, pages);
 
         if (error != WEIR_EIO)
             error = wr_array_recover(array, cluster, first / rows, first % rows, pages, bytes,
                                      scratch);
+        wr_array_gate_leave(&array->sums, side);
         if (wr_map_version(&array->map, cluster) == version)
             return error;
     }
@@ -294,7 +307,8 @@ static int work_out_without(struct wr_array *array, uint64_t cluster, uint32_t p
     const uint32_t other = (piece + attempt) % array->pieces;
 
     for (;;) {
-        const uint32_t version = even_version(map, cluster);
+        uint32_t side;
+        const uint32_t version = enter_even(array, cluster, &side);
         struct sum sum = {.array = array,
                           .cluster = cluster,
                           .piece = piece,
@@ -305,6 +319,7 @@ static int work_out_without(struct wr_array *array, uint64_t cluster, uint32_t p
                           .scratch = scratch};
         const int error = work_out(&sum, array->pieces - array->need > 1 ? 1u << other : 0);
 
+        wr_array_gate_leave(&array->sums, side);
         if (wr_map_version(map, cluster) == version)
             return wr_map_readable(map, cluster, page, 1) == WEIR_EIO ? WEIR_EIO : error;
     }

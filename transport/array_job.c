@@ -112,10 +112,7 @@ static void fill_job(struct wr_map *map, struct wr_map_job *job, bool moves, uin
     if (member == WR_MAP_NOBODY)
         job->target = wr_map_take_any(map, job->cluster, 0);
     else
-        job->target = (struct wr_map_piece){.state = WR_PIECE_STALE,
-                                            .member = member,
-                                            .place = wr_map_take_place(&map->member[member]),
-                                            .life = map->member[member].life};
+        job->target = wr_map_take_at(map, member);
     if (now.state == WR_PIECE_NONE) {
         wr_map_set_piece(map, job->cluster, job->piece, job->target);
     } else {
@@ -206,32 +203,42 @@ static bool is_patched_in_place(const struct wr_map *map, uint64_t cluster)
            wr_map_pieces_up(map, cluster) == all;
 }
 
-/* A new place for each piece, at its own member if that is up, else at another one. False: there
- * are too few, and none is taken. */
+/* At its own member, if that is up and has room, else at another one. */
+static struct wr_map_piece take_target(struct wr_map *map, const struct wr_map_patch *patch,
+                                       uint32_t number, uint32_t taken)
+{
+    const struct wr_map_piece now = patch->before[number];
+    const struct wr_map_member *member = &map->member[now.member];
+
+    if (now.state != WR_PIECE_NONE && atomic_load(&member->is_up) && wr_map_free_places(member) > 0)
+        return wr_map_take_at(map, now.member);
+    return wr_map_take_any(map, patch->cluster, taken);
+}
+
+/* A new place for each piece; at members that do not answer only if the others are too few: perhaps
+ * they do after all. False: there are too few places, and none is taken. */
 static bool take_targets(struct wr_map *map, struct wr_map_patch *patch)
 {
     uint32_t taken = 0, count = 0;
 
-    for (uint32_t i = 0; i < map->pieces; i++) {
-        const struct wr_map_piece now = wr_map_piece_full(map, patch->cluster, i);
-        struct wr_map_member *member = &map->member[now.member];
-
-        patch->before[i] = now;
-        if (now.state != WR_PIECE_NONE && atomic_load(&member->is_up) &&
-            wr_map_free_places(member) > 0)
-            patch->target[i] = (struct wr_map_piece){.state = WR_PIECE_STALE,
-                                                     .member = now.member,
-                                                     .place = wr_map_take_place(member),
-                                                     .life = member->life};
-        else
-            patch->target[i] = wr_map_take_any(map, patch->cluster, taken);
-        if (patch->target[i].state == WR_PIECE_NONE)
-            continue;
-        taken |= 1u << patch->target[i].member;
-        count++;
-    }
-    if (count >= map->need)
+    for (uint32_t i = 0; i < map->pieces; i++)
+        patch->before[i] = wr_map_piece_full(map, patch->cluster, i);
+    for (uint32_t round = 0; round < 2 && count < map->need; round++)
+        for (uint32_t i = 0; i < map->pieces; i++) {
+            if (patch->target[i].state != WR_PIECE_NONE)
+                continue;
+            patch->target[i] = round == 0 ? take_target(map, patch, i, taken)
+                                          : wr_map_take_instead(map, patch->cluster, taken);
+            if (patch->target[i].state == WR_PIECE_NONE)
+                continue;
+            taken |= 1u << patch->target[i].member;
+            count++;
+        }
+    if (count >= map->need) {
+        for (uint32_t i = 0; i < map->members; i++)
+            map->lent |= (taken >> i & 1 && wr_map_is_on(map, patch->cluster, i)) ? 1u << i : 0;
         return true;
+    }
     for (uint32_t i = 0; i < map->pieces; i++)
         if (patch->target[i].state != WR_PIECE_NONE)
             wr_map_give_place(map, patch->target[i]);
@@ -319,6 +326,8 @@ static int end_elsewhere(struct wr_map *map, const struct wr_map_patch *patch, u
     }
     if (!error)
         wr_map_set_written(map, patch->cluster, patch->first, patch->pages);
+    else
+        map->lent = 0;
     return error;
 }
 
@@ -349,4 +358,5 @@ void wr_map_patch_free(struct wr_map *map, const struct wr_map_patch *patch)
         if (patch->before[i].state != WR_PIECE_NONE &&
             map->member[patch->before[i].member].life == patch->before[i].life)
             wr_map_give_place(map, patch->before[i]);
+    map->lent = 0;
 }

@@ -73,14 +73,15 @@ static void note_answer(struct wr_array *array, uint32_t i, uint64_t now)
     array->keeper_legs.leg[i].flying--;
     if (member->probe.error) {
         atomic_store(&array->map.member[i].is_up, false);
-        member->has_failed = true;
+        atomic_store(&member->has_failed, true);
         member->is_hopeless = member->probe.error != WEIR_EAGAIN;
         member->failed_ns = member->probe_ns;
         member->next_ns = now + ASK_AGAIN_NS;
         return;
     }
     atomic_store(&member->is_slow, false);
-    member->has_failed = member->is_hopeless = false;
+    atomic_store(&member->has_failed, false);
+    member->is_hopeless = false;
     member->down_ns = 0;
     member->next_ns = now + ASK_NS;
     if (member->is_settled && !is_up(array, i)) {
@@ -103,7 +104,8 @@ static void tend_probe(struct wr_array *array, uint32_t i, uint64_t now)
         else if (now - member->probe_ns > SLOW_NS)
             atomic_store(&member->is_slow, true);
     } else if (leg->channel && !wr_array_is_closed(array, i) &&
-               (now >= member->next_ns || (!is_up(array, i) && !member->has_failed))) {
+               (now >= member->next_ns ||
+                (!is_up(array, i) && !atomic_load(&member->has_failed)))) {
         ask(array, i, now);
     }
     if (!is_up(array, i) && member->down_ns == 0)
@@ -117,7 +119,7 @@ static void tell_member(struct wr_array *array, uint32_t i)
 {
     struct wr_array_member *member = &array->member[i];
 
-    if (!is_up(array, i) && (member->has_failed || array->map.member[i].life == 0) &&
+    if (!is_up(array, i) && (atomic_load(&member->has_failed) || array->map.member[i].life == 0) &&
         !member->is_told) {
         member->is_told = true;
         wr_tell(array->env, WEIR_WARNING, WEIR_EIO, 0, "%s: %s does not answer; %s",

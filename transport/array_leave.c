@@ -83,7 +83,8 @@ static void shut(struct wr_array *array, uint32_t i)
     struct wr_array_member *member = &array->member[i];
 
     member->is_settled = false;
-    member->has_failed = member->is_hopeless = member->is_told = false;
+    atomic_store(&member->has_failed, false);
+    member->is_hopeless = member->is_told = false;
     member->reopen_wait_ns = 0;
     member->is_leaving_told = member->is_stuck_told = false;
 }

@@ -24,12 +24,13 @@ static void leg_close(const struct wr_array_legs *legs, struct wr_array_leg *leg
 static struct wr_array_leg leg_open(const struct wr_array_legs *legs, uint32_t member,
                                     uint32_t life)
 {
-    struct weir_backend *backend = atomic_load(&legs->array->member[member].lives[life & 1]);
     struct wr_array_leg leg = {.fd = -1};
     struct epoll_event event = {.events = EPOLLIN, .data.u32 = member};
+    struct weir_backend *backend;
 
     if (life == 0)
-        return leg;
+        return leg; /* perhaps there is no such member, or it is just being made */
+    backend = atomic_load(&legs->array->member[member].lives[life & 1]);
     if (backend->ops->channel_open(backend, legs->depth, &leg.channel) != WEIR_OK) {
         leg.channel = NULL;
         atomic_store(&legs->array->wants_legs, true);

@@ -142,7 +142,8 @@ static void renew(struct wr_array *array, uint32_t i)
     pthread_mutex_unlock(&array->lock);
     member->fresh = NULL;
     member->is_settled = false;
-    member->has_failed = member->is_hopeless = false;
+    atomic_store(&member->has_failed, false);
+    member->is_hopeless = false;
     atomic_store(&member->latency_ns, 0);
     member->is_closed_told = false;
     wr_tell(array->env, WEIR_WARNING, WEIR_OK, 0,
@@ -173,7 +174,7 @@ static void settle(struct wr_array *array, uint32_t i)
 /* The opening that is now used has failed, and does not say that it may come back. */
 static bool has_failed_since(const struct wr_array_member *member, uint64_t ns)
 {
-    return member->has_failed && member->is_hopeless && member->failed_ns > ns;
+    return atomic_load(&member->has_failed) && member->is_hopeless && member->failed_ns > ns;
 }
 
 /* It has no life: it was never there, or was emptied and closed. */

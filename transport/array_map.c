@@ -364,6 +364,7 @@ int wr_map_member_renew(struct wr_map *map, uint32_t number, uint32_t places)
     member->used = member->free_count = 0;
     member->weight = places;
     member->is_gone = member->is_resting = member->is_leaving = member->is_closed = false;
+    map->lent &= ~(1u << number);
     member->life++;
     return WEIR_OK;
 }
@@ -398,7 +399,8 @@ static uint32_t choose_targets(struct wr_map *map, uint64_t cluster, bool is_all
     uint32_t whole = wr_map_pieces_from(map, cluster, WR_PIECE_WHOLE);
     uint32_t targets = whole & wr_map_pieces_up(map, cluster);
 
-    if (!targets && is_all && place_again(map, cluster))
+    if (!targets && (is_all || !has_written(map, cluster, 0, WEIR_CLUSTER_SLOTS)) &&
+        place_again(map, cluster))
         whole = targets = wr_map_pieces_from(map, cluster, WR_PIECE_WHOLE);
     if (!targets)
         return whole; /* perhaps they answer after all */

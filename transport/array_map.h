@@ -79,6 +79,7 @@ struct wr_map_member {
 
 struct wr_map {
     uint32_t pieces, need, rows, reserve, members;
+    uint32_t lent; /* members (bits) of which a patch has the reserve, and will give it back */
     uint64_t clusters, placed;
     struct wr_map_member member[WR_MAP_MEMBERS];
     _Atomic(uint64_t) *words;   /* clusters * pieces */
@@ -164,7 +165,7 @@ uint32_t wr_map_version(const struct wr_map *map, uint64_t cluster);
 
 /* Of a code, whole clusters only: else it is a patch.
  * WEIR_OK; WEIR_EAGAIN: who rebuilds holds it, or wants to; try again when he has let go.
- * WEIR_EFULL: no member that is up has room. */
+ * WEIR_EFULL: too few members have room, whether they are up or not. */
 int wr_map_write_begin(struct wr_map *map, uint64_t cluster, uint32_t first, uint32_t pages,
                        struct wr_map_write *write_p);
 /* ok: the targets that have it. WEIR_EIO: no whole piece has; of a code: fewer than `need` have it,
@@ -192,7 +193,7 @@ void wr_map_job_free(struct wr_map *map, const struct wr_map_job *job);
 bool wr_map_job_cancel(struct wr_map *map, uint64_t cluster);
 
 /* The cluster is held, and its pieces have targets: WEIR_OK. WEIR_EAGAIN: somebody holds it; try
- * again when he has let go. WEIR_EFULL: too few members that are up have room. */
+ * again when he has let go. WEIR_EFULL: too few members have room, whether they are up or not. */
 int wr_map_patch_begin(struct wr_map *map, uint64_t cluster, uint32_t first, uint32_t pages,
                        struct wr_map_patch *patch_p);
 /* Let go. ok: the targets that have all they should, also those that had nothing to get. WEIR_EIO:

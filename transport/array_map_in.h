@@ -47,6 +47,8 @@ bool wr_map_let_go(struct wr_map *map, uint64_t cluster);
 uint32_t wr_map_free_places(const struct wr_map_member *member);
 uint32_t wr_map_take_place(struct wr_map_member *member);
 void wr_map_give_place(struct wr_map *map, struct wr_map_piece piece);
+/* Has the cluster a piece there? */
+bool wr_map_is_on(const struct wr_map *map, uint64_t cluster, uint32_t member);
 /* May a piece of the cluster, which has none there, come to this member? And is it to, while there
  * are others? */
 bool wr_map_can_go(const struct wr_map *map, uint64_t cluster, uint32_t member);
@@ -54,8 +56,14 @@ bool wr_map_should_go(const struct wr_map *map, uint64_t cluster, uint32_t membe
 /* Can so many clusters be placed, after one piece has come to each member of `taken` and one has
  * left each of `left`? */
 bool wr_map_is_feasible(const struct wr_map *map, uint32_t taken, uint32_t left, uint64_t clusters);
-/* The members for a new cluster: bits; none: there is no room. */
+/* The members for a new cluster: bits; such as do not answer only if others are too few. None:
+ * there is no room. */
 uint32_t wr_map_choose_members(const struct wr_map *map, uint64_t cluster);
-/* A place at the first in order that has one and is none of `but`, better at one that does not
- * leave; state NONE: nobody has. */
+/* A place at this member, which has one. */
+struct wr_map_piece wr_map_take_at(struct wr_map *map, uint32_t member);
+/* At the first in order that has one and is none of `but`, better at one that does not leave; state
+ * NONE: nobody has. */
 struct wr_map_piece wr_map_take_any(struct wr_map *map, uint64_t cluster, uint32_t but);
+/* The same, also where the cluster has a piece, which will leave its place, and where nobody
+ * answers. */
+struct wr_map_piece wr_map_take_instead(struct wr_map *map, uint64_t cluster, uint32_t but);

@@ -22,6 +22,7 @@
 #define STUCK_NS      20000000ull /* nobody has come out for so long, and for as much */
 #define STUCK_SHARE   8u          /* longer as reads take: whoever comes goes elsewhere */
 #define AGAIN_NS      10000000l   /* between two rounds of all copies */
+#define TRIES         3u          /* of a write that could be done */
 #define COST_SLOW     (1ull << 48)
 #define COST_DOWN     (1ull << 56)
 
@@ -133,12 +134,17 @@ void wr_array_free_members(struct wr_array *array)
 int wr_array_member_open(struct wr_array_member *member, uint32_t life, bool is_quiet,
                          struct weir_backend **backend_p)
 {
+    const uint32_t number = (uint32_t)(member - member->array->member);
+    const bool is_first = life == 1 || wr_array_is_vacant(member->array, number);
     struct wr_array_voice *voice = &member->voices[life & 1];
     int error;
 
-    /* Where there is another copy, and it can wait for us, nobody else needs to. */
-    voice->env.flags = member->array->pieces > 1 ? WEIR_ENV_PUTS_OFF | WEIR_ENV_HAS_COPIES
-                                                 : member->array->env_flags;
+    /* Where there is another copy, and it can wait for us, nobody else needs to. Before anybody
+     * looks there. */
+    for (uint32_t i = 0; is_first && i < 2; i++)
+        member->voices[i].env.flags = member->array->pieces > 1
+                                          ? WEIR_ENV_PUTS_OFF | WEIR_ENV_HAS_COPIES
+                                          : member->array->env_flags;
     atomic_store(&voice->is_wanted_back, false);
     atomic_store(&voice->is_muted, is_quiet);
     error = weir_backend_open(member->spec, &voice->env, backend_p);
@@ -161,34 +167,49 @@ uint32_t wr_array_places(const struct wr_array *array, struct weir_backend *back
 /* --- The gate ----------------------------------------------------------------------------------
  */
 
-uint32_t wr_array_enter(struct wr_array *array)
+uint32_t wr_array_gate_enter(struct wr_array_gate *gate)
 {
     for (;;) {
-        uint32_t side = atomic_load(&array->epoch) & 1;
+        uint32_t side = atomic_load(&gate->epoch) & 1;
 
-        atomic_fetch_add(&array->inside[side], 1);
+        atomic_fetch_add(&gate->inside[side], 1);
         /* Whoever turns it from now on waits for us. */
-        if ((atomic_load(&array->epoch) & 1) == side)
+        if ((atomic_load(&gate->epoch) & 1) == side)
             return side;
-        atomic_fetch_sub(&array->inside[side], 1);
+        atomic_fetch_sub(&gate->inside[side], 1);
     }
 }
 
-void wr_array_leave(struct wr_array *array, uint32_t side)
+void wr_array_gate_leave(struct wr_array_gate *gate, uint32_t side)
 {
-    atomic_fetch_sub(&array->inside[side], 1);
+    atomic_fetch_sub(&gate->inside[side], 1);
 }
 
-void wr_array_grace(struct wr_array *array)
+void wr_array_gate_wait(struct wr_array_gate *gate)
 {
     const struct timespec moment = {0, 50000};
     uint64_t side;
 
-    pthread_mutex_lock(&array->grace_lock);
-    side = atomic_fetch_add(&array->epoch, 1) & 1;
-    while (atomic_load(&array->inside[side]) > 0)
+    pthread_mutex_lock(&gate->lock);
+    side = atomic_fetch_add(&gate->epoch, 1) & 1;
+    while (atomic_load(&gate->inside[side]) > 0)
         nanosleep(&moment, NULL);
-    pthread_mutex_unlock(&array->grace_lock);
+    pthread_mutex_unlock(&gate->lock);
+}
+
+uint32_t wr_array_enter(struct wr_array *array)
+{
+    return wr_array_gate_enter(&array->gate);
+}
+
+void wr_array_leave(struct wr_array *array, uint32_t side)
+{
+    wr_array_gate_leave(&array->gate, side);
+}
+
+void wr_array_grace(struct wr_array *array)
+{
+    wr_array_gate_wait(&array->gate);
 }
 
 /* --- Reading -----------------------------------------------------------------------------------
@@ -198,6 +219,17 @@ void wr_array_suspect(struct wr_array *array, uint32_t member)
 {
     if (atomic_exchange(&array->map.member[member].is_up, false))
         wr_ring(array->bell);
+}
+
+/* Those that failed a moment ago may be all there is to it, while one that is only suspected was
+ * not asked at all. One that fails all the time is not waited for. */
+bool wr_array_is_worth_a_try(const struct wr_array *array, uint32_t *tries_p)
+{
+    uint32_t count = 0;
+
+    for (uint32_t i = 0; i < array->members; i++)
+        count += array->map.member[i].life > 0 && !atomic_load(&array->member[i].has_failed);
+    return array->pieces > 1 && count >= array->need && ++*tries_p < TRIES;
 }
 
 static uint64_t cost_of(const struct wr_array *array, uint32_t number)
@@ -362,22 +394,24 @@ static int reread(struct wr_array *array, uint64_t slot, uint32_t attempt, void 
                                          : WEIR_EIO;
 }
 
-/* The copies by their number, whoever has been asked before; of a code, the piece that has it, and
- * ways to work it out. */
+/* The copies by their number; of a code, the piece that has it, and ways to work it out. First
+ * whatever can be had now; then, if whoever asks cannot do so elsewhere, the same once more, and
+ * who is away is waited for. */
 int wr_array_reread(struct weir_backend *backend, uint64_t slot, uint32_t attempt, void *bytes)
 {
     struct wr_array *array = (struct wr_array *)backend;
+    const uint32_t ways = array->map.pieces;
     int error;
 
     if (!wr_request_is_inside(array->map.clusters * WEIR_CLUSTER_SLOTS, slot, 1))
         return WEIR_EINVAL;
-    if (attempt >= array->map.pieces)
+    if (attempt >= 2 * ways || (attempt >= ways && array->env_flags & WEIR_ENV_HAS_COPIES))
         return WEIR_ENOENT;
     do {
         const uint32_t side = wr_array_enter(array);
 
-        error = reread(array, slot, attempt, bytes);
+        error = reread(array, slot, attempt % ways, bytes);
         wr_array_leave(array, side);
-    } while (is_worth_waiting(array, error));
-    return error;
+    } while (attempt >= ways && is_worth_waiting(array, error));
+    return error == WEIR_EAGAIN ? WEIR_EIO : error;
 }

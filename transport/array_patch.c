@@ -38,7 +38,8 @@ struct wr_array_patcher {
 
     /* The thread's own: of the patch that is under way. */
     struct wr_map_patch patch;
-    bool has_hope; /* a member that did not do it may yet */
+    bool has_hope;       /* a member that did not do it may yet */
+    int error, os_error; /* of one that failed             */
     unsigned char *own[WEIR_CLUSTER_SLOTS];
     unsigned char *page[WR_MAP_MEMBERS][CHUNK_ROWS];
     struct wr_array_task tasks[WR_MAP_MEMBERS];
@@ -187,6 +188,10 @@ static uint32_t send(struct wr_array_patcher *p, uint32_t row, uint32_t rows, ui
         if (!io->error)
             continue;
         p->has_hope |= io->error == WEIR_EAGAIN;
+        if (p->error != WEIR_EFULL) { /* that helps most: it goes elsewhere */
+            p->error = io->error;
+            p->os_error = io->os_error;
+        }
         to &= ~(1u << piece_of[i]);
         if (io->error != WEIR_EFULL && io->os_error != ENOTCONN)
             wr_array_suspect(array, p->tasks[i].member);
@@ -250,7 +255,7 @@ static uint32_t write_rows(struct wr_array_patcher *p)
     return ok;
 }
 
-static int do_write(struct wr_array_patcher *p, const struct wr_array_patch *patch)
+static int do_write(struct wr_array_patcher *p, struct wr_array_patch *patch)
 {
     struct wr_array *array = p->array;
     bool is_waited;
@@ -258,12 +263,15 @@ static int do_write(struct wr_array_patcher *p, const struct wr_array_patch *pat
     int error;
 
     p->has_hope = false;
+    p->error = p->os_error = 0;
     pthread_mutex_lock(&array->lock);
     error = wr_map_patch_begin(&array->map, patch->cluster, patch->first, patch->pages, &p->patch);
     pthread_mutex_unlock(&array->lock);
     if (error)
         return error;
     wr_array_pages(patch->io, patch->skip, patch->pages, p->own);
+    if (p->patch.is_in_place)
+        wr_array_gate_wait(&array->sums); /* who has seen the version even, and reads there */
     ok = write_rows(p);
     pthread_mutex_lock(&array->lock);
     error = wr_map_patch_end(&array->map, &p->patch, ok, &is_waited);
@@ -272,8 +280,11 @@ static int do_write(struct wr_array_patcher *p, const struct wr_array_patch *pat
     pthread_mutex_unlock(&array->lock);
     if (error && p->has_hope)
         return WEIR_EAGAIN;
-    if (error || p->patch.is_in_place)
-        return error;
+    patch->os_error = error ? p->os_error : 0;
+    if (error)
+        return p->error ? p->error : error;
+    if (p->patch.is_in_place)
+        return WEIR_OK;
     wr_array_grace(array); /* who still reads where it was */
     pthread_mutex_lock(&array->lock);
     wr_map_patch_free(&array->map, &p->patch);
@@ -340,12 +351,15 @@ static void wait_a_moment(struct wr_array_patcher *p)
     pthread_cond_clockwait(&p->work, &p->array->lock, CLOCK_MONOTONIC, &until);
 }
 
-/* Somebody holds the cluster; or members may yet answer, and nobody around us would go elsewhere.
- */
-static bool is_to_wait(const struct wr_array_patcher *p, const struct wr_array_patch *patch)
+/* Somebody holds the cluster; or members may yet answer, and nobody around us would go elsewhere;
+ * or it is worth another try. Under the array's lock. */
+static bool is_to_wait(const struct wr_array_patcher *p, struct wr_array_patch *patch)
 {
     const bool is_write = patch->io->is_write;
 
+    if (patch->error != WEIR_EAGAIN)
+        return patch->error && patch->error != WEIR_EFULL && is_write &&
+               wr_array_is_worth_a_try(p->array, &patch->tries);
     if (is_write && !p->has_hope)
         return true;
     return !(p->array->env_flags & (is_write ? WEIR_ENV_PUTS_OFF : WEIR_ENV_HAS_COPIES));
@@ -368,7 +382,7 @@ static void *run(void *context)
         pthread_mutex_unlock(&array->lock);
         patch->error = patch->io->is_write ? do_write(p, patch) : do_read(p, patch);
         pthread_mutex_lock(&array->lock);
-        if (patch->error == WEIR_EAGAIN && is_to_wait(p, patch)) {
+        if (is_to_wait(p, patch)) {
             put(p, patch); /* others first */
             wait_a_moment(p);
         } else {

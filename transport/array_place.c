@@ -30,8 +30,9 @@ void wr_map_give_place(struct wr_map *map, struct wr_map_piece piece)
 static uint32_t spare_places(const struct wr_map *map, uint32_t member)
 {
     const uint32_t free = wr_map_free_places(&map->member[member]);
+    const uint32_t kept = map->lent >> member & 1 ? 0 : map->reserve;
 
-    return free > map->reserve ? free - map->reserve : 0;
+    return free > kept && !map->member[member].is_closed ? free - kept : 0;
 }
 
 /* --- Order -------------------------------------------------------------------------------------
@@ -134,8 +135,7 @@ void wr_map_order(const struct wr_map *map, uint64_t cluster, uint32_t order[WR_
 /* --- Choosing ----------------------------------------------------------------------------------
  */
 
-/* Has the cluster a piece there? */
-static bool is_on(const struct wr_map *map, uint64_t cluster, uint32_t member)
+bool wr_map_is_on(const struct wr_map *map, uint64_t cluster, uint32_t member)
 {
     for (uint32_t i = 0; i < map->pieces; i++) {
         struct wr_map_piece piece = wr_map_piece(map, cluster, i);
@@ -146,10 +146,16 @@ static bool is_on(const struct wr_map *map, uint64_t cluster, uint32_t member)
     return false;
 }
 
+/* As far as room goes. */
+static bool has_room(const struct wr_map *map, uint64_t cluster, uint32_t member)
+{
+    return spare_places(map, member) > 0 && !wr_map_is_on(map, cluster, member);
+}
+
 bool wr_map_can_go(const struct wr_map *map, uint64_t cluster, uint32_t member)
 {
     return atomic_load(&map->member[member].is_up) && !map->member[member].is_resting &&
-           spare_places(map, member) > 0 && !is_on(map, cluster, member);
+           has_room(map, cluster, member);
 }
 
 bool wr_map_should_go(const struct wr_map *map, uint64_t cluster, uint32_t member)
@@ -182,6 +188,21 @@ static uint32_t choose_more(const struct wr_map *map, uint64_t cluster,
     return taken;
 }
 
+/* Too few answer: others that have room, too. Perhaps they answer after all; if not, it is their
+ * error that tells whether to wait for them. */
+static uint32_t choose_silent(const struct wr_map *map, uint64_t cluster, uint32_t taken)
+{
+    uint32_t order[WR_MAP_MEMBERS], count = (uint32_t)__builtin_popcount(taken);
+
+    wr_map_order(map, cluster, order);
+    for (uint32_t i = 0; i < map->members && count < map->pieces; i++)
+        if (!(taken >> order[i] & 1) && has_room(map, cluster, order[i])) {
+            taken |= 1u << order[i];
+            count++;
+        }
+    return count < map->need ? 0 : taken;
+}
+
 /* In order of its draws; when that would leave room at too few of them for the last clusters, those
  * with most room. */
 uint32_t wr_map_choose_members(const struct wr_map *map, uint64_t cluster)
@@ -192,7 +213,7 @@ uint32_t wr_map_choose_members(const struct wr_map *map, uint64_t cluster)
     taken = choose_more(map, cluster, order, false, 0);
     all = choose_more(map, cluster, order, true, taken);
     if ((uint32_t)__builtin_popcount(all) < map->need)
-        return 0;
+        return choose_silent(map, cluster, all);
     if (map->pieces == 1 || (uint32_t)__builtin_popcount(taken) < map->pieces ||
         wr_map_is_feasible(map, taken, 0, map->clusters - map->placed - 1))
         return all;
@@ -208,6 +229,14 @@ uint32_t wr_map_choose_members(const struct wr_map *map, uint64_t cluster)
             taken |= 1u << best;
     }
     return taken;
+}
+
+struct wr_map_piece wr_map_take_at(struct wr_map *map, uint32_t member)
+{
+    return (struct wr_map_piece){.state = WR_PIECE_STALE,
+                                 .member = member,
+                                 .place = wr_map_take_place(&map->member[member]),
+                                 .life = map->member[member].life};
 }
 
 struct wr_map_piece wr_map_take_any(struct wr_map *map, uint64_t cluster, uint32_t but)
@@ -226,10 +255,20 @@ struct wr_map_piece wr_map_take_any(struct wr_map *map, uint64_t cluster, uint32
     }
     if (chosen == WR_MAP_NOBODY)
         return (struct wr_map_piece){.state = WR_PIECE_NONE};
-    return (struct wr_map_piece){.state = WR_PIECE_STALE,
-                                 .member = chosen,
-                                 .place = wr_map_take_place(&map->member[chosen]),
-                                 .life = map->member[chosen].life};
+    return wr_map_take_at(map, chosen);
+}
+
+struct wr_map_piece wr_map_take_instead(struct wr_map *map, uint64_t cluster, uint32_t but)
+{
+    uint32_t order[WR_MAP_MEMBERS];
+
+    wr_map_order(map, cluster, order);
+    for (uint32_t i = 0; i < map->members; i++)
+        if (!(but >> order[i] & 1) &&
+            (wr_map_is_on(map, cluster, order[i]) ? wr_map_free_places(&map->member[order[i]])
+                                                  : spare_places(map, order[i])) > 0)
+            return wr_map_take_at(map, order[i]);
+    return (struct wr_map_piece){.state = WR_PIECE_NONE};
 }
 
 /* --- Leaving -----------------------------------------------------------------------------------

@@ -98,6 +98,7 @@ bool wr_array_fetch_back(struct wr_array_channel *c)
             (struct wr_array_part *)((char *)back - offsetof(struct wr_array_part, patch));
         int error = back->error;
 
+        part->os_error = back->os_error;
         back = back->next;
         wr_array_end_part(c, part, error);
     }

@@ -241,7 +241,8 @@ static void free_array(struct wr_array *array)
     free(array->buffer);
     pthread_mutex_destroy(&array->lock);
     pthread_mutex_destroy(&array->legs_lock);
-    pthread_mutex_destroy(&array->grace_lock);
+    pthread_mutex_destroy(&array->gate.lock);
+    pthread_mutex_destroy(&array->sums.lock);
     pthread_cond_destroy(&array->work);
     free(array);
 }
@@ -267,7 +268,8 @@ static int open_array(const struct wr_spec_kind *kind, const struct weir_backend
         .rebuild_bytes_per_s = REBUILD_DEFAULT, .copies = copies, .replace_s = REPLACE_DEFAULT};
     pthread_mutex_init(&array->lock, NULL);
     pthread_mutex_init(&array->legs_lock, NULL);
-    pthread_mutex_init(&array->grace_lock, NULL);
+    pthread_mutex_init(&array->gate.lock, NULL);
+    pthread_mutex_init(&array->sums.lock, NULL);
     pthread_cond_init(&array->work, NULL);
     error = parse(array, spec);
     if (!error)

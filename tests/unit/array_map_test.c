@@ -134,6 +134,26 @@ Test(array_map, the_last_good_copy_may_be_that_of_one_who_was_away)
     wr_map_close(&map);
 }
 
+/* Nobody answers for now: a new cluster is placed all the same, and elsewhere once somebody does.
+ */
+Test(array_map, what_holds_nothing_stays_with_nobody_who_is_silent)
+{
+    struct wr_map_write write;
+    struct wr_map map;
+    bool is_idle;
+
+    open_map(&map, 1, 4, 2, 8);
+    map.member[0].is_up = map.member[1].is_up = false;
+    cr_assert_eq(wr_map_write_begin(&map, 1, 0, 8, &write), WEIR_OK);
+    cr_expect_eq(wr_map_write_end(&map, &write, 0, &is_idle), WEIR_EIO);
+    map.member[1 - write.piece[0].member].is_up = true;
+    cr_assert_eq(wr_map_write_begin(&map, 1, 0, 8, &write), WEIR_OK);
+    cr_expect(map.member[write.piece[0].member].is_up);
+    cr_expect_eq(wr_map_write_end(&map, &write, 1, &is_idle), WEIR_OK);
+    cr_expect_null(wr_map_wrong(&map));
+    wr_map_close(&map);
+}
+
 /* It may still come to pass, after the parity was made anew with what was there before. */
 Test(array_map, what_failed_to_be_patched_is_no_part_of_a_code)
 {
@@ -200,19 +220,31 @@ static bool answers(const struct wr_map_piece *piece)
            story.map.member[piece->member].is_up && draw(10) > 0;
 }
 
+static bool are_all_closed(void)
+{
+    for (uint32_t i = 0; i < story.members; i++)
+        if (!story.map.member[i].is_closed)
+            return false;
+    return true;
+}
+
 static void begin_write(void)
 {
     struct flight *flight = &story.flights[draw(FLYING)];
     const uint32_t cluster = draw(CLUSTERS);
     uint32_t first = draw(UNITS), count = 1 + draw(UNITS - first);
+    int error;
 
     if (draw(3) == 0)
         first = 0, count = UNITS;
     for (uint32_t i = first; i < first + count; i++)
         if (story.is_busy[cluster][i])
             return;
-    if (flight->flies || wr_map_write_begin(&story.map, cluster, first * UNIT, count * UNIT,
-                                            &flight->write) != WEIR_OK)
+    if (flight->flies)
+        return;
+    error = wr_map_write_begin(&story.map, cluster, first * UNIT, count * UNIT, &flight->write);
+    cr_assert(error != WEIR_EFULL || are_all_closed(), "there is room, whoever answers for now");
+    if (error)
         return;
     flight->flies = true;
     flight->version = ++story.version;

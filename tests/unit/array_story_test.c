@@ -7,6 +7,8 @@
  *   unit   a page that is looked at: the first and the last of each data piece
  *   cell   what lies in one row of a place: of data, the version of its page; of parity, the
  *          versions of all pages from which it was made. So it is seen whether pieces fit together
+ *   late   what a patch wrote to a cell, and was told has failed: it may come to pass at any time,
+ *          before anything later is written there
  */
 
 #include "transport/array_map.h"
@@ -20,6 +22,7 @@
 #define FLYING   3u
 #define NEED     4u /* the most */
 #define UNITS    (NEED * ROWS)
+#define LATE     4u
 
 enum { GARBAGE = -7, LOST = -1, ANYTHING = 0 };
 
@@ -31,7 +34,7 @@ static uint64_t state;
 
 static struct story {
     struct wr_map map;
-    uint32_t members, units;
+    uint32_t members, places, units;
     struct cell cells[WR_MAP_MEMBERS][2][PLACES][ROWS]; /* by member, life, place */
     int oracle[CLUSTERS][UNITS];
     bool is_busy[CLUSTERS][UNITS];
@@ -47,6 +50,9 @@ static struct story {
     bool is_worked, is_sent; /* the job, the patch: half done, by what was there then */
     uint32_t sent_ok;
     int sent_version;
+    struct late {
+        struct cell *cell, value;
+    } late[LATE];
     int version;
 } story;
 
@@ -80,6 +86,21 @@ static bool is_written(uint32_t cluster, uint32_t unit)
 static struct cell *cell_of(const struct wr_map_piece *piece, uint32_t row)
 {
     return &story.cells[piece->member][piece->life & 1][piece->place][row];
+}
+
+static void set_cell(struct cell *cell, const struct cell *value)
+{
+    for (uint32_t i = 0; i < LATE; i++)
+        if (story.late[i].cell == cell)
+            story.late[i].cell = NULL;
+    *cell = *value;
+}
+
+static void land(struct late *late)
+{
+    if (late->cell)
+        *late->cell = late->value;
+    late->cell = NULL;
 }
 
 static bool lives(const struct wr_map_piece *piece)
@@ -118,6 +139,13 @@ static struct cell parity_of(uint32_t cluster, uint32_t row)
     return cell;
 }
 
+/* There is always room: nobody is refused because others do not answer for now. */
+static bool is_begun(int error)
+{
+    cr_assert(error == WEIR_OK || error == WEIR_EAGAIN, "a write gave %s", weir_error_name(error));
+    return error == WEIR_OK;
+}
+
 /* --- Writes of everything ----------------------------------------------------------------------
  */
 
@@ -141,7 +169,7 @@ static void begin_write(void)
     const uint32_t cluster = draw(CLUSTERS);
 
     if (flight->flies || are_busy(cluster, 0, story.units) ||
-        wr_map_write_begin(&story.map, cluster, 0, WEIR_CLUSTER_SLOTS, &flight->write) != WEIR_OK)
+        !is_begun(wr_map_write_begin(&story.map, cluster, 0, WEIR_CLUSTER_SLOTS, &flight->write)))
         return;
     flight->flies = true;
     flight->version = ++story.version;
@@ -163,9 +191,13 @@ static void end_write(struct flight *flight)
             continue;
         ok |= answers(piece) ? 1u << i : 0;
         /* One that fails may have been written all the same. */
-        for (uint32_t row = 0; row < ROWS; row++)
+        for (uint32_t row = 0; row < ROWS; row++) {
+            struct cell cell = *cell_of(piece, row);
+
             for (uint32_t j = 0; j < story.map.need && (ok >> i & 1 || draw(2)); j++)
-                cell_of(piece, row)->of[j] = flight->version;
+                cell.of[j] = flight->version;
+            set_cell(cell_of(piece, row), &cell);
+        }
     }
     error = wr_map_write_end(&story.map, write, ok, &idle);
     for (uint32_t i = 0; i < story.units; i++)
@@ -187,9 +219,9 @@ static void begin_patch(void)
     story.to = story.from + 1 + draw(draw(2) ? 1 : story.units - story.from);
     if (story.has_patch || are_busy(cluster, story.from, story.to) ||
         story.to - story.from == story.units ||
-        wr_map_patch_begin(&story.map, cluster, page_of(story.from),
-                           page_of(story.to - 1) - page_of(story.from) + 1,
-                           &story.patch) != WEIR_OK)
+        !is_begun(wr_map_patch_begin(&story.map, cluster, page_of(story.from),
+                                     page_of(story.to - 1) - page_of(story.from) + 1,
+                                     &story.patch)))
         return;
     story.has_patch = true;
     story.is_sent = false;
@@ -234,16 +266,20 @@ static uint32_t send_row(uint32_t row, const struct cell *cell, uint32_t ok)
 {
     for (uint32_t i = 0; i < story.map.pieces; i++) {
         const struct wr_map_piece *target = &story.patch.target[i];
+        struct cell value = *cell;
 
         if (!(ok >> i & 1) || !is_to_get(i, row))
             continue;
         if (!answers(target))
             ok &= ~(1u << i);
-        if (!lives(target) || (!(ok >> i & 1) && draw(2)))
+        if (!lives(target))
             continue;
-        *cell_of(target, row) = *cell;
         if (i < story.map.need)
-            cell_of(target, row)->of[0] = cell->of[i];
+            value.of[0] = cell->of[i];
+        if (ok >> i & 1 || draw(3) == 0)
+            set_cell(cell_of(target, row), &value);
+        else if (draw(2))
+            story.late[draw(LATE)] = (struct late){cell_of(target, row), value};
     }
     return ok;
 }
@@ -310,13 +346,13 @@ static bool work_out(void)
     bool is_done = answers(&job->target);
 
     for (uint32_t row = 0; row < ROWS && is_done; row++) {
-        const struct cell cell = parity_of((uint32_t)job->cluster, row);
+        struct cell cell = parity_of((uint32_t)job->cluster, row);
 
         for (uint32_t i = 0; i < story.map.need; i++)
             is_done &= cell.of[i] != GARBAGE || (job->piece < story.map.need && i != job->piece);
-        *cell_of(&job->target, row) = cell;
         if (job->piece < story.map.need)
-            cell_of(&job->target, row)->of[0] = cell.of[job->piece];
+            cell.of[0] = cell.of[job->piece];
+        set_cell(cell_of(&job->target, row), &cell);
     }
     return is_done;
 }
@@ -364,13 +400,14 @@ static void lose_pages(uint32_t cluster, uint32_t member)
 
 static void lose(uint32_t member)
 {
+    static const struct cell garbage = {{GARBAGE, GARBAGE, GARBAGE, GARBAGE}};
+
     for (uint32_t c = 0; c < CLUSTERS; c++)
         lose_pages(c, member);
-    cr_assert_eq(wr_map_member_renew(&story.map, member, PLACES), WEIR_OK);
+    cr_assert_eq(wr_map_member_renew(&story.map, member, story.places), WEIR_OK);
     for (uint32_t place = 0; place < PLACES; place++)
         for (uint32_t row = 0; row < ROWS; row++)
-            for (uint32_t i = 0; i < NEED; i++)
-                story.cells[member][story.map.member[member].life & 1][place][row].of[i] = GARBAGE;
+            set_cell(&story.cells[member][story.map.member[member].life & 1][place][row], &garbage);
 }
 
 static void discard(uint32_t cluster)
@@ -460,6 +497,8 @@ static void step(void)
     struct flight *flight = &story.flights[draw(FLYING)];
     const uint32_t member = draw(story.members);
 
+    if (draw(4) == 0)
+        land(&story.late[draw(LATE)]);
     switch (draw(15)) {
     case 0: story.map.member[member].is_up = draw(4) && !story.map.member[member].is_closed; break;
     case 1: story.map.member[member].is_gone = draw(2); break;
@@ -550,13 +589,15 @@ static void open_map(void)
     const uint32_t need = 2 + draw(NEED - 1), pieces = need + 1 + draw(3);
 
     story.members = pieces + draw(3);
+    /* All of the same size, and not one place too many; or room for everything anywhere. */
+    story.places = story.members == pieces && draw(2) ? CLUSTERS + wr_map_reserve(need) : PLACES;
     story.units = need * ROWS;
     cr_assert_eq(wr_map_open(&story.map, pieces, need, CLUSTERS), WEIR_OK);
     for (uint32_t i = 0; i < story.members; i++) {
         char name[16] = "member ?";
 
         name[7] = (char)('a' + i);
-        wr_map_member_add(&story.map, name, PLACES);
+        wr_map_member_add(&story.map, name, story.places);
         lose(i);
     }
     be_well();

@@ -10,14 +10,17 @@
 #include "transport/array.h"
 
 #define DEPTH 256u
+#define SLOTS 8192u /* that are looked at */
 
 struct tame_told tame[TAMED];
+_Atomic(uint32_t) tame_clashes;
 
 struct member {
     struct weir_backend base;
     struct weir_backend *inner;
     const struct weir_backend_env *env;
     uint32_t number, age;
+    _Atomic(uint32_t) readers[SLOTS], writers[SLOTS];
 };
 
 struct channel {
@@ -34,9 +37,23 @@ static const struct weir_backend_ops ops;
 static _Atomic(struct member *) last[TAMED];
 static _Atomic(uint32_t) open_count[TAMED];
 
-static bool is_ill(const struct member *m)
+static int ill_of(const struct member *m)
 {
-    return tame[m->number].fails || tame[m->number].age != m->age;
+    if (tame[m->number].fails || tame[m->number].age != m->age)
+        return WEIR_EIO;
+    return tame[m->number].is_away ? WEIR_EAGAIN : WEIR_OK;
+}
+
+/* Of these slots there are so many more who read, or who write. */
+static void count(struct member *m, bool writes, uint64_t slot, uint32_t pages, int more)
+{
+    for (uint64_t i = slot; i < slot + pages && i < SLOTS; i++) {
+        atomic_fetch_add(writes ? &m->writers[i] : &m->readers[i], (uint32_t)more);
+        if (more > 0 && atomic_load(writes ? &m->readers[i] : &m->writers[i]) > 0)
+            atomic_fetch_add(&tame_clashes, 1);
+    }
+    if (more > 0 && tame[m->number].pause_us)
+        usleep(tame[m->number].pause_us);
 }
 
 static int open_member(const char *spec, const struct weir_backend_env *env,
@@ -76,17 +93,22 @@ static void describe(struct weir_backend *backend, struct weir_backend_info *inf
     struct member *m = (struct member *)backend;
 
     m->inner->ops->describe(m->inner, info_p);
+    info_p->flags |= tame[m->number].flags;
 }
 
 static int read_member(struct weir_backend *backend, uint64_t slot, uint32_t pages, void *bytes)
 {
     struct member *m = (struct member *)backend;
+    int error = ill_of(m);
 
-    if (is_ill(m)) {
+    if (error) {
         memset(bytes, 0xdb, (size_t)pages * WEIR_SLOT_BYTES);
-        return WEIR_EIO;
+        return error;
     }
-    return m->inner->ops->read(m->inner, slot, pages, bytes);
+    count(m, false, slot, pages, 1);
+    error = m->inner->ops->read(m->inner, slot, pages, bytes);
+    count(m, false, slot, pages, -1);
+    return error;
 }
 
 static int open_channel(struct weir_backend *backend, uint32_t depth,
@@ -114,11 +136,13 @@ static void request_done(struct weir_io *io)
 {
     struct request *mine = (struct request *)io;
     struct channel *c = io->owner;
+    struct member *m = (struct member *)c->base.backend;
     struct weir_io *outer = mine->outer;
+    const int ill = mine->is_to_fail ? WEIR_EIO : ill_of(m);
 
+    count(m, io->is_write, io->slot, io->pages, -1);
     mine->outer = NULL;
-    outer->error = mine->is_to_fail || is_ill((struct member *)c->base.backend) ? WEIR_EIO
-                                                                                : io->error;
+    outer->error = ill ? ill : io->error;
     outer->os_error = 0;
     outer->done(outer);
 }
@@ -133,11 +157,12 @@ static bool is_to_fail(struct member *m, const struct weir_io *io)
     return false;
 }
 
-static uint32_t submit(struct weir_channel *channel, struct weir_io *const *ios, uint32_t count)
+static uint32_t submit(struct weir_channel *channel, struct weir_io *const *ios, uint32_t number)
 {
     struct channel *c = (struct channel *)channel;
+    struct member *m = (struct member *)c->base.backend;
 
-    for (uint32_t i = 0, at = 0; i < count; i++) {
+    for (uint32_t i = 0, at = 0; i < number; i++) {
         struct weir_io *io;
 
         while (at < DEPTH && c->ios[at].outer)
@@ -149,13 +174,15 @@ static uint32_t submit(struct weir_channel *channel, struct weir_io *const *ios,
         io = &c->ios[at].io;
         io->done = request_done;
         io->owner = c;
+        count(m, io->is_write, io->slot, io->pages, 1);
         if (c->inner->backend->ops->submit(c->inner, &io, 1) == 0) {
+            count(m, io->is_write, io->slot, io->pages, -1);
             c->ios[at].outer = NULL;
             return i;
         }
-        c->ios[at].is_to_fail = is_to_fail((struct member *)c->base.backend, ios[i]);
+        c->ios[at].is_to_fail = is_to_fail(m, ios[i]);
     }
-    return count;
+    return number;
 }
 
 static uint32_t poll_channel(struct weir_channel *channel, uint32_t max)

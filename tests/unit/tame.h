@@ -14,10 +14,16 @@
 /* What is told to "tame:N", whoever has it open. */
 extern struct tame_told {
     _Atomic(bool) fails;              /* every request      */
+    _Atomic(bool) is_away;            /* every request, with WEIR_EAGAIN */
+    _Atomic(uint32_t) pause_us;       /* each takes so much longer */
+    uint32_t flags;                   /* that describe() gives */
     _Atomic(bool) refuses;            /* to be opened       */
     _Atomic(uint32_t) writes_to_fail; /* so many of the next, one or more done all the same */
     _Atomic(uint32_t) age;            /* of those who live: each change is a death */
 } tame[TAMED];
+
+/* How often a slot was read while it was written, of all of them together: never. */
+extern _Atomic(uint32_t) tame_clashes;
 
 /* As kit_open(). */
 struct weir_backend *tame_open_array(const char *spec);
