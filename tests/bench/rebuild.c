@@ -239,12 +239,11 @@ bool bench_drive_rebuild(struct bench *bench)
 
         snprintf(key_path, sizeof(key_path), "%s/key-%s", bench->dir, layouts[i].name);
         bench_undo("unlink", key_path);
-        bench_side_init(&sides[i], side_names[i], "rebuild",
-                        "layout=%s budget=%llu pages=%llu room=%llu rate=%llu key=%s",
-                        layouts[i].name, (unsigned long long)budget,
-                        (unsigned long long)(bytes / BENCH_PAGE),
-                        (unsigned long long)(bytes / BENCH_MIB * 3 / 2), (unsigned long long)rate,
-                        key_path);
+        bench_side_init(
+            &sides[i], side_names[i], "rebuild",
+            "layout=%s budget=%llu pages=%llu room=%llu rate=%llu key=%s", layouts[i].name,
+            (unsigned long long)budget, (unsigned long long)(bytes / BENCH_PAGE),
+            (unsigned long long)(bytes / BENCH_MIB * 3 / 2), (unsigned long long)rate, key_path);
     }
     /* One round: the keys are made by the runs. */
     if (!bench_rounds(bench, sides, LAYOUTS, 1))
