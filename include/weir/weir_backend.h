@@ -134,8 +134,8 @@ struct weir_backend_ops {
 
     /* Optional. One page of which read() or a request has failed, or has brought what was never
      * written there: from another copy, where there are several. attempt: 0, 1, 2 ... ask for one
-     * copy each; the caller looks at what he gets, and asks on. WEIR_ENOENT: there are no more;
-     * WEIR_EIO: this one cannot be had. In all else as read(). */
+     * copy each, some perhaps once more; the caller looks at what he gets, and asks on.
+     * WEIR_ENOENT: there are no more; WEIR_EIO: this one cannot be had. In all else as read(). */
     int (*reread)(struct weir_backend *backend, uint64_t slot, uint32_t attempt, void *bytes);
 
     /* Optional. Of one that is made of several: take in another, which gets its share of what is

@@ -12,232 +12,8 @@
 #include <unistd.h>
 
 #include "tests/unit/backend_kit.h"
+#include "tests/unit/tame.h"
 #include "transport/array.h"
-
-/* --- Members that do as they are told ----------------------------------------------------------
- */
-
-#define TAMED 4u
-
-/* What is told to "tame:N", whoever has it open. */
-static struct {
-    _Atomic(bool) fails;                     /* every request                 */
-    _Atomic(bool) away;                      /* likewise, and it may yet come */
-    _Atomic(bool) refuses;                   /* to be opened                  */
-    _Atomic(bool) declines;                  /* to open a channel             */
-    _Atomic(bool) stalls_open, stalls_close; /* and stays in there: in channel_close() */
-    _Atomic(uint32_t) age;                   /* of those who live: each change is a death */
-} tame[TAMED];
-
-struct tame {
-    struct weir_backend base;
-    struct weir_backend *inner;
-    uint32_t number, age;
-};
-
-struct tame_channel {
-    struct weir_channel base;
-    struct weir_channel *inner;
-    struct tame_io {
-        struct weir_io io;
-        struct weir_io *outer;
-    } ios[256];
-};
-
-static int state_of(const struct tame *t)
-{
-    if (tame[t->number].fails || tame[t->number].age != t->age)
-        return WEIR_EIO;
-    return tame[t->number].away ? WEIR_EAGAIN : WEIR_OK;
-}
-
-static void stay_while(const _Atomic(bool) *stalls)
-{
-    while (*stalls)
-        usleep(1000);
-}
-
-static const struct weir_backend_ops tame_ops;
-
-static int tame_open(const char *spec, const struct weir_backend_env *env,
-                     struct weir_backend **backend_p)
-{
-    struct tame *t = calloc(1, sizeof(*t));
-    int error = WEIR_EIO;
-
-    cr_assert_not_null(t);
-    t->number = (uint32_t)(spec[0] - '0');
-    t->age = tame[t->number].age;
-    t->base.ops = &tame_ops;
-    stay_while(&tame[t->number].stalls_open);
-    if (!tame[t->number].refuses)
-        error = weir_backend_open(kit_text("mem:%s", spec + 1), env, &t->inner);
-    if (error)
-        free(t);
-    else
-        *backend_p = &t->base;
-    return error;
-}
-
-static void tame_close(struct weir_backend *backend)
-{
-    struct tame *t = (struct tame *)backend;
-
-    t->inner->ops->close(t->inner);
-    free(t);
-}
-
-static void tame_describe(struct weir_backend *backend, struct weir_backend_info *info_p)
-{
-    struct tame *t = (struct tame *)backend;
-
-    t->inner->ops->describe(t->inner, info_p);
-}
-
-static int tame_read(struct weir_backend *backend, uint64_t slot, uint32_t pages, void *bytes)
-{
-    struct tame *t = (struct tame *)backend;
-    int state = state_of(t);
-
-    if (state) {
-        memset(bytes, 0xdb, (size_t)pages * WEIR_SLOT_BYTES);
-        return state;
-    }
-    return t->inner->ops->read(t->inner, slot, pages, bytes);
-}
-
-static int tame_channel_open(struct weir_backend *backend, uint32_t depth,
-                             struct weir_channel **channel_p)
-{
-    struct tame *t = (struct tame *)backend;
-    struct tame_channel *c;
-
-    if (tame[t->number].declines)
-        return WEIR_ENOMEM;
-    c = calloc(1, sizeof(*c));
-    cr_assert(c && depth <= 256);
-    c->base.backend = backend;
-    cr_assert_eq(t->inner->ops->channel_open(t->inner, depth, &c->inner), WEIR_OK);
-    *channel_p = &c->base;
-    return WEIR_OK;
-}
-
-static void tame_channel_close(struct weir_channel *channel)
-{
-    struct tame_channel *c = (struct tame_channel *)channel;
-
-    stay_while(&tame[((struct tame *)channel->backend)->number].stalls_close);
-    c->inner->backend->ops->channel_close(c->inner);
-    free(c);
-}
-
-static void tame_done(struct weir_io *io)
-{
-    struct tame_io *mine = (struct tame_io *)io;
-    struct tame_channel *c = io->owner;
-    struct weir_io *outer = mine->outer;
-
-    mine->outer = NULL;
-    outer->error = state_of((struct tame *)c->base.backend);
-    outer->error = outer->error ? outer->error : io->error;
-    outer->os_error = 0;
-    outer->done(outer);
-}
-
-static uint32_t tame_submit(struct weir_channel *channel, struct weir_io *const *ios,
-                            uint32_t count)
-{
-    struct tame_channel *c = (struct tame_channel *)channel;
-
-    for (uint32_t i = 0, at = 0; i < count; i++) {
-        struct weir_io *io;
-
-        while (at < 256 && c->ios[at].outer)
-            at++;
-        if (at == 256)
-            return i;
-        c->ios[at].outer = ios[i];
-        c->ios[at].io = *ios[i];
-        io = &c->ios[at].io;
-        io->done = tame_done;
-        io->owner = c;
-        if (c->inner->backend->ops->submit(c->inner, &io, 1) == 0) {
-            c->ios[at].outer = NULL;
-            return i;
-        }
-    }
-    return count;
-}
-
-static uint32_t tame_poll(struct weir_channel *channel, uint32_t max)
-{
-    struct tame_channel *c = (struct tame_channel *)channel;
-
-    return c->inner->backend->ops->poll(c->inner, max);
-}
-
-static int tame_wait_fd(struct weir_channel *channel)
-{
-    (void)channel;
-    return -1;
-}
-
-static const struct weir_backend_ops tame_ops = {
-    .abi = WEIR_BACKEND_ABI,
-    .name = "tame",
-    .open = tame_open,
-    .close = tame_close,
-    .describe = tame_describe,
-    .read = tame_read,
-    .channel_open = tame_channel_open,
-    .channel_close = tame_channel_close,
-    .submit = tame_submit,
-    .poll = tame_poll,
-    .wait_fd = tame_wait_fd,
-};
-
-static struct weir_backend *open_tamed(const char *spec)
-{
-    (void)weir_backend_register(&tame_ops);
-    return kit_open(spec, WEIR_OK);
-}
-
-/* Come back empty, once. */
-static void kill_tame(uint32_t number)
-{
-    tame[number].age++;
-}
-
-static uint64_t missing_of(struct weir_backend *backend)
-{
-    struct wr_array *array = (struct wr_array *)backend;
-    uint64_t missing;
-
-    pthread_mutex_lock(&array->lock);
-    missing = array->map.missing;
-    pthread_mutex_unlock(&array->lock);
-    return missing;
-}
-
-/* Is everybody up, in at least this life, and everything whole, within a minute? */
-static bool is_whole(struct weir_backend *backend, uint32_t member, uint32_t life)
-{
-    struct wr_array *array = (struct wr_array *)backend;
-
-    for (int i = 0; i < 6000; i++) {
-        bool is = missing_of(backend) == 0;
-
-        pthread_mutex_lock(&array->lock);
-        is &= array->map.member[member].life >= life;
-        pthread_mutex_unlock(&array->lock);
-        for (uint32_t m = 0; m < array->members; m++)
-            is &= array->map.member[m].is_up;
-        if (is)
-            return true;
-        usleep(10000);
-    }
-    return false;
-}
 
 /* --- Threads that write and read ---------------------------------------------------------------
  */
@@ -378,14 +154,14 @@ static void let_move(uint64_t requests)
 
 Test(backend_array, a_copy_that_fails_now_and_then_is_made_whole_again, .timeout = 120)
 {
-    subject = open_tamed("mirror(tame:0" SIZE_SPEC ", tame:1" SIZE_SPEC ")");
+    subject = tame_open_array("mirror(tame:0" SIZE_SPEC ", tame:1" SIZE_SPEC ")");
     start_workers();
     for (uint32_t round = 0; round < 6; round++) {
         let_move(2000);
         tame[round % 2].fails = true;
         let_move(2000);
         tame[round % 2].fails = false;
-        cr_assert(is_whole(subject, 0, 1), "round %u: %s", round, kit_told.text);
+        cr_assert(tame_is_whole(subject, 0, 1), "round %u: %s", round, kit_told.text);
     }
     end_workers();
     cr_expect(kit_has_heard("all its copies again"), "%s", kit_told.text);
@@ -394,12 +170,12 @@ Test(backend_array, a_copy_that_fails_now_and_then_is_made_whole_again, .timeout
 
 Test(backend_array, a_member_that_comes_back_empty_is_filled, .timeout = 120)
 {
-    subject = open_tamed("mirror(tame:0" SIZE_SPEC ", tame:1" SIZE_SPEC ")");
+    subject = tame_open_array("mirror(tame:0" SIZE_SPEC ", tame:1" SIZE_SPEC ")");
     start_workers();
     for (uint32_t round = 0; round < 2; round++) {
         let_move(2000);
-        kill_tame(round);
-        cr_assert(is_whole(subject, round, 2), "round %u: %s", round, kit_told.text);
+        tame_kill(round);
+        cr_assert(tame_is_whole(subject, round, 2), "round %u: %s", round, kit_told.text);
     }
     end_workers();
     cr_expect_eq(((struct wr_array *)subject)->map.lost, 0);
@@ -410,17 +186,17 @@ Test(backend_array, a_member_that_stays_away_is_replaced_by_another, .timeout = 
 {
     struct wr_array *array;
 
-    subject = open_tamed("mirror(tame:0" SIZE_SPEC ", tame:1" SIZE_SPEC ", tame:2" SIZE_SPEC
-                         ")?replace_s=1");
+    subject = tame_open_array("mirror(tame:0" SIZE_SPEC ", tame:1" SIZE_SPEC ", tame:2" SIZE_SPEC
+                              ")?replace_s=1");
     array = (struct wr_array *)subject;
     cr_expect_geq(array->map.clusters, CLUSTERS + 3);
     start_workers();
     let_move(4000);
     tame[1].refuses = true;
-    kill_tame(1);
+    tame_kill(1);
     /* Its clusters are made whole at the other two: nothing points at it any more. */
     for (bool any = true; any; usleep(10000)) {
-        any = missing_of(subject) > 0;
+        any = tame_missing(subject) > 0;
         for (uint64_t c = 0; c < array->map.clusters; c++)
             for (uint32_t p = 0; p < 2; p++) {
                 struct wr_map_piece piece = wr_map_piece(&array->map, c, p);
@@ -429,7 +205,7 @@ Test(backend_array, a_member_that_stays_away_is_replaced_by_another, .timeout = 
             }
     }
     tame[1].refuses = false;
-    cr_assert(is_whole(subject, 1, 2), "%s", kit_told.text);
+    cr_assert(tame_is_whole(subject, 1, 2), "%s", kit_told.text);
     end_workers();
     kit_close(subject);
 }
@@ -437,12 +213,12 @@ Test(backend_array, a_member_that_stays_away_is_replaced_by_another, .timeout = 
 Test(backend_array, an_array_opens_without_one_and_takes_it_in_later, .timeout = 120)
 {
     tame[1].refuses = true;
-    subject = open_tamed("mirror(tame:0" SIZE_SPEC ", tame:1" SIZE_SPEC ")");
+    subject = tame_open_array("mirror(tame:0" SIZE_SPEC ", tame:1" SIZE_SPEC ")");
     start_workers();
     let_move(2000);
-    cr_expect_gt(missing_of(subject), 0);
+    cr_expect_gt(tame_missing(subject), 0);
     tame[1].refuses = false;
-    cr_assert(is_whole(subject, 1, 1), "%s", kit_told.text);
+    cr_assert(tame_is_whole(subject, 1, 1), "%s", kit_told.text);
     end_workers();
     kit_close(subject);
     tame[1].refuses = true;
@@ -465,11 +241,11 @@ Test(backend_array, a_member_that_hangs_as_it_is_opened_holds_up_nobody, .timeou
 {
     struct wr_array *array;
 
-    subject = open_tamed("mirror(tame:0" SIZE_SPEC ", tame:1" SIZE_SPEC ", tame:2" SIZE_SPEC
-                         ")?copies=3");
+    subject = tame_open_array("mirror(tame:0" SIZE_SPEC ", tame:1" SIZE_SPEC ", tame:2" SIZE_SPEC
+                              ")?copies=3");
     array = (struct wr_array *)subject;
     tame[2].stalls_open = true;
-    kill_tame(2);
+    tame_kill(2);
     while (array->member[2].errand.state != WR_ERRAND_RUNS)
         usleep(1000);
     for (uint32_t i = 0; i < 2; i++) {
@@ -483,7 +259,7 @@ Test(backend_array, a_member_that_hangs_as_it_is_opened_holds_up_nobody, .timeou
     start_workers();
     let_move(2000);
     tame[2].stalls_open = false;
-    cr_assert(is_whole(subject, 2, 2), "%s", kit_told.text);
+    cr_assert(tame_is_whole(subject, 2, 2), "%s", kit_told.text);
     end_workers();
     kit_close(subject);
 }
@@ -493,12 +269,12 @@ Test(backend_array, a_member_that_hangs_as_a_channel_is_closed_holds_up_nobody, 
 {
     struct wr_array *array;
 
-    subject = open_tamed("mirror(tame:0" SIZE_SPEC ", tame:1" SIZE_SPEC ")");
+    subject = tame_open_array("mirror(tame:0" SIZE_SPEC ", tame:1" SIZE_SPEC ")");
     array = (struct wr_array *)subject;
     start_workers();
     let_move(1000);
     tame[1].stalls_close = true;
-    kill_tame(1);
+    tame_kill(1);
     for (bool any = true; any; usleep(1000)) {
         pthread_mutex_lock(&array->lock);
         any = array->map.member[1].life < 2;
@@ -506,7 +282,7 @@ Test(backend_array, a_member_that_hangs_as_a_channel_is_closed_holds_up_nobody, 
     }
     let_move(4000);
     tame[1].stalls_close = false;
-    cr_assert(is_whole(subject, 1, 2), "%s", kit_told.text);
+    cr_assert(tame_is_whole(subject, 1, 2), "%s", kit_told.text);
     end_workers();
     kit_close(subject);
 }
@@ -515,7 +291,7 @@ static void *come_back_soon(void *context)
 {
     (void)context;
     usleep(700000);
-    tame[0].away = tame[1].away = false;
+    tame[0].is_away = tame[1].is_away = false;
     return NULL;
 }
 
@@ -525,7 +301,7 @@ Test(backend_array, as_long_as_a_member_may_come_back_it_is_waited_for, .timeout
     struct weir_channel *channel;
     pthread_t thread;
 
-    subject = open_tamed("mirror(tame:0" SIZE_SPEC ", tame:1" SIZE_SPEC ")");
+    subject = tame_open_array("mirror(tame:0" SIZE_SPEC ", tame:1" SIZE_SPEC ")");
     channel = kit_channel(subject, 4);
     cr_assert_eq(kit_write(channel, 1, 1, 7, NULL), WEIR_OK);
     for (uint32_t round = 0; round < 3; round++) {
@@ -533,7 +309,7 @@ Test(backend_array, as_long_as_a_member_may_come_back_it_is_waited_for, .timeout
         struct iovec iov;
         unsigned char *page = kit_pages(1, 0);
 
-        tame[0].away = tame[1].away = true;
+        tame[0].is_away = tame[1].is_away = true;
         cr_assert_eq(pthread_create(&thread, NULL, come_back_soon, NULL), 0);
         if (round == 0) {
             cr_expect(kit_holds(subject, 1, 1, 7));
@@ -546,7 +322,7 @@ Test(backend_array, as_long_as_a_member_may_come_back_it_is_waited_for, .timeout
         pthread_join(thread, NULL);
         free(page);
     }
-    cr_expect(is_whole(subject, 0, 1));
+    cr_expect(tame_is_whole(subject, 0, 1));
     cr_expect_eq(((struct wr_array *)subject)->map.member[0].life, 1);
     subject->ops->channel_close(channel);
     kit_close(subject);
@@ -566,7 +342,7 @@ Test(backend_array, who_can_go_elsewhere_does_not_wait, .timeout = 120)
         WEIR_OK);
     channel = kit_channel(subject, 4);
     cr_assert_eq(kit_write(channel, 1, 1, 7, NULL), WEIR_OK);
-    tame[0].away = tame[1].away = true;
+    tame[0].is_away = tame[1].is_away = true;
     cr_expect_eq(subject->ops->read(subject, 1, 1, page), WEIR_EAGAIN);
     cr_expect_eq(kit_write(channel, 1, 1, 8, NULL), WEIR_EAGAIN);
     tame[1].fails = true;
@@ -582,18 +358,18 @@ Test(backend_array, who_can_go_elsewhere_does_not_wait, .timeout = 120)
 /* It is not less whole for ever because there was no memory for a moment. */
 Test(backend_array, a_channel_that_could_not_be_had_is_had_later, .timeout = 120)
 {
-    subject = open_tamed("mirror(tame:0" SIZE_SPEC ", tame:1" SIZE_SPEC ")");
+    subject = tame_open_array("mirror(tame:0" SIZE_SPEC ", tame:1" SIZE_SPEC ")");
     tame[1].declines = true;
     start_workers();
     let_move(1000);
-    cr_expect_gt(missing_of(subject), 0);
+    cr_expect_gt(tame_missing(subject), 0);
     tame[1].declines = false;
     for (int i = 0; i < 500 && ((struct wr_array *)subject)->wants_legs; i++)
         usleep(10000);
     usleep(300000);
-    cr_assert(is_whole(subject, 1, 1), "%s", kit_told.text);
+    cr_assert(tame_is_whole(subject, 1, 1), "%s", kit_told.text);
     let_move(1000);
-    cr_expect_eq(missing_of(subject), 0);
+    cr_expect_eq(tame_missing(subject), 0);
     end_workers();
     kit_close(subject);
 }
@@ -615,13 +391,13 @@ Test(backend_array, a_read_that_fails_is_no_cancellation_point, .timeout = 60)
     unsigned char *page = kit_pages(1, 0);
     pthread_t thread;
 
-    subject = open_tamed("mirror(tame:0" SIZE_SPEC ", tame:1" SIZE_SPEC ")");
+    subject = tame_open_array("mirror(tame:0" SIZE_SPEC ", tame:1" SIZE_SPEC ")");
     channel = kit_channel(subject, 4);
     cr_assert_eq(kit_write(channel, 1, 1, 7, NULL), WEIR_OK);
-    tame[0].fails = tame[1].away = true;
+    tame[0].fails = tame[1].is_away = true;
     cr_assert_eq(pthread_create(&thread, NULL, read_cancelled, page), 0);
     usleep(100000);
-    tame[1].away = false;
+    tame[1].is_away = false;
     pthread_join(thread, NULL);
     cr_expect(has_returned);
     subject->ops->channel_close(channel);
@@ -649,21 +425,21 @@ Test(backend_array, another_member_takes_its_share, .timeout = 120)
 {
     struct wr_array *array;
 
-    subject = open_tamed("mirror(tame:0" SIZE_SPEC ", tame:1" SIZE_SPEC ")?replace_s=1");
+    subject = tame_open_array("mirror(tame:0" SIZE_SPEC ", tame:1" SIZE_SPEC ")?replace_s=1");
     array = (struct wr_array *)subject;
     start_workers();
     let_move(2000);
     cr_assert_eq(subject->ops->extend(subject, "tame:2" SIZE_SPEC, 0), WEIR_OK);
-    cr_assert(is_whole(subject, 2, 1), "%s", kit_told.text);
+    cr_assert(tame_is_whole(subject, 2, 1), "%s", kit_told.text);
     for (int i = 0; i < 2000 && pieces_at(array, 2) == 0; i++)
         usleep(10000);
     cr_expect_gt(pieces_at(array, 2), 0);
     tame[1].refuses = true;
-    kill_tame(1);
-    for (int i = 0; i < 6000 && (pieces_at(array, 1) > 0 || missing_of(subject) > 0); i++)
+    tame_kill(1);
+    for (int i = 0; i < 6000 && (pieces_at(array, 1) > 0 || tame_missing(subject) > 0); i++)
         usleep(10000);
     cr_expect_eq(pieces_at(array, 1), 0);
-    cr_expect_eq(missing_of(subject), 0);
+    cr_expect_eq(tame_missing(subject), 0);
     end_workers();
     cr_expect_eq(array->map.lost, 0);
     kit_close(subject);
@@ -689,8 +465,8 @@ static void expect_copies(struct weir_backend *backend, uint64_t slot, int fill,
 
 Test(backend_array, each_copy_can_be_asked_for, .timeout = 60)
 {
-    struct weir_backend *mirror = open_tamed("mirror(tame:0" SIZE_SPEC ", tame:1" SIZE_SPEC
-                                             ", tame:2" SIZE_SPEC ")?copies=3");
+    struct weir_backend *mirror = tame_open_array("mirror(tame:0" SIZE_SPEC ", tame:1" SIZE_SPEC
+                                                  ", tame:2" SIZE_SPEC ")?copies=3");
     struct weir_channel *channel = kit_channel(mirror, 4);
 
     cr_assert_eq(kit_write(channel, 3, 1, 7, NULL), WEIR_OK);
@@ -718,7 +494,8 @@ Test(backend_array, behind_a_seal_the_good_copy_is_found, .timeout = 60)
 /* What no other member has is refused, and never taken for zeros; what is written anew is good. */
 Test(backend_array, what_was_lost_is_refused, .timeout = 120)
 {
-    struct weir_backend *spread = open_tamed("spread(tame:0" SIZE_SPEC ", tame:1" SIZE_SPEC ")");
+    struct weir_backend *spread = tame_open_array("spread(tame:0" SIZE_SPEC ", tame:1" SIZE_SPEC
+                                                  ")");
     const uint64_t slots = kit_describe(spread).slots;
     struct weir_channel *channel = kit_channel(spread, 4);
     unsigned char *page = kit_pages(1, 0);
@@ -727,9 +504,9 @@ Test(backend_array, what_was_lost_is_refused, .timeout = 120)
     cr_expect_eq(slots, 12 * WEIR_CLUSTER_SLOTS);
     for (uint64_t slot = 5; slot < slots; slot += WEIR_CLUSTER_SLOTS)
         cr_assert_eq(kit_write(channel, slot, 1, 7, NULL), WEIR_OK);
-    kill_tame(0);
+    tame_kill(0);
     (void)spread->ops->read(spread, 5, 1, page);
-    cr_assert(is_whole(spread, 0, 2), "%s", kit_told.text);
+    cr_assert(tame_is_whole(spread, 0, 2), "%s", kit_told.text);
     for (uint64_t slot = 5; slot < slots; slot += WEIR_CLUSTER_SLOTS) {
         if (spread->ops->read(spread, slot, 1, page) == WEIR_OK) {
             cr_expect(kit_is_filled(page, WEIR_SLOT_BYTES, 7));

@@ -223,24 +223,58 @@ Test(backend_ec, writes_fail_here_and_there, .timeout = 120)
     kit_close(subject);
 }
 
-/* Three of four are under suspicion, and answer when they are asked. */
+/* So many from this one on are under suspicion, and answer when they are asked; two of the others,
+ * if there are as many, fail once. */
+static void suspect(struct weir_backend *array, uint32_t first, uint32_t count)
+{
+    for (uint32_t i = 0; i < 4; i++)
+        if (i < count)
+            wr_array_suspect((struct wr_array *)array, (first + i) % 4);
+        else
+            tame[(first + i) % 4].writes_to_fail = i < 3;
+}
+
+static void forgive(void)
+{
+    for (uint32_t i = 0; i < 4; i++)
+        tame[i].writes_to_fail = 0;
+}
+
 Test(backend_ec, who_is_only_suspected_is_asked, .timeout = 60)
 {
     struct weir_backend *array = tame_open_array("ec(2+2, " MEMBERS_4 ")");
     struct weir_channel *channel = kit_channel(array, 4);
+    const uint32_t all = WEIR_CLUSTER_SLOTS;
 
-    for (uint32_t round = 0; round < 40; round++) {
-        for (uint32_t i = 0; i < 3; i++)
-            wr_array_suspect((struct wr_array *)array, (round + i) % 4);
-        tame[round % 4].writes_to_fail = round % 2;
+    for (uint32_t round = 0; round < 20; round++) {
+        suspect(array, round, round % 2 ? 1 : 3);
         cr_assert_eq(kit_write(channel, 3 + round, 1, 7, NULL), WEIR_OK, "a page, round %u", round);
-        tame[round % 4].writes_to_fail = 0;
-        for (uint32_t i = 0; i < 3; i++)
-            wr_array_suspect((struct wr_array *)array, (round + i) % 4);
-        cr_assert_eq(
-            kit_write(channel, (1 + round % 4) * WEIR_CLUSTER_SLOTS, WEIR_CLUSTER_SLOTS, 8, NULL),
-            WEIR_OK, "a cluster, round %u", round);
+        forgive();
+        suspect(array, round, round % 2 ? 1 : 3);
+        cr_assert_eq(kit_write(channel, (1 + round % 4) * all, all, 8, NULL), WEIR_OK,
+                     "a cluster, round %u", round);
+        forgive();
     }
+    array->ops->channel_close(channel);
+    kit_close(array);
+}
+
+/* What has no room says so, and is used again once it has some. */
+Test(backend_ec, who_is_full_is_said_to_be, .timeout = 60)
+{
+    struct weir_backend *array = tame_open_array("ec(2+1, " MEMBERS_3 ")");
+    struct weir_channel *channel = kit_channel(array, 4);
+    const uint32_t all = WEIR_CLUSTER_SLOTS;
+
+    cr_assert_eq(kit_write(channel, 0, all, 6, NULL), WEIR_OK);
+    tame[0].is_full = tame[2].is_full = true;
+    cr_expect_eq(kit_write(channel, 3, 1, 7, NULL), WEIR_EFULL, "in place");
+    cr_expect_eq(kit_write(channel, 4, 1, 7, NULL), WEIR_EFULL, "elsewhere");
+    cr_expect_eq(kit_write(channel, 2 * all, all, 7, NULL), WEIR_EFULL);
+    cr_expect(kit_holds(array, 5, all - 5, 6));
+    tame[0].is_full = tame[2].is_full = false;
+    cr_expect_eq(kit_write(channel, 3, 1, 8, NULL), WEIR_OK);
+    cr_expect(kit_holds(array, 3, 1, 8));
     array->ops->channel_close(channel);
     kit_close(array);
 }

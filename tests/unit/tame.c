@@ -37,6 +37,12 @@ static const struct weir_backend_ops ops;
 static _Atomic(struct member *) last[TAMED];
 static _Atomic(uint32_t) open_count[TAMED];
 
+static void stay_while(const _Atomic(bool) *stalls)
+{
+    while (*stalls)
+        usleep(1000);
+}
+
 static int ill_of(const struct member *m)
 {
     if (tame[m->number].fails || tame[m->number].age != m->age)
@@ -67,6 +73,7 @@ static int open_member(const char *spec, const struct weir_backend_env *env,
     m->age = tame[m->number].age;
     m->base.ops = &ops;
     m->env = env;
+    stay_while(&tame[m->number].stalls_open);
     if (!tame[m->number].refuses)
         error = weir_backend_open(kit_text("mem:%s", spec + 1), env, &m->inner);
     if (error) {
@@ -114,9 +121,12 @@ static int read_member(struct weir_backend *backend, uint64_t slot, uint32_t pag
 static int open_channel(struct weir_backend *backend, uint32_t depth,
                         struct weir_channel **channel_p)
 {
-    struct channel *c = calloc(1, sizeof(*c));
     struct member *m = (struct member *)backend;
+    struct channel *c;
 
+    if (tame[m->number].declines)
+        return WEIR_ENOMEM;
+    c = calloc(1, sizeof(*c));
     cr_assert(c && depth <= DEPTH);
     c->base.backend = backend;
     cr_assert_eq(m->inner->ops->channel_open(m->inner, depth, &c->inner), WEIR_OK);
@@ -128,6 +138,7 @@ static void close_channel(struct weir_channel *channel)
 {
     struct channel *c = (struct channel *)channel;
 
+    stay_while(&tame[((struct member *)channel->backend)->number].stalls_close);
     c->inner->backend->ops->channel_close(c->inner);
     free(c);
 }
@@ -138,10 +149,12 @@ static void request_done(struct weir_io *io)
     struct channel *c = io->owner;
     struct member *m = (struct member *)c->base.backend;
     struct weir_io *outer = mine->outer;
-    const int ill = mine->is_to_fail ? WEIR_EIO : ill_of(m);
+    int ill = mine->is_to_fail ? WEIR_EIO : ill_of(m);
 
     count(m, io->is_write, io->slot, io->pages, -1);
     mine->outer = NULL;
+    if (!ill && io->is_write && tame[m->number].is_full)
+        ill = WEIR_EFULL;
     outer->error = ill ? ill : io->error;
     outer->os_error = 0;
     outer->done(outer);

@@ -13,11 +13,14 @@
 
 /* What is told to "tame:N", whoever has it open. */
 extern struct tame_told {
-    _Atomic(bool) fails;              /* every request      */
-    _Atomic(bool) is_away;            /* every request, with WEIR_EAGAIN */
-    _Atomic(uint32_t) pause_us;       /* each takes so much longer */
-    uint32_t flags;                   /* that describe() gives */
-    _Atomic(bool) refuses;            /* to be opened       */
+    _Atomic(bool) fails;                     /* every request      */
+    _Atomic(bool) is_away;                   /* every request, with WEIR_EAGAIN */
+    _Atomic(uint32_t) pause_us;              /* each takes so much longer */
+    uint32_t flags;                          /* that describe() gives */
+    _Atomic(bool) is_full;                   /* every write, with WEIR_EFULL    */
+    _Atomic(bool) refuses;                   /* to be opened       */
+    _Atomic(bool) declines;                  /* to open a channel  */
+    _Atomic(bool) stalls_open, stalls_close; /* and stays in there: in channel_close() */
     _Atomic(uint32_t) writes_to_fail; /* so many of the next, one or more done all the same */
     _Atomic(uint32_t) age;            /* of those who live: each change is a death */
 } tame[TAMED];
