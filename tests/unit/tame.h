@@ -28,6 +28,8 @@ extern struct tame_told {
 /* How often a slot was read while it was written, of all of them together: never. */
 extern _Atomic(uint32_t) tame_clashes;
 
+/* "tame" is a kind from now on. */
+void tame_register(void);
 /* As kit_open(). */
 struct weir_backend *tame_open_array(const char *spec);
 /* Come back empty, once. */
