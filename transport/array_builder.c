@@ -10,10 +10,7 @@
 
 #include <errno.h>
 #include <string.h>
-#include <sys/resource.h>
-#include <sys/syscall.h>
 #include <time.h>
-#include <unistd.h>
 
 #include "transport/array.h"
 #include "transport/array_coded.h"
@@ -22,9 +19,7 @@
 #define REST_NS       1000000000ull /* a member where building failed is left alone for so long */
 #define PAUSE_NS      200000000ull /* between two walks                                           */
 #define PAUSE_MOST_NS 5000000000ull
-#define WALKS_IN_VAIN 3u /* before it is said that a member cannot be emptied                 */
-#define BEHIND_NS     250000000ull /* so much of what was missed of the rate is caught up with */
-#define NICE          10  /* whoever waits for a page comes first; a tenth is left in any case  */
+#define WALKS_IN_VAIN 3u  /* before it is said that a member cannot be emptied                 */
 #define LOSE_PATIENCE 50u /* waits for writes to a cluster, before another one's turn    */
 
 static void wait_for_work(struct wr_array *array, uint64_t until_ns)
@@ -182,8 +177,8 @@ static void keep_pace(struct wr_array *array, uint64_t *due_ns, uint64_t begun_n
 {
     if (array->options.rebuild_bytes_per_s == 0)
         return;
-    if (*due_ns + BEHIND_NS < begun_ns)
-        *due_ns = begun_ns - BEHIND_NS;
+    if (*due_ns < begun_ns)
+        *due_ns = begun_ns;
     *due_ns += (uint64_t)((double)bytes * 1e9 / (double)array->options.rebuild_bytes_per_s);
     while (!atomic_load(&array->stop) && wr_array_now_ns() < *due_ns)
         wait_for_work(array, *due_ns);
@@ -223,10 +218,8 @@ static bool has_leaving_member(const struct wr_array *array)
 /* Over all clusters. True: something was done. */
 static bool walk(struct wr_array *array, bool may_move, uint64_t *due_ns)
 {
-    const uint64_t now_ns = wr_array_now_ns();
     bool any = false;
 
-    *due_ns = *due_ns < now_ns ? now_ns : *due_ns; /* what was idle is not caught up with */
     for (uint64_t cluster = 0; cluster < array->map.clusters; cluster++) {
         struct wr_map_job job;
         uint64_t bytes = 0;
@@ -276,7 +269,6 @@ void *wr_array_build(void *context)
     uint64_t due_ns = 0;
     uint32_t in_vain = 0; /* walks, while somebody leaves */
 
-    (void)setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), NICE);
     while (!atomic_load(&array->stop)) {
         uint64_t begun_ns = wr_array_now_ns(), pause_ns;
         bool is_wanted, is_leaving, may_move, any = false;

@@ -267,12 +267,12 @@ Test(backend_ec, who_is_full_is_said_to_be, .timeout = 60)
     const uint32_t all = WEIR_CLUSTER_SLOTS;
 
     cr_assert_eq(kit_write(channel, 0, all, 6, NULL), WEIR_OK);
-    tame[0].is_full = tame[2].is_full = true;
+    tame[0].is_full = tame[1].is_full = tame[2].is_full = true;
     cr_expect_eq(kit_write(channel, 3, 1, 7, NULL), WEIR_EFULL, "in place");
     cr_expect_eq(kit_write(channel, 4, 1, 7, NULL), WEIR_EFULL, "elsewhere");
     cr_expect_eq(kit_write(channel, 2 * all, all, 7, NULL), WEIR_EFULL);
     cr_expect(kit_holds(array, 5, all - 5, 6));
-    tame[0].is_full = tame[2].is_full = false;
+    tame[0].is_full = tame[1].is_full = tame[2].is_full = false;
     cr_expect_eq(kit_write(channel, 3, 1, 8, NULL), WEIR_OK);
     cr_expect(kit_holds(array, 3, 1, 8));
     array->ops->channel_close(channel);
