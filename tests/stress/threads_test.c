@@ -13,7 +13,7 @@
 
 #include "tests/stress/real.h"
 
-#define BUDGET        (16 * MIB)
+#define BUDGET        (8 * MIB)
 #define LOAD          (4 * BUDGET)
 #define PIECE         ((size_t)64)
 #define SPINNERS_MAX  64
