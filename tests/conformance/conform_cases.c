@@ -19,8 +19,8 @@
 #define MEMORY_IS_OURS 1
 #endif
 
-#define DEPTH   8u
-#define READERS 8u
+#define DEPTH    8u
+#define READERS  8u
 /* Descriptors show at once, a page or a block for each time only when there are more of them than
  * an allocator keeps anyway. */
 #define OPENINGS (MEMORY_IS_OURS ? 100 : 10)

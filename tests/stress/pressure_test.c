@@ -17,7 +17,7 @@
 #include "runtime/runtime.h"
 #include "tests/stress/real.h"
 
-#define BUDGET  (8 * MIB)
+#define BUDGET  (16 * MIB)
 #define FRAMES  (BUDGET / PAGE)
 #define CLUSTER ((uint64_t)WEIR_CLUSTER_SLOTS)
 
@@ -114,7 +114,7 @@ static void *store_main(void *context)
 {
     const struct storer *storer = context;
 
-    store_at_random(storer->memory, 4 * FRAMES, 10000, storer->seed);
+    store_at_random(storer->memory, 4 * FRAMES, 15000, storer->seed);
     return NULL;
 }
 
@@ -212,7 +212,7 @@ static uint64_t reads_of(const void *memory)
 
 #define HOT_PAGES  (3 * FRAMES / 10)
 #define COLD_PAGES (4 * FRAMES)
-#define WINDOWS    5
+#define WINDOWS    10
 
 /* One after the other, so often: the hot region from end to end, the cold one at random. */
 static void read_in_turns(const char *hot, const char *cold, int rounds, uint64_t *seed)
@@ -296,17 +296,16 @@ Test(pressure, a_stream_of_fresh_memory_writes_itself_and_nothing_else)
 /* C24: readahead for touches at random is no more than a twentieth of what is read, or of use. */
 Test(pressure, random_touches_are_hardly_read_ahead_of)
 {
-    const size_t pages = 8 * FRAMES;
-    struct weir_runtime *rt = real_open(2 * BUDGET, "mem:?size=128M");
-    char *memory = real_map(rt, pages * PAGE);
+    struct weir_runtime *rt = real_open(BUDGET, "mem:?size=128M");
+    char *memory = real_map(rt, 4 * BUDGET);
     struct weir_stats before, after;
     uint64_t seed = 7, wasted, read;
 
-    real_fill(memory, pages, 1);
+    real_fill(memory, 4 * FRAMES, 1);
     before = real_at_rest(rt);
     for (int i = 0; i < 60000; i++) {
         seed = seed * 6364136223846793005u + 1442695040888963407u;
-        (void)*(volatile char *)(memory + (seed >> 20) % pages * PAGE);
+        (void)*(volatile char *)(memory + (seed >> 20) % (4 * FRAMES) * PAGE);
     }
     after = real_at_rest(rt);
     read = after.reads_demand - before.reads_demand + after.reads_ahead - before.reads_ahead;
