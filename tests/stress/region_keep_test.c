@@ -448,7 +448,7 @@ Test(region_keep, another_size_is_refused_and_the_newest_of_a_name_counts)
 /* --- While everything else goes on ----------------------------------------------------------- */
 
 #define KEEPERS 3
-#define ROUNDS  8
+#define ROUNDS  6
 
 static _Atomic(bool) is_over;
 
@@ -468,7 +468,7 @@ static void *keep_main(void *context)
     snprintf(name, sizeof(name), "keeper %u", k->number);
     for (unsigned round = 0; round < ROUNDS; round++) {
         struct weir_region_stats stats = {.size = sizeof(stats)};
-        size_t pages = FEW + 100 * k->number;
+        size_t pages = FEW / 2 + 100 * k->number;
         volatile uint64_t *words;
         void *memory;
 
@@ -524,8 +524,8 @@ static void keep_beside_all(struct weir_runtime *rt)
         cr_assert_eq(pthread_create(&keepers[i].thread, NULL, keep_main, &keepers[i]), 0);
     }
     for (uint64_t salt = 0; salt < 3; salt++) {
-        real_fill(other, PAGES / 2, salt);
-        real_check(other, PAGES / 2, salt);
+        real_fill(other, PAGES / 4, salt);
+        real_check(other, PAGES / 4, salt);
     }
     for (unsigned i = 0; i < KEEPERS; i++) {
         pthread_join(keepers[i].thread, NULL);
