@@ -41,7 +41,7 @@ def lookup_blocks(program, check, _):
     it."""
     last = 0
     for ms in DELAYS_MS:
-        how = dict(budget=96 * MIB, pages=64 * MIB // 4096, samples=8, seconds=3,
+        how = dict(budget=96 * MIB, pages=64 * MIB // 4096, samples=20, seconds=6,
                    spec=f"chaos(mem:?size=1G)?write_delay_us={ms * 1000}")
         good, bad = (run(program, bug, "wbfault", **how) for bug in (None, "lookup_blocks"))
         for kind in ("read", "write"):
@@ -54,7 +54,7 @@ def lookup_blocks(program, check, _):
 
 def bigiron(program, check, directory):
     """E2, E3, E8; E9, E11."""
-    budget = 32 * MIB
+    budget = 64 * MIB
     how = dict(budget=budget, pages=2 * budget // 4096, views=200, seconds=0.3,
                spec=f"watch(file:{directory}?size=512M)")
     good, whole, late = (run(program, bug, "bigiron", **how)
@@ -70,7 +70,7 @@ def bigiron(program, check, directory):
 
 def no_clean_first(program, check, directory):
     """E18, E24: the hot set is written and lost for a stream of pages that could be dropped."""
-    how = dict(budget=16 * MIB, spec=f"file:{directory}?size=416M", seconds=0.5)
+    how = dict(budget=32 * MIB, spec=f"file:{directory}?size=832M", seconds=0.5)
     good, bad = (run(program, bug, "copystream", **how) for bug in (None, "no_clean_first"))
     check.must(bad["resident_after"] < good["resident_after"] * 0.6,
                f"no_clean_first: {good['resident_after']:.0f} pages of the hot set are in memory "
@@ -83,8 +83,8 @@ def lru_lost(program, check, _):
     """What was wanted again leaves next: hot pages are read over and over."""
     misses = []
     for bug in (None, "lru_lost"):
-        misses.append(sum(run(program, bug, "policy", budget=8000 * 4096 * 2 // 5, pages=8000,
-                              spec="mem:?size=128M", readahead=0, around=0, accesses=120000,
+        misses.append(sum(run(program, bug, "policy", budget=20000 * 4096 * 2 // 5, pages=20000,
+                              spec="mem:?size=320M", readahead=0, around=0, accesses=300000,
                               kind=kind)["miss_ratio"] for kind in (0, 1)))
     check.must(misses[1] > 1.1 * misses[0], f"lru_lost: misses a touch, of two Zipf loads together, "
                f"{misses[0]:.3g}, with the bug {misses[1]:.3g}")
