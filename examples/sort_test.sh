@@ -51,15 +51,15 @@ edges() {
     printf 'b\na\nc' | check 'no newline at the end' 4m
     printf 'b\n\n\na\0\na\na\0b\na\tb\na b\n\377\n\0\n\n' | check 'NUL, tab and 0xff' 4m
     printf '%s\n' abcdefg abcdef abcdefgh abcdef abcdefgg | check 'ends about the seventh byte' 4m
-    numbers 1 1 200000 | check 'in order already' 4m
-    numbers 200000 -1 1 | check 'in falling order' 4m
-    { numbers 1 2 200000; numbers 200000 -2 2; } | check 'rising, then falling' 4m
-    yes 'the same line, again and again' | head -n 200000 | check 'all lines equal' 4m
-    yes '' | head -n 3000000 | check 'nothing but empty lines' 4m
-    noise 8000000 | tr '\0-\277' '0-9\n0-9\n0-9\n0-9\n' | check 'very short lines' 4m
-    noise 8000000 | check 'noise of all bytes' 4m
-    noise 8000000 | tr '\1-\11\13-\177' '\0' | check 'noise, half of it NUL' 4m
-    noise 6000000 | tr '\n' ' ' | fold -b -w 70001 | check 'lines of seventeen pages' 4m
+    numbers 1 1 120000 | check 'in order already' 4m
+    numbers 120000 -1 1 | check 'in falling order' 4m
+    { numbers 1 2 120000; numbers 120000 -2 2; } | check 'rising, then falling' 4m
+    yes 'the same line, again and again' | head -n 150000 | check 'all lines equal' 4m
+    yes '' | head -n 1000000 | check 'nothing but empty lines' 4m
+    noise 5000000 | tr '\0-\277' '0-9\n0-9\n0-9\n0-9\n' | check 'very short lines' 4m
+    noise 5000000 | check 'noise of all bytes' 4m
+    noise 5000000 | tr '\1-\11\13-\177' '\0' | check 'noise, half of it NUL' 4m
+    noise 5000000 | tr '\n' ' ' | fold -b -w 70001 | check 'lines of seventeen pages' 4m
     { noise 900000 | tr '\n' ' '; echo; numbers 1 1 90000; noise 900000 | tr '\n' ' '; } |
         check 'two long lines, the last without a newline' 4m
     numbers 1 1 60000 | sed 'p;p;s/^/                /' | check 'long common beginnings' 4m

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""check_lines.py BENCH NAME...: run benches and see that every line is what docs/BENCHMARKS.md says."""
+"""check_lines.py BENCH [OPTION...] NAME[:ONLY]...: run benches, with these options for all of them,
+and see that every line is what docs/BENCHMARKS.md says."""
 import json
 import math
 import subprocess
@@ -25,10 +26,15 @@ def wrong(line):
         return f"says ratio {line['ratio']} of {of} and {by}"
     return None
 
-def main(bench, names):
+def main(bench, words):
+    options = ["--quick"] + [word for word in words if word.startswith("--")]
     bad = 0
-    for name in names:
-        run = subprocess.run([bench, name, "--quick"], capture_output=True, text=True)
+    for word in words:
+        name, _, only = word.partition(":")
+        if word in options:
+            continue
+        run = subprocess.run([bench, name] + options + ([f"--only={only}"] if only else []),
+                             capture_output=True, text=True)
         lines = [json.loads(text) for text in run.stdout.splitlines()]
         print(f"{name}: {len(lines)} lines, status {run.returncode}\n{run.stderr}", end="")
         bad += run.returncode != 0 or not lines

@@ -187,7 +187,7 @@ bool bench_drive_meta(struct bench *bench)
 {
     static struct bench_side sides[2];
     const uint64_t budget = 64 * BENCH_MIB;
-    const uint64_t pages = (bench->is_quick ? 1 : 4) * BENCH_GIB / BENCH_PAGE;
+    const uint64_t pages = (bench->is_quick ? 256 : 4096) * BENCH_MIB / BENCH_PAGE;
     struct bench_line line;
     char spec[300];
 

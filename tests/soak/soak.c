@@ -17,7 +17,8 @@
 #include <unistd.h>
 
 #define LEG_MAX_S  240u
-#define LEG_MIN_S  2u
+#define LEG_MIN_S  1u
+#define LEG_FULL_S 5u   /* shorter ones have fewer pages: before it ends, each looks at all */
 #define PATIENCE_S 300u /* beyond twice its time, before a leg is taken for hung */
 #define SPEC_ROOM  1024u
 #define SLOW       "delay_us=300&jitter_us=2000&reorder=1&short=0.1"
@@ -110,7 +111,8 @@ static _Noreturn void run(const struct soak *soak, const struct leg *leg, unsign
     snprintf(time, sizeof(time), "%u", seconds);
     snprintf(number, sizeof(number), "%llu", (unsigned long long)seed);
     execl(soak->stress, "weir_stress", "--engine", leg->engine, "--backends", backends, "--views",
-          leg->views, "--seconds", time, "--seed", number, leg->has_drains ? "--drain" : NULL,
+          leg->views, "--seconds", time, "--seed", number, "--pages",
+          seconds < LEG_FULL_S ? "6144" : "16384", leg->has_drains ? "--drain" : NULL,
           (char *)NULL);
     fprintf(stderr, "soak: %s: %s\n", soak->stress, strerror(errno));
     _exit(2);

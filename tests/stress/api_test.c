@@ -10,8 +10,8 @@
 
 #include "tests/stress/real.h"
 
-#define BUDGET (8 * MIB)
-#define PAGES  ((size_t)8192) /* 32 MiB: four times the budget */
+#define BUDGET (4 * MIB)
+#define PAGES  ((size_t)4096) /* 16 MiB: four times the budget */
 
 /* Pages written when each leaves dirty once; few may leave between two stores of their filling. */
 #define ONCE_EACH (PAGES + 8)
@@ -67,12 +67,12 @@ Test(api, regions_come_and_go)
 
     for (int round = 0; round < 2; round++) {
         for (size_t i = 0; i < 40; i++) {
-            memory[i] = real_map(rt, (i + 1) * 16 * PAGE);
+            memory[i] = real_map(rt, (i + 1) * 6 * PAGE);
             real_check((char *)memory[i] - 0, 0, 0);
-            real_fill(memory[i], (i + 1) * 16, i);
+            real_fill(memory[i], (i + 1) * 6, i);
         }
         for (size_t i = 0; i < 40; i++)
-            real_check(memory[i], (i + 1) * 16, i);
+            real_check(memory[i], (i + 1) * 6, i);
         for (size_t i = 0; i < 40; i++)
             cr_assert_eq(weir_unmap(memory[(i * 7) % 40]), WEIR_OK);
     }
@@ -116,7 +116,7 @@ Test(api, discard_zeroes_and_frees)
 
 /* Walks upward through fresh memory and leaves out every 16th page: its touches map runs, and with
  * them pages that it will not touch. */
-#define WALK_PAGES 20000u
+#define WALK_PAGES 8000u
 #define WALK_APART 16u
 
 struct walk {
@@ -270,6 +270,8 @@ Test(api, a_read_pin_does_not_dirty)
     weir_close(rt);
 }
 
+#define SLOW_PIN_PAGES ((size_t)400)
+
 static struct {
     char *memory;
     _Atomic(bool) has_begun, is_over;
@@ -278,7 +280,7 @@ static struct {
 static void *pin_slowly(void *context)
 {
     slow_pin.has_begun = true;
-    cr_assert_eq(weir_pin(slow_pin.memory, 1024 * PAGE, WEIR_READ), WEIR_OK);
+    cr_assert_eq(weir_pin(slow_pin.memory, SLOW_PIN_PAGES * PAGE, WEIR_READ), WEIR_OK);
     slow_pin.is_over = true;
     return context;
 }
@@ -291,7 +293,7 @@ Test(api, a_long_pin_holds_up_nobody, .timeout = 120)
 
     slow_pin.memory = real_map(rt, PAGES * PAGE);
     real_fill(slow_pin.memory, PAGES, 1);
-    for (int i = 0; i < 3000 && real_resident(slow_pin.memory, 1024) > 0; i++)
+    for (int i = 0; i < 3000 && real_resident(slow_pin.memory, SLOW_PIN_PAGES) > 0; i++)
         usleep(1000);
     cr_assert_eq(pthread_create(&thread, NULL, pin_slowly, NULL), 0);
     while (!slow_pin.has_begun)
@@ -300,7 +302,7 @@ Test(api, a_long_pin_holds_up_nobody, .timeout = 120)
     cr_assert_eq(weir_unmap(real_map(rt, PAGE)), WEIR_OK);
     cr_expect_not(slow_pin.is_over);
     pthread_join(thread, NULL);
-    cr_assert_eq(weir_unpin(slow_pin.memory, 1024 * PAGE), WEIR_OK);
+    cr_assert_eq(weir_unpin(slow_pin.memory, SLOW_PIN_PAGES * PAGE), WEIR_OK);
     real_check(slow_pin.memory, PAGES, 1);
     weir_close(rt);
 }
@@ -380,25 +382,25 @@ Test(api, pinning_too_much_fails_and_leaves_no_pin)
 
 Test(api, the_budget_can_change)
 {
-    struct weir_runtime *rt = real_open(32 * MIB, "mem:?size=128M");
+    struct weir_runtime *rt = real_open(16 * MIB, "mem:?size=64M");
     void *memory = real_map(rt, PAGES * PAGE);
 
     real_fill(memory, PAGES, 2);
-    cr_assert_gt(real_resident(memory, PAGES), 20 * MIB / PAGE);
-    cr_assert_eq(weir_budget_set(rt, 8 * MIB, 10000), WEIR_OK);
-    cr_assert_leq(real_resident(memory, PAGES), 8 * MIB / PAGE);
+    cr_assert_gt(real_resident(memory, PAGES), 10 * MIB / PAGE);
+    cr_assert_eq(weir_budget_set(rt, 4 * MIB, 10000), WEIR_OK);
+    cr_assert_leq(real_resident(memory, PAGES), 4 * MIB / PAGE);
     real_check(memory, PAGES, 2);
-    cr_assert_eq(weir_budget_set(rt, 64 * MIB, 0), WEIR_OK);
+    cr_assert_eq(weir_budget_set(rt, 32 * MIB, 0), WEIR_OK);
     real_check(memory, PAGES, 2);
     real_check(memory, PAGES, 2);
-    cr_assert_gt(real_resident(memory, PAGES), 28 * MIB / PAGE);
+    cr_assert_gt(real_resident(memory, PAGES), 14 * MIB / PAGE);
     cr_assert_eq(weir_budget_set(rt, 4096, 0), WEIR_EINVAL);
     weir_close(rt);
 }
 
 Test(api, back_ends_are_added_filled_in_order_and_drained)
 {
-    struct weir_runtime *rt = real_open(BUDGET, "mem:?size=8M");
+    struct weir_runtime *rt = real_open(BUDGET, "mem:?size=4M");
     void *memory = real_map(rt, PAGES * PAGE);
     struct weir_backend_state state;
     uint32_t second;
@@ -406,9 +408,9 @@ Test(api, back_ends_are_added_filled_in_order_and_drained)
     cr_assert_eq(weir_backend_add(rt, "mem:?size=64M", &second), WEIR_OK);
     real_fill(memory, PAGES, 3);
     cr_assert_eq(weir_backend_get(rt, 0, &state), WEIR_OK);
-    cr_assert_gt(state.bytes_used, 7 * MIB);
+    cr_assert_gt(state.bytes_used, 3 * MIB);
     cr_assert_eq(weir_backend_get(rt, 1, &state), WEIR_OK);
-    cr_assert_gt(state.bytes_used, 8 * MIB);
+    cr_assert_gt(state.bytes_used, 4 * MIB);
     cr_assert_eq(weir_backend_get(rt, 2, &state), WEIR_ENOENT);
     cr_assert_eq(weir_backend_drain(rt, 0), WEIR_OK);
     cr_assert_eq(weir_backend_get(rt, 0, &state), WEIR_OK);
@@ -438,18 +440,18 @@ Test(api, pages_are_moved_from_one_back_end_to_another)
     real_fill(memory, PAGES, 3);
     cr_expect_eq(used_of(rt, 1), 0);
     first = used_of(rt, 0);
-    cr_assert_gt(first, 8 * MIB);
+    cr_assert_gt(first, 4 * MIB);
 
-    cr_assert_eq(weir_backend_move(rt, 0, second, 4 * MIB, &moved), WEIR_OK);
+    cr_assert_eq(weir_backend_move(rt, 0, second, 2 * MIB, &moved), WEIR_OK);
     cr_expect_gt(moved, 0);
-    cr_expect_leq(moved, 4 * MIB);
+    cr_expect_leq(moved, 2 * MIB);
     cr_expect_leq(used_of(rt, 0), first - moved);
     cr_expect_eq(real_stats(rt).pages_migrated, moved / PAGE);
     for (int i = 0; i < 100 && moved > 0; i++) {
-        cr_assert_eq(weir_backend_move(rt, 0, second, 4 * MIB, &moved), WEIR_OK);
+        cr_assert_eq(weir_backend_move(rt, 0, second, 2 * MIB, &moved), WEIR_OK);
         all += moved;
     }
-    cr_expect_gt(used_of(rt, 1), 4 * MIB, "%llu of %llu", (unsigned long long)used_of(rt, 1),
+    cr_expect_gt(used_of(rt, 1), 2 * MIB, "%llu of %llu", (unsigned long long)used_of(rt, 1),
                  (unsigned long long)all);
     real_check(memory, PAGES, 3);
 
@@ -592,7 +594,7 @@ Test(api, the_statistics_keep_their_identities)
     uint64_t random = 1;
     struct weir_stats s;
 
-    for (int i = 0; i < 30000; i++) {
+    for (int i = 0; i < 12000; i++) {
         random = random * 6364136223846793005u + 1;
         if (random >> 63)
             memory[(random >> 33) % PAGES * 512] = random;

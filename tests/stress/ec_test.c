@@ -11,8 +11,8 @@
 #include "tests/server/server.h"
 #include "tests/stress/real.h"
 
-#define BUDGET       (8 * MIB)
-#define PAGES        ((size_t)6144)
+#define BUDGET       (4 * MIB)
+#define PAGES        ((size_t)3072)
 #define SERVER_BYTES (80 * MIB)
 #define OPTIONS      "?size=32M&timeout=1&patience=1&key="
 

@@ -15,8 +15,8 @@
 
 #include "tests/stress/real.h"
 
-#define BUDGET (8 * MIB)
-#define PAGES  ((size_t)8192)
+#define BUDGET (4 * MIB)
+#define PAGES  ((size_t)4096)
 
 static sigjmp_buf refused;
 static volatile sig_atomic_t refusals;
@@ -226,7 +226,7 @@ static uint64_t now_ms(void)
 Test(failure, a_slow_disk_is_waited_for, .timeout = 120)
 {
     struct weir_runtime *rt = real_open(BUDGET, "chaos(mem:?size=64M)?bytes_per_s=1000000");
-    size_t pages = (BUDGET + 6 * MIB) / PAGE;
+    size_t pages = (BUDGET + 3 * MIB) / PAGE;
     void *memory = real_map(rt, pages * PAGE);
 
     real_fill(memory, pages, 1);
@@ -302,13 +302,13 @@ Test(failure, a_page_is_read_from_another_copy_if_the_first_is_damaged, .timeout
     struct weir_runtime *rt = real_open(BUDGET, spec);
     void *memory = real_map(rt, PAGES * PAGE);
 
-    for (uint64_t salt = 1; salt < 4; salt++) {
+    for (uint64_t salt = 1; salt < 3; salt++) {
         real_fill(memory, PAGES, salt);
         real_check(memory, PAGES, salt);
     }
     cr_assert_eq(weir_backend_add(rt, "mem:?size=64M", NULL), WEIR_OK);
     cr_expect_eq(weir_backend_drain(rt, 0), WEIR_OK);
-    real_check(memory, PAGES, 3);
+    real_check(memory, PAGES, 2);
     cr_expect_gt(real_stats(rt).checksum_errors, 0, "nothing was damaged: this test tests nothing");
     cr_expect_eq(real_events.count[WEIR_FAILURE], 0, "%s", real_events.text[WEIR_FAILURE]);
     weir_close(rt);
@@ -333,7 +333,7 @@ Test(failure, a_member_is_added_to_a_mirror_that_is_in_use, .timeout = 120)
     cr_expect_eq(weir_backend_retire(NULL, 1, "mem:"), WEIR_EINVAL);
     real_events.count[WEIR_FAILURE] = 0;
     cr_assert_eq(weir_backend_extend(rt, 1, "mem:?size=64M"), WEIR_OK);
-    for (uint64_t salt = 2; salt < 5; salt++) {
+    for (uint64_t salt = 2; salt < 4; salt++) {
         real_check(memory, PAGES, salt - 1);
         real_fill(memory, PAGES, salt);
     }
@@ -342,7 +342,7 @@ Test(failure, a_member_is_added_to_a_mirror_that_is_in_use, .timeout = 120)
         usleep(10000);
     cr_expect(strstr(real_events.text[WEIR_NOTE], "no member any more"), "%s",
               real_events.text[WEIR_NOTE]);
-    real_check(memory, PAGES, 4);
+    real_check(memory, PAGES, 3);
     cr_expect_eq(real_stats(rt).checksum_errors, 0);
     cr_expect_eq(real_events.count[WEIR_FAILURE], 0, "%s", real_events.text[WEIR_FAILURE]);
     weir_close(rt);

@@ -21,8 +21,8 @@
 
 #include "tests/stress/real.h"
 
-#define BUDGET (8 * MIB)
-#define PAGES  ((size_t)4096)
+#define BUDGET (4 * MIB)
+#define PAGES  ((size_t)2048)
 
 /* --- Fork and exec --------------------------------------------------------------------------- */
 

@@ -14,7 +14,7 @@
 #include "tests/stress/real.h"
 
 #define BUDGET (8 * MIB)
-#define PAGES  ((size_t)8192) /* 32 MiB: four times the budget */
+#define PAGES  ((size_t)4096) /* 16 MiB: twice the budget */
 #define FEW    ((size_t)1000) /* half of it */
 /* Nothing that is on its way arrives while a test looks. */
 #define SLOW   "chaos(mem:?size=256M)?seed=3&delay_us=5000000"
@@ -288,22 +288,22 @@ static void fill_back_end(struct weir_runtime *rt)
 {
     void *other;
 
-    fill_and_keep(rt, "older", 6000, 1);
-    fill_and_keep(rt, "newer", 2000, 2);
-    other = real_map(rt, 10000 * PAGE);
-    real_fill(other, 10000, 3);
-    real_check(other, 10000, 3);
+    fill_and_keep(rt, "older", 3000, 1);
+    fill_and_keep(rt, "newer", 1000, 2);
+    other = real_map(rt, 6000 * PAGE);
+    real_fill(other, 6000, 3);
+    real_check(other, 6000, 3);
     cr_expect_eq(real_stats(rt).regions_forgotten, 1);
     cr_expect_eq(real_events.count[WEIR_FAILURE], 0, "%s", real_events.text[WEIR_FAILURE]);
-    cr_expect(comes_back(rt, "newer", 2000, 2));
-    cr_expect_not(comes_back(rt, "older", 6000, 1));
-    real_check(other, 10000, 3);
+    cr_expect(comes_back(rt, "newer", 1000, 2));
+    cr_expect_not(comes_back(rt, "older", 3000, 1));
+    real_check(other, 6000, 3);
 }
 
 Test(region_keep, the_oldest_goes_when_a_back_end_is_nearly_full, .timeout = 120)
 {
     for (size_t e = 0; e < 2; e++) {
-        struct weir_runtime *rt = open_by(engines[e], BUDGET, "mem:?size=64M");
+        struct weir_runtime *rt = open_by(engines[e], BUDGET, "mem:?size=32M");
 
         if (rt)
             fill_back_end(rt);
@@ -448,7 +448,7 @@ Test(region_keep, another_size_is_refused_and_the_newest_of_a_name_counts)
 /* --- While everything else goes on ----------------------------------------------------------- */
 
 #define KEEPERS 3
-#define ROUNDS  25
+#define ROUNDS  6
 
 static _Atomic(bool) is_over;
 
@@ -468,7 +468,7 @@ static void *keep_main(void *context)
     snprintf(name, sizeof(name), "keeper %u", k->number);
     for (unsigned round = 0; round < ROUNDS; round++) {
         struct weir_region_stats stats = {.size = sizeof(stats)};
-        size_t pages = FEW + 100 * k->number;
+        size_t pages = FEW / 2 + 100 * k->number;
         volatile uint64_t *words;
         void *memory;
 
@@ -505,7 +505,7 @@ static void *disturb_main(void *context)
         wrong += weir_backend_drain(rt, state.number) != WEIR_OK;
         (void)weir_budget_set(rt, BUDGET - (round % 3) * MIB, 0);
         weir_report(rt, report, sizeof(report));
-        usleep(1000);
+        usleep(30000);
     }
     return (void *)wrong;
 }
@@ -524,8 +524,8 @@ static void keep_beside_all(struct weir_runtime *rt)
         cr_assert_eq(pthread_create(&keepers[i].thread, NULL, keep_main, &keepers[i]), 0);
     }
     for (uint64_t salt = 0; salt < 3; salt++) {
-        real_fill(other, PAGES / 2, salt);
-        real_check(other, PAGES / 2, salt);
+        real_fill(other, PAGES / 4, salt);
+        real_check(other, PAGES / 4, salt);
     }
     for (unsigned i = 0; i < KEEPERS; i++) {
         pthread_join(keepers[i].thread, NULL);

@@ -10,11 +10,11 @@
 
 #include "tests/stress/real.h"
 
-#define BUDGET  (8 * MIB)
-#define PAGES   ((size_t)8192) /* 32 MiB: four times the budget */
+#define BUDGET  (4 * MIB)
+#define PAGES   ((size_t)4096) /* 16 MiB: four times the budget */
 #define TIB     ((uint64_t)1 << 40)
 #define APART   ((uint64_t)2 << 20) /* one page in each page table */
-#define TOUCHES 16000u
+#define TOUCHES 8000u
 #define SLOW    "chaos(mem:?size=256M)?seed=3&delay_us=5000&jitter_us=10000&reorder=1"
 
 /* --- Huge and sparse ------------------------------------------------------------------------- */
@@ -141,7 +141,7 @@ Test(region_life, a_tebibyte_is_discarded_with_all_it_occupies, .timeout = 120)
 
 /* Sweeps, discards and touches of the same chunks at the same time: nothing is lost. */
 #define CHURN_CHUNKS 64u
-#define CHURN_ROUNDS 300
+#define CHURN_ROUNDS 80
 
 struct churn {
     volatile uint64_t *words;
@@ -283,7 +283,7 @@ Test(region_life, a_region_is_resized_with_requests_in_flight, .timeout = 120)
     pthread_t thread;
 
     cr_assert_eq(pthread_create(&thread, NULL, real_keep, &keeper), 0);
-    for (uint64_t round = 0; round < 4; round++) {
+    for (uint64_t round = 0; round < 3; round++) {
         real_fill(keeper.memory + 2000 * PAGE, PAGES - 2000, round);
         (void)weir_advise(keeper.memory + 2000 * PAGE, 512 * PAGE, WEIR_WILLNEED);
         cr_assert_eq(weir_resize(keeper.memory, (REAL_KEPT + 100 * round) * PAGE), WEIR_OK);

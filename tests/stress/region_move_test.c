@@ -16,8 +16,8 @@
 
 #include "tests/stress/real.h"
 
-#define BUDGET (8 * MIB)
-#define PAGES  ((size_t)8192) /* 32 MiB: four times the budget */
+#define BUDGET (4 * MIB)
+#define PAGES  ((size_t)4096) /* 16 MiB: four times the budget */
 #define SLOW   "chaos(mem:?size=256M)?seed=3&delay_us=5000&jitter_us=10000&reorder=1"
 
 static const char *const engines[] = {"move", "wp"};
@@ -78,7 +78,7 @@ static void move_full(struct weir_runtime *rt)
     size_t resident;
 
     cr_assert_eq(weir_map(rt, PAGES * PAGE, &options, &memory), WEIR_OK);
-    for (uint64_t salt = 0; salt < 4; salt++) {
+    for (uint64_t salt = 0; salt < 3; salt++) {
         real_fill(memory, PAGES, salt);
         if (salt % 2)
             real_check(memory, PAGES, salt); /* what is resident now is clean */
@@ -170,7 +170,7 @@ static int count_maps(void)
 Test(region_move, leaves_no_addresses_tables_or_frames_behind, .timeout = 120)
 {
     struct weir_runtime *rt = real_open(BUDGET, "mem:?size=128M");
-    void *memory = real_map(rt, PAGES * PAGE);
+    void *memory = real_map(rt, 2 * PAGES * PAGE);
     long addresses, tables;
     int maps;
 
@@ -290,7 +290,7 @@ Test(region_move, who_still_uses_it_waits_and_meets_sigsegv, .timeout = 120)
     struct weir_runtime *rt = real_open(BUDGET, "mem:?size=128M");
     char *memory = real_map(rt, PAGES * PAGE);
 
-    for (uint64_t round = 0; round < 5; round++) {
+    for (uint64_t round = 0; round < 3; round++) {
         pthread_t thread;
         void *gives;
 
@@ -315,11 +315,11 @@ Test(region_move, not_while_pages_are_pinned)
     void *moved = NULL;
 
     real_fill(memory, PAGES, 1);
-    cr_assert_eq(weir_pin(memory + 5000 * PAGE, PAGE, WEIR_READ), WEIR_OK);
+    cr_assert_eq(weir_pin(memory + 3000 * PAGE, PAGE, WEIR_READ), WEIR_OK);
     cr_expect_eq(weir_move(memory, 0, &moved), WEIR_EBUSY);
     cr_expect_null(moved);
     real_check(memory, PAGES, 1);
-    cr_expect_eq(weir_unpin(memory + 5000 * PAGE, PAGE), WEIR_OK);
+    cr_expect_eq(weir_unpin(memory + 3000 * PAGE, PAGE), WEIR_OK);
     memory = move(memory, 0);
     real_check(memory, PAGES, 1);
     weir_close(rt);
@@ -341,7 +341,7 @@ Test(region_move, back_again_when_a_device_holds_a_page)
         cr_skip_test("no io_uring here");
     memory = real_map(rt, PAGES * PAGE);
     real_fill(memory, PAGES, 1);
-    held = (struct iovec){memory + 4321 * PAGE, PAGE};
+    held = (struct iovec){memory + 3210 * PAGE, PAGE};
     if (io_uring_register_buffers(&ring, &held, 1) != 0)
         cr_skip_test("no memory may be registered here");
     cr_expect_eq(weir_move(memory, 0, &moved), WEIR_EBUSY);

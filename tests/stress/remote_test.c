@@ -11,8 +11,8 @@
 #include "tests/server/server.h"
 #include "tests/stress/real.h"
 
-#define BUDGET (8 * MIB)
-#define PAGES  ((size_t)8192)
+#define BUDGET (4 * MIB)
+#define PAGES  ((size_t)4096)
 
 static char key_path[64];
 
@@ -87,7 +87,7 @@ Test(remote, a_server_that_stands_still_is_waited_for, .timeout = 120)
     struct server server = start_server();
     struct weir_runtime *rt = open_at(&server, "timeout=1&patience=60", "");
     void *memory = real_map(rt, PAGES * PAGE);
-    double end = now_s() + 6;
+    double end = now_s() + 4.5;
     pthread_t thread;
 
     cr_assert_eq(pthread_create(&thread, NULL, stop_and_go, &server), 0);

@@ -19,8 +19,8 @@
 
 #include "tests/stress/share_kit.h"
 
-#define BUDGET (8 * MIB)
-#define PAGES  ((size_t)8192) /* 32 MiB: four times the budget */
+#define BUDGET (4 * MIB)
+#define PAGES  ((size_t)4096) /* 16 MiB: four times the budget */
 
 /* --- One other process ----------------------------------------------------------------------- */
 
@@ -114,7 +114,7 @@ static int works_in_its_lane(const char *name)
     void *view[3] = {share_view(attached, 0, PAGES), share_view(attached, 0, PAGES),
                      share_view(attached, PAGES / 2, PAGES / 2)};
 
-    const int64_t end_ms = real_now_ms() + 5000;
+    const int64_t end_ms = real_now_ms() + 1500;
 
     for (uint64_t round = 1; round <= 30000 && real_now_ms() < end_ms; round++) {
         size_t page, part;
@@ -166,7 +166,7 @@ static void work_together(const char *backends, const char *engine, bool kills)
         for (int i = 0; i < CROWD; i++)
             cr_assert_eq(share_end(crowd[i]), 0, "process %d", i);
     }
-    cr_assert_gt(real_stats(rt).pages_written, PAGES / 2);
+    cr_assert_gt(real_stats(rt).pages_written, PAGES / 4);
     cr_assert_eq(real_events.count[WEIR_FAILURE], 0, "%s", real_events.text[WEIR_FAILURE]);
     cr_assert_eq(weir_object_close(object), WEIR_OK);
     SHARE_AWAIT(real_stats(rt).mapped_bytes == 0);
@@ -214,15 +214,15 @@ Test(share, no_store_is_lost_while_its_page_is_taken)
 
     cr_assert_eq(weir_view_map(object, 0, HOT * PAGE, &memory), WEIR_OK);
     share_begin();
-    for (uint64_t i = 0; i < 10000 && real_stats(rt).views_unmapped < 40 * HOT; i++) {
+    for (uint64_t i = 0; i < 10000 && real_stats(rt).views_unmapped < 20 * HOT; i++) {
         cr_assert_eq(weir_advise(memory, HOT * PAGE, WEIR_COLD), WEIR_OK);
-        real_fill((char *)pressure + i % 24 * MIB, MIB / PAGE, i);
+        real_fill((char *)pressure + i % 12 * MIB, MIB / PAGE, i);
         usleep(2000);
     }
     share_stop();
     for (int i = 0; i < 2; i++)
         cr_assert_eq(share_end(others[i]), 0, "process %d", i);
-    cr_assert_geq(real_stats(rt).views_unmapped, 40 * HOT);
+    cr_assert_geq(real_stats(rt).views_unmapped, 20 * HOT);
     weir_close(rt);
 }
 
@@ -263,7 +263,7 @@ static int pins_and_reads(const char *name)
 {
     struct weir_attached *attached = share_attach(name);
     char *memory = share_view(attached, 0, PAGES);
-    size_t bytes = 700 * PAGE;
+    size_t bytes = 350 * PAGE;
     int zeros = open("/dev/zero", O_RDONLY);
 
     if (weir_attached_pin(attached, memory + 100, bytes - 200, WEIR_WRITE) != WEIR_OK)
@@ -293,7 +293,7 @@ Test(share, what_is_pinned_over_there_stays)
     cr_assert_eq(weir_view_map(object, 0, PAGES * PAGE, &memory), WEIR_OK);
     share_begin();
     for (uint64_t i = 0; i < 5; i++)
-        real_fill((char *)memory + 700 * PAGE, PAGES - 700, i);
+        real_fill((char *)memory + 350 * PAGE, PAGES - 350, i);
     cr_assert_eq(share_end(other), 0);
     SHARE_AWAIT(weir_advise(memory, PAGE, WEIR_DISCARD) == WEIR_OK);
     weir_close(rt);
@@ -529,7 +529,7 @@ static int comes_and_goes(const char *name)
 {
     uint64_t random = share_number + 1;
 
-    for (int round = 0; round < 30; round++) {
+    for (int round = 0; round < 12; round++) {
         struct weir_attached *attached = share_attach(name);
         void *view[5];
 

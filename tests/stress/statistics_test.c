@@ -12,10 +12,10 @@
 
 #include "tests/stress/real.h"
 
-#define BUDGET  (8 * MIB)
-#define PAGES   ((size_t)8192) /* 32 MiB: four times the budget */
+#define BUDGET  (4 * MIB)
+#define PAGES   ((size_t)4096) /* 16 MiB: four times the budget */
 #define THREADS 4
-#define TOUCHES 20000
+#define TOUCHES 8200
 #define SLOW    "chaos(mem:?size=256M)?seed=3&delay_us=200&jitter_us=400&reorder=1"
 
 struct loader {
@@ -253,7 +253,7 @@ Test(statistics, the_report_has_a_line_for_each_region_and_each_reason)
     cr_expect_eq(found, real_stats(rt).cache_found);
     cr_expect_eq(saved, found * mean / 1000);
     cr_expect_gt(mean, 0);
-    line = strstr(report, "region 1 \"orders\": 32 MiB, resident ");
+    line = strstr(report, "region 1 \"orders\": 16 MiB, resident ");
     cr_assert_not_null(line, "%s", report);
     line = strstr(line, ", found ");
     cr_assert_eq(sscanf(line, ", found %llu/%llu %llu%%", &found, &faults, &percent), 3);

@@ -13,14 +13,14 @@
 
 #include "tests/stress/real.h"
 
-#define BUDGET        (16 * MIB)
+#define BUDGET        (8 * MIB)
 #define LOAD          (4 * BUDGET)
 #define PIECE         ((size_t)64)
 #define SPINNERS_MAX  64
 #define STARVED_MOST  0.01 /* of all processors */
 #define OVERLOAD_MOST 0.10 /* likewise, by all threads of the library */
-#define ENOUGH_S      2.0
-#define ENOUGH_ROUNDS 200
+#define ENOUGH_S      1.5
+#define ENOUGH_ROUNDS 100
 
 /* --- What the system says of a thread -------------------------------------------------------- */
 

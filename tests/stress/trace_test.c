@@ -8,8 +8,8 @@
 #include "tests/policy/trace_file.h"
 #include "tests/stress/real.h"
 
-#define BUDGET (8 * MIB)
-#define PAGES  ((size_t)8192) /* 32 MiB: four times the budget */
+#define BUDGET (4 * MIB)
+#define PAGES  ((size_t)4096) /* 16 MiB: four times the budget */
 
 static char path[64];
 

@@ -41,9 +41,9 @@ struct load {
 static const struct load loads[] = {
     {"fits", FAST, FRAMES / 2, 4, 20000, false, 2},
     {"walk", FAST, 4 * FRAMES, 1, 4 * 4 * (uint32_t)FRAMES, true, 0},
-    {"random", FAST, 4 * FRAMES, 1, 20000, false, 2},
-    {"crowd", FAST, 4 * FRAMES, 8, 10000, false, 2},
-    {"crowd-slow", SLOW, 4 * FRAMES, 8, 5000, false, 2},
+    {"random", FAST, 4 * FRAMES, 1, 12000, false, 2},
+    {"crowd", FAST, 4 * FRAMES, 8, 6000, false, 2},
+    {"crowd-slow", SLOW, 4 * FRAMES, 8, 3500, false, 2},
 };
 
 struct toucher {

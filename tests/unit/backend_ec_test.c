@@ -147,6 +147,7 @@ static void *work(void *context)
         do_run(w, draw(w, 2));
         read_back(w, draw(w, SHARED * WEIR_CLUSTER_SLOTS / THREADS) * THREADS + w->number, 1);
         read_back(w, own + draw(w, WEIR_CLUSTER_SLOTS - RUN), 1 + draw(w, RUN));
+        usleep(200); /* who makes pieces anew needs a processor, too */
     }
     for (uint64_t slot = w->number; slot < SHARED * WEIR_CLUSTER_SLOTS; slot += THREADS)
         read_back(w, slot, 1);

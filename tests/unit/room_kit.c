@@ -314,23 +314,35 @@ static const struct wr_host_ops room_ops = {
     .thread_idle = room_thread_idle,
 };
 
+static uint64_t frames_bytes;
+
 static void free_frames(void)
 {
-    free(room_host.host.frames);
+    munmap(room_host.host.frames - WEIR_PAGE_BYTES, frames_bytes + 2u * WEIR_PAGE_BYTES);
+}
+
+/* Zeros that nobody has stored yet, so that a test pays for those it uses; between two pages that
+ * nobody may touch. */
+static uint8_t *frames_of(uint64_t bytes)
+{
+    uint8_t *area = mmap(NULL, bytes + 2u * WEIR_PAGE_BYTES, PROT_NONE,
+                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+    cr_assert_neq((void *)area, MAP_FAILED);
+    frames_bytes = bytes;
+    area += WEIR_PAGE_BYTES;
+    cr_assert_eq(mprotect(area, bytes, PROT_READ | PROT_WRITE), 0);
+    return area;
 }
 
 void room_host_open(uint32_t slab_pages, uint32_t staging_pages)
 {
-    size_t bytes = ((size_t)slab_pages + staging_pages) * WEIR_PAGE_BYTES;
-
     room_host.host.ops = &room_ops;
     room_host.host.slab_pages = slab_pages;
-    room_host.host.frames = aligned_alloc(WEIR_PAGE_BYTES, bytes);
+    room_host.host.frames = frames_of(((uint64_t)slab_pages + staging_pages) * WEIR_PAGE_BYTES);
     room_host.next_addr = (uint64_t)1 << 40;
     room_host.host.has_objects = room_host.host.protects_views = true;
     room_host.host.views_many = 16;
-    cr_assert_not_null(room_host.host.frames);
-    memset(room_host.host.frames, 0, bytes);
     atexit(free_frames);
 }
 
