@@ -322,7 +322,7 @@ static bool is_silent(const struct wr_tcp_channel *c)
 
 static bool is_hopeless(const struct wr_tcp_channel *c)
 {
-    return wr_tcp_is_given_up(c->tcp) ||
+    return wr_tcp_is_given_up(c->tcp) || (!is_open(c) && wr_tcp_is_barred(c->tcp)) ||
            (c->broken_ns != 0 && c->first < c->end &&
             wr_line_now_ns() - c->broken_ns > c->tcp->options.patience * NS_SECOND);
 }
@@ -383,7 +383,7 @@ uint32_t wr_tcp_submit(struct weir_channel *base, struct weir_io *const *ios, ui
             ring_bell(c);
         }
     }
-    if (wr_tcp_puts_off(c->tcp) || wr_tcp_sends_away(c->tcp, 0))
+    if (is_hopeless(c) || wr_tcp_puts_off(c->tcp, is_open(c)) || wr_tcp_sends_away(c->tcp, 0))
         ring_bell(c);
     send_some(c);
     note_waiting(c);
@@ -404,7 +404,7 @@ uint32_t wr_tcp_poll(struct weir_channel *base, uint32_t max)
         fail_all(c);
     else if (wr_tcp_sends_away(c->tcp, is_open(c) ? 0 : c->broken_ns))
         put_off(c, c->tcp->env->flags & WEIR_ENV_PUTS_OFF, true);
-    else if (wr_tcp_puts_off(c->tcp))
+    else if (wr_tcp_puts_off(c->tcp, is_open(c)))
         put_off(c, true, false);
     send_some(c);
     note_waiting(c);
