@@ -5,6 +5,7 @@
 
 #include <criterion/criterion.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -414,6 +415,52 @@ Test(tcp_keeper, nor_who_has_lost_the_other_copy, .timeout = 120)
 
 /* --- A server that says no ------------------------------------------------------------------- */
 
+/* Reads of one page each, which are sent together. */
+static void read_all(struct weir_channel *channel, struct weir_io *ios, uint32_t count)
+{
+    const struct weir_backend_ops *ops = channel->backend->ops;
+    struct weir_io *all[8];
+
+    for (uint32_t i = 0; i < count; i++)
+        all[i] = &ios[i];
+    cr_assert_eq(ops->submit(channel, all, count), count);
+    for (uint32_t i = 0; i < count; i++)
+        while (ios[i].owner) {
+            struct pollfd wait = {.fd = ops->wait_fd(channel), .events = POLLIN};
+
+            if (ops->poll(channel, count) == 0)
+                cr_assert_neq(poll(&wait, 1, 60000), 0, "the channel is stuck");
+        }
+}
+
+/* What comes behind a refusal is not where it was to be: it is asked for again. The others are
+ * stamped, and each has its own. */
+static void refuse_among_others(struct weir_backend *backend, struct weir_channel *channel)
+{
+    unsigned char *pages = kit_pages(8, 0);
+    struct iovec iov[8];
+    struct weir_io ios[8];
+
+    for (uint64_t slot = 0; slot < 8; slot++)
+        write_version(channel, slot, 100 + (int)slot);
+    for (uint64_t round = 0; round < 3; round++) {
+        tcp_of(backend)->slots = 1ull << 40;
+        for (uint64_t i = 0; i < 8; i++)
+            kit_io_init(&ios[i], &iov[i], false, i == 4 - round ? 1ull << 30 : i, 1,
+                        pages + i * WEIR_SLOT_BYTES);
+        read_all(channel, ios, 8);
+        tcp_of(backend)->slots = SLOTS;
+        for (uint64_t i = 0; i < 8; i++)
+            if (i == 4 - round)
+                cr_expect_eq(ios[i].error, WEIR_EINVAL);
+            else
+                cr_expect(!ios[i].error && kit_is_filled(pages + i * WEIR_SLOT_BYTES,
+                                                         WEIR_SLOT_BYTES, 100 + (int)i),
+                          "round %lu, slot %lu: %d", round, i, ios[i].error);
+    }
+    free(pages);
+}
+
 /* The server refuses to read what lies outside of the lease, and that is what the reader is told;
  * the line is as good as before. The client's own look at the slots is led astray for that. */
 Test(tcp_keeper, a_refusal_reaches_who_reads, .timeout = 60)
@@ -436,6 +483,7 @@ Test(tcp_keeper, a_refusal_reaches_who_reads, .timeout = 60)
     cr_expect(kit_holds(backend, 3, 1, 1));
     write_version(channel, 3, 2);
     cr_expect_eq(gauges().accepted, accepted, "no line was opened anew");
+    refuse_among_others(backend, channel);
     cr_expect_eq(gauges().unsound, 0);
     backend->ops->channel_close(channel);
     kit_close(backend);
