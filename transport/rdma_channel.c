@@ -298,7 +298,7 @@ static bool is_silent(const struct wr_rdma_channel *c)
 
 static bool is_hopeless(const struct wr_rdma_channel *c)
 {
-    return wr_tcp_is_given_up(c->tcp) ||
+    return wr_tcp_is_given_up(c->tcp) || (!is_open(c) && wr_tcp_is_barred(c->tcp)) ||
            (c->broken_ns != 0 && c->first < c->end &&
             wr_line_now_ns() - c->broken_ns > c->tcp->options.patience * NS_SECOND);
 }
@@ -343,7 +343,7 @@ uint32_t wr_rdma_submit(struct weir_channel *base, struct weir_io *const *ios, u
             ring_bell(c);
         }
     }
-    if (wr_tcp_puts_off(c->tcp) || wr_tcp_sends_away(c->tcp, 0))
+    if (is_hopeless(c) || wr_tcp_puts_off(c->tcp, is_open(c)) || wr_tcp_sends_away(c->tcp, 0))
         ring_bell(c);
     post_some(c);
     stay_armed(c);
@@ -367,7 +367,7 @@ uint32_t wr_rdma_poll(struct weir_channel *base, uint32_t max)
         fail(c, true, true, WEIR_EIO);
     else if (wr_tcp_sends_away(c->tcp, is_open(c) ? 0 : c->broken_ns))
         fail(c, c->tcp->env->flags & WEIR_ENV_PUTS_OFF, true, WEIR_EAGAIN);
-    else if (wr_tcp_puts_off(c->tcp))
+    else if (wr_tcp_puts_off(c->tcp, is_open(c)))
         fail(c, true, false, WEIR_EAGAIN);
     post_some(c);
     for (; finished < max && c->ended.first; finished++) {

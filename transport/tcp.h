@@ -90,6 +90,9 @@ struct wr_tcp {
     _Atomic(bool) is_lost;     /* the pages are gone, for ever                          */
     _Atomic(bool) is_away;     /* nobody answers; requests wait for as long as patience */
     _Atomic(uint64_t) away_ns; /* since when */
+    /* Since when no line can be opened, though the server may answer on those that there are; 0:
+     * they can. Who has none waits for as long as patience. */
+    _Atomic(uint64_t) barred_ns;
 
     struct wr_seat seats[WR_TCP_SEATS];
     _Atomic(uint32_t) seats_wanted; /* that many are to be open            */
@@ -114,9 +117,8 @@ struct wr_tcp {
     uint64_t renew_ns, renew_wait_ns; /* when next; how long after that                    */
     uint64_t retry_ns, retry_wait_ns; /* likewise: the lease, when nobody answers          */
     uint64_t open_ns, open_wait_ns;   /* likewise: other lines, when one cannot be opened  */
-    uint64_t refused_ns;              /* since when that is so                             */
     bool is_open_due;                 /* some line is to be opened then                    */
-    bool is_told_of_lines;            /* that they cannot be opened                        */
+    uint32_t lines_told;              /* how often it was said that they cannot            */
     bool is_asked_back;               /* and whoever is to know was told                   */
     bool became_sure;                 /* since channels that wait for that were told       */
     bool is_sure_again;               /* they are being told                               */

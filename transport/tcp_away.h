@@ -20,13 +20,29 @@ static inline bool wr_tcp_is_given_up(const struct wr_tcp *tcp)
            wr_tcp_is_away_for(tcp, tcp->options.patience * 1000000000ull);
 }
 
-/* Is it away for longer than a connection takes to be opened again? Then what is to be written had
- * better go elsewhere, if whoever writes has said that it can. */
+static inline bool wr_tcp_is_barred_for(const struct wr_tcp *tcp, uint64_t ns)
+{
+    const uint64_t since = atomic_load(&tcp->barred_ns), now = wr_line_now_ns();
+
+    return since && now > since && now - since > ns;
+}
+
+/* Can no line be opened for longer than anybody waits? Then who has none does not begin to. Signal.
+ */
+static inline bool wr_tcp_is_barred(const struct wr_tcp *tcp)
+{
+    return wr_tcp_is_barred_for(tcp, tcp->options.patience * 1000000000ull);
+}
+
+/* Is it away for longer than a connection takes to be opened again, or none can be opened and who
+ * writes has none? Then what is to be written had better go elsewhere, if he has said that it can.
+ */
 #define WR_TCP_BRIEF_NS 500000000ull
-static inline bool wr_tcp_puts_off(const struct wr_tcp *tcp)
+static inline bool wr_tcp_puts_off(const struct wr_tcp *tcp, bool has_line)
 {
     return tcp->env && (tcp->env->flags & WEIR_ENV_PUTS_OFF) &&
-           wr_tcp_is_away_for(tcp, WR_TCP_BRIEF_NS);
+           (wr_tcp_is_away_for(tcp, WR_TCP_BRIEF_NS) ||
+            (!has_line && wr_tcp_is_barred_for(tcp, WR_TCP_BRIEF_NS)));
 }
 
 /* Can what is read here be read elsewhere, by who reads? */

@@ -10,6 +10,11 @@
  *   end      where the next request goes
  *   ended    requests whose done() is still to run
  *
+ * Several requests are sent by one system call, and several answers received by one: straight to
+ * where they are to be if they are what is hoped for. Nothing is taken for a page before the header
+ * before it was found sound; what came behind a refusal has gone astray, and the line with it: from
+ * then on nothing is hoped for.
+ *
  * Always: first <= next <= end <= first + depth. When the line breaks, next falls back to first:
  * everything that has no answer is sent again on the next line.
  */
@@ -28,7 +33,9 @@
 #include "transport/tcp_away.h"
 
 #define NS_SECOND 1000000000ull
-#define PIECES    64 /* of one system call */
+#define PIECES    64     /* of one system call */
+#define HEADERS   32     /* likewise           */
+#define TOGETHER  65536u /* bytes: with as many no further message is sent, or received */
 
 struct wr_tcp_channel {
     struct weir_channel base; /* first */
@@ -44,13 +51,15 @@ struct wr_tcp_channel {
 
     /* Kept by the channel's thread. */
     struct weir_io **ring;
-    uint64_t first, next, end, sealed; /* sealed: next + 1 once the header of next is made */
-    uint64_t broken_ns;                /* since when nothing moves; 0: it does             */
-    uint64_t answer_ns;                /* since when an answer is waited for               */
-    size_t sent, got;                  /* bytes of the messages at next and at first        */
-    bool wants_room;                   /* the poll_fd tells of room to send, too           */
-    uint8_t header_out[WR_MESSAGE_BYTES], header_in[WR_MESSAGE_BYTES];
-    struct wr_message answer;
+    uint64_t first, next, end;
+    uint64_t sealed;    /* before it all headers are made; at most HEADERS behind next */
+    uint64_t broken_ns; /* since when nothing moves; 0: it does                        */
+    uint64_t answer_ns; /* since when an answer is waited for                          */
+    size_t sent, got;   /* bytes of the messages at next and at first                  */
+    bool wants_room;    /* the poll_fd tells of room to send, too                      */
+    bool is_careful;    /* no page is received before its header is known              */
+    uint8_t headers_out[HEADERS][WR_MESSAGE_BYTES], headers_in[HEADERS][WR_MESSAGE_BYTES];
+    struct wr_message answer; /* to the oldest, once its header is known */
     struct wr_queue ended;
 };
 
@@ -106,8 +115,8 @@ static void break_line(struct wr_tcp_channel *c)
         wr_tcp_note_unsure(c->tcp, c->number);
     if (c->broken_ns == 0)
         c->broken_ns = wr_line_now_ns();
-    c->next = c->first;
-    c->sealed = c->sent = c->got = 0;
+    c->next = c->sealed = c->first;
+    c->sent = c->got = 0;
     epoll_ctl(c->poll_fd, EPOLL_CTL_DEL, c->line.fd, NULL);
     /* Release: the keeper finds the line as we left it. */
     atomic_store_explicit(&c->link, WR_LINK_BROKEN, memory_order_release);
@@ -147,11 +156,11 @@ void wr_tcp_channel_tend(struct weir_channel *base)
 
 /* --- Sending ---------------------------------------------------------------------------------- */
 
-/* The part of a message that is left: of its header behind so many bytes, and of the pages. */
-static int pieces_of(void *header, const struct weir_io *io, bool has_pages, size_t done,
-                     struct iovec *pieces)
+/* The part of a message that is left behind so many bytes of its header, and of the pages. */
+static uint32_t pieces_of(void *header, const struct weir_io *io, bool has_pages, size_t done,
+                          struct iovec *pieces, uint32_t room)
 {
-    int count = 0;
+    uint32_t count = 0;
 
     if (done < WR_MESSAGE_BYTES) {
         pieces[count++] = (struct iovec){(char *)header + done, WR_MESSAGE_BYTES - done};
@@ -159,7 +168,7 @@ static int pieces_of(void *header, const struct weir_io *io, bool has_pages, siz
     } else {
         done -= WR_MESSAGE_BYTES;
     }
-    for (uint32_t i = 0; has_pages && i < io->iov_count && count < PIECES; i++) {
+    for (uint32_t i = 0; has_pages && i < io->iov_count && count < room; i++) {
         if (done >= io->iov[i].iov_len) {
             done -= io->iov[i].iov_len;
             continue;
@@ -171,48 +180,73 @@ static int pieces_of(void *header, const struct weir_io *io, bool has_pages, siz
     return count;
 }
 
-static void make_header(struct wr_tcp_channel *c, const struct weir_io *io)
+static size_t request_bytes(const struct weir_io *io)
 {
+    return WR_MESSAGE_BYTES + (io->is_write ? (size_t)io->pages * WEIR_SLOT_BYTES : 0);
+}
+
+/* The next that has none. */
+static void make_header(struct wr_tcp_channel *c)
+{
+    const struct weir_io *io = io_at(c, c->sealed);
+    uint8_t *header = c->headers_out[c->sealed % HEADERS];
     const struct wr_message message = {
         .type = io->is_write ? WR_MESSAGE_WRITE : WR_MESSAGE_READ,
         .length = io->is_write ? io->pages * WEIR_SLOT_BYTES : 0,
         .pages = io->pages,
-        .id = c->next + 1,
+        .id = ++c->sealed,
         .epoch = c->line.epoch,
         .slot = io->slot,
     };
 
-    wr_message_put(&message, c->header_out);
-    wr_session_seal(&c->line.session, c->header_out, NULL, 0);
-    c->sealed = c->next + 1;
+    wr_message_put(&message, header);
+    wr_session_seal(&c->line.session, header, NULL, 0);
+}
+
+/* What is to be sent next, of as many requests as one call takes. */
+static uint32_t gather(struct wr_tcp_channel *c, struct iovec pieces[PIECES])
+{
+    size_t done = c->sent, bytes = 0;
+    uint32_t count = 0;
+
+    for (uint64_t i = c->next;
+         i < c->end && i < c->next + HEADERS && count < PIECES && bytes < TOGETHER; i++) {
+        const struct weir_io *io = io_at(c, i);
+
+        if (c->sealed == i) {
+            if (io->is_write && atomic_load(&c->tcp->unsure) > 0)
+                break; /* the keeper rings */
+            make_header(c);
+        }
+        count += pieces_of(c->headers_out[i % HEADERS], io, io->is_write, done, pieces + count,
+                           PIECES - count);
+        bytes += request_bytes(io) - done;
+        done = 0;
+    }
+    return count;
+}
+
+static void note_sent(struct wr_tcp_channel *c, size_t bytes)
+{
+    c->sent += bytes;
+    while (c->next < c->end && c->sent >= request_bytes(io_at(c, c->next)))
+        c->sent -= request_bytes(io_at(c, c->next++));
 }
 
 /* As much as the line takes; *full_p: it takes no more. False: it has broken. */
 static bool send_next(struct wr_tcp_channel *c, bool *full_p)
 {
-    while (c->next < c->end) {
-        const struct weir_io *io = io_at(c, c->next);
-        size_t all = WR_MESSAGE_BYTES + (io->is_write ? (size_t)io->pages * WEIR_SLOT_BYTES : 0);
-        struct iovec pieces[PIECES];
-        struct msghdr message = {.msg_iov = pieces};
-        ssize_t sent;
+    struct iovec pieces[PIECES];
+    struct msghdr message = {.msg_iov = pieces};
 
-        if (c->sealed != c->next + 1) {
-            if (io->is_write && atomic_load(&c->tcp->unsure) > 0)
-                return true; /* the keeper rings */
-            make_header(c, io);
-        }
-        message.msg_iovlen = (size_t)pieces_of(c->header_out, io, io->is_write, c->sent, pieces);
-        sent = sendmsg(c->line.fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+    while ((message.msg_iovlen = gather(c, pieces)) > 0) {
+        const ssize_t sent = sendmsg(c->line.fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+
         if (sent < 0) {
             *full_p = true;
             return errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR;
         }
-        c->sent += (size_t)sent;
-        if (c->sent == all) {
-            c->sent = 0;
-            c->next++;
-        }
+        note_sent(c, (size_t)sent);
     }
     return true;
 }
@@ -255,60 +289,101 @@ static bool is_answer(const struct wr_tcp_channel *c, const struct weir_io *io)
            answer->slot == io->slot && answer->pages == io->pages;
 }
 
-static size_t bytes_of(const struct iovec *pieces, size_t count)
+/* The header of the answer to the oldest is there. False: it is none. */
+static bool hear_header(struct wr_tcp_channel *c)
+{
+    const uint8_t *header = c->headers_in[c->first % HEADERS];
+
+    return wr_session_check(&c->line.session, header, NULL, 0) &&
+           wr_message_parse(header, &c->answer) && is_answer(c, io_at(c, c->first));
+}
+
+/* Where what comes next is to go, of as many answers as one call takes. */
+static uint32_t scatter(struct wr_tcp_channel *c, struct iovec pieces[PIECES])
+{
+    size_t done = c->got, bytes = 0;
+    uint32_t count = 0;
+
+    for (uint64_t i = c->first;
+         i < c->next && i < c->first + HEADERS && count < PIECES && bytes < TOGETHER; i++) {
+        const struct weir_io *io = io_at(c, i);
+        const bool is_known = done >= WR_MESSAGE_BYTES;
+        const bool has_pages = !io->is_write && (is_known || !c->is_careful);
+
+        count += pieces_of(c->headers_in[i % HEADERS], io, has_pages, done, pieces + count,
+                           PIECES - count);
+        if (!io->is_write && !has_pages)
+            break;
+        bytes += WR_MESSAGE_BYTES + (has_pages ? io->pages * WEIR_SLOT_BYTES : 0) - done;
+        done = 0;
+    }
+    return count;
+}
+
+/* The answer to the oldest is whole. */
+static void end_first(struct wr_tcp_channel *c)
+{
+    end_io(c, io_at(c, c->first), wr_message_error(&c->answer), 0);
+    c->first++;
+    c->got = 0;
+    c->broken_ns = 0;
+}
+
+/* So many bytes have come, where they were to go. False: they are no answers, or not where they
+ * were to go. */
+static bool take(struct wr_tcp_channel *c, size_t bytes, uint32_t *ended)
+{
+    while (bytes > 0) {
+        const bool is_known = c->got >= WR_MESSAGE_BYTES;
+        const size_t all = WR_MESSAGE_BYTES + (is_known ? c->answer.length : 0);
+        const size_t part = bytes < all - c->got ? bytes : all - c->got;
+
+        c->got += part;
+        bytes -= part;
+        if (!is_known && c->got == WR_MESSAGE_BYTES && !hear_header(c))
+            return false;
+        if (c->got < WR_MESSAGE_BYTES || c->got < WR_MESSAGE_BYTES + c->answer.length)
+            continue;
+        if (c->answer.length == 0 && !io_at(c, c->first)->is_write && bytes > 0) {
+            c->is_careful = true;
+            return false;
+        }
+        end_first(c);
+        ++*ended;
+    }
+    return true;
+}
+
+static size_t bytes_of(const struct iovec *pieces, uint32_t count)
 {
     size_t bytes = 0;
 
-    for (size_t i = 0; i < count; i++)
+    for (uint32_t i = 0; i < count; i++)
         bytes += pieces[i].iov_len;
     return bytes;
 }
 
-/* Some of the answer to the oldest; done_p: it is whole; empty_p: no more has come. False: the line
- * has broken, or says what is none. */
-static bool receive_some(struct wr_tcp_channel *c, bool *done_p, bool *empty_p)
-{
-    struct weir_io *io = io_at(c, c->first);
-    bool has_pages = c->got >= WR_MESSAGE_BYTES;
-    struct iovec pieces[PIECES];
-    struct msghdr message = {.msg_iov = pieces};
-    ssize_t got;
-
-    message.msg_iovlen = (size_t)pieces_of(c->header_in, io, has_pages, c->got, pieces);
-    got = recvmsg(c->line.fd, &message, MSG_DONTWAIT);
-    *empty_p = got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR);
-    if (*empty_p)
-        return true;
-    if (got <= 0)
-        return false;
-    *empty_p = (size_t)got < bytes_of(pieces, message.msg_iovlen);
-    c->answer_ns = wr_line_now_ns();
-    c->got += (size_t)got;
-    if (!has_pages && c->got == WR_MESSAGE_BYTES &&
-        (!wr_session_check(&c->line.session, c->header_in, NULL, 0) ||
-         !wr_message_parse(c->header_in, &c->answer) || !is_answer(c, io)))
-        return false;
-    *done_p = c->got >= WR_MESSAGE_BYTES && c->got == WR_MESSAGE_BYTES + c->answer.length;
-    return true;
-}
-
 static void receive(struct wr_tcp_channel *c, uint32_t most)
 {
-    uint32_t count = 0;
+    struct iovec pieces[PIECES];
+    struct msghdr message = {.msg_iov = pieces};
+    uint32_t ended = 0;
     bool is_empty = false;
 
-    while (is_open(c) && c->first < c->next && count < most && !is_empty) {
-        bool is_done = false;
+    while (is_open(c) && c->first < c->next && ended < most && !is_empty) {
+        ssize_t got;
 
-        if (!receive_some(c, &is_done, &is_empty)) {
-            break_line(c);
-        } else if (is_done) {
-            end_io(c, io_at(c, c->first), wr_message_error(&c->answer), 0);
-            c->first++;
-            c->got = 0;
-            c->broken_ns = 0;
-            count++;
+        message.msg_iovlen = scatter(c, pieces);
+        got = recvmsg(c->line.fd, &message, MSG_DONTWAIT);
+        is_empty = got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR);
+        if (is_empty)
+            return;
+        if (got > 0) {
+            is_empty = (size_t)got < bytes_of(pieces, (uint32_t)message.msg_iovlen);
+            c->answer_ns = wr_line_now_ns();
         }
+        if (got <= 0 || !take(c, (size_t)got, &ended))
+            break_line(c);
     }
 }
 
@@ -322,7 +397,7 @@ static bool is_silent(const struct wr_tcp_channel *c)
 
 static bool is_hopeless(const struct wr_tcp_channel *c)
 {
-    return wr_tcp_is_given_up(c->tcp) ||
+    return wr_tcp_is_given_up(c->tcp) || (!is_open(c) && wr_tcp_is_barred(c->tcp)) ||
            (c->broken_ns != 0 && c->first < c->end &&
             wr_line_now_ns() - c->broken_ns > c->tcp->options.patience * NS_SECOND);
 }
@@ -333,7 +408,7 @@ static void fail_all(struct wr_tcp_channel *c)
         break_line(c);
     while (c->first < c->end)
         end_io(c, io_at(c, c->first++), WEIR_EIO, ETIMEDOUT);
-    c->next = c->first;
+    c->next = c->sealed = c->first;
 }
 
 /* What has no answer is for whoever else can do it; the rest waits. Whatever of the writes was sent
@@ -383,7 +458,7 @@ uint32_t wr_tcp_submit(struct weir_channel *base, struct weir_io *const *ios, ui
             ring_bell(c);
         }
     }
-    if (wr_tcp_puts_off(c->tcp) || wr_tcp_sends_away(c->tcp, 0))
+    if (is_hopeless(c) || wr_tcp_puts_off(c->tcp, is_open(c)) || wr_tcp_sends_away(c->tcp, 0))
         ring_bell(c);
     send_some(c);
     note_waiting(c);
@@ -404,7 +479,7 @@ uint32_t wr_tcp_poll(struct weir_channel *base, uint32_t max)
         fail_all(c);
     else if (wr_tcp_sends_away(c->tcp, is_open(c) ? 0 : c->broken_ns))
         put_off(c, c->tcp->env->flags & WEIR_ENV_PUTS_OFF, true);
-    else if (wr_tcp_puts_off(c->tcp))
+    else if (wr_tcp_puts_off(c->tcp, is_open(c)))
         put_off(c, true, false);
     send_some(c);
     note_waiting(c);

@@ -15,6 +15,7 @@
 
 #include "transport/ring.h"
 #include "transport/tcp.h"
+#include "transport/tcp_away.h"
 #include "transport/tell.h"
 
 #define NS_SECOND      1000000000ull
@@ -75,8 +76,36 @@ static int join_lease(struct wr_tcp *tcp, struct wr_line *line, uint64_t number,
         return WEIR_OK;
     if (answer.error == -WEIR_ENOENT)
         lose(tcp, "the server has heard nothing of us for longer than it lends memory");
-    snprintf(why, WR_WHY_ROOM, "it refuses: %s", weir_error_text(-(int)answer.error));
+    if (answer.error == -WEIR_EFULL)
+        snprintf(why, WR_WHY_ROOM, "%s", WR_LINE_FULL);
+    else
+        snprintf(why, WR_WHY_ROOM, "it refuses: %s", weir_error_text(-(int)answer.error));
     return WEIR_EIO;
+}
+
+/* Twice: soon, and when patience is over. */
+static void tell_of_lines(struct wr_tcp *tcp, int error, const char *why)
+{
+    const uint64_t patience = tcp->options.patience;
+
+    if (atomic_load(&tcp->is_away) || atomic_load(&tcp->is_lost) || atomic_load(&tcp->stop))
+        return;
+    if (tcp->lines_told == 0 && wr_tcp_is_barred_for(tcp, LINES_TOLD_NS)) {
+        tcp->lines_told = 1;
+        wr_tell(tcp->env, WEIR_WARNING, error, 0,
+                "%s: %s:%s answers, but connections to it cannot be opened (%s); what needs one "
+                "waits, %llu s at most",
+                name_of(tcp), tcp->target.host, tcp->target.port, why,
+                (unsigned long long)patience);
+    }
+    if (tcp->lines_told < 2 && wr_tcp_is_barred(tcp)) {
+        tcp->lines_told = 2;
+        wr_tell(tcp->env, WEIR_WARNING, error, 0,
+                "%s: no connection to %s:%s could be opened for %llu s (%s); what needs one, and "
+                "has none, fails until one can",
+                name_of(tcp), tcp->target.host, tcp->target.port, (unsigned long long)patience,
+                why);
+    }
 }
 
 /* Where one line cannot be opened no other is tried for a while: each try may take long. */
@@ -87,23 +116,16 @@ static void note_opened(struct wr_tcp *tcp, int error, const char *why)
     if (!error) {
         tcp->open_ns = 0;
         tcp->open_wait_ns = RETRY_LEAST_NS;
-        tcp->is_told_of_lines = false;
+        tcp->lines_told = 0;
+        atomic_store(&tcp->barred_ns, 0);
         return;
     }
-    if (tcp->open_wait_ns == RETRY_LEAST_NS)
-        tcp->refused_ns = now;
+    if (atomic_load(&tcp->barred_ns) == 0)
+        atomic_store(&tcp->barred_ns, now);
     tcp->open_ns = now + tcp->open_wait_ns;
     if (tcp->open_wait_ns < RETRY_MOST_NS)
         tcp->open_wait_ns *= 2;
-    if (now - tcp->refused_ns > LINES_TOLD_NS && !tcp->is_told_of_lines &&
-        !atomic_load(&tcp->is_away) && !atomic_load(&tcp->is_lost) && !atomic_load(&tcp->stop)) {
-        tcp->is_told_of_lines = true;
-        wr_tell(tcp->env, WEIR_WARNING, error, 0,
-                "%s: %s:%s answers, but connections to it cannot be opened (%s); what needs one "
-                "waits, %llu s at most",
-                name_of(tcp), tcp->target.host, tcp->target.port, why,
-                (unsigned long long)tcp->options.patience);
-    }
+    tell_of_lines(tcp, error, why);
 }
 
 int wr_tcp_attach(struct wr_tcp *tcp, struct wr_line *line, uint64_t number, char why[WR_WHY_ROOM])

@@ -325,9 +325,7 @@ static int hear_welcome(struct wr_line *line, const uint8_t *welcome, char why[W
     if (!wr_message_parse(welcome, &answer) || !wr_session_check(&line->session, welcome, NULL, 0))
         return refuse(why, WEIR_EIO, "its welcome is not sound");
     if (answer.type == WR_MESSAGE_REFUSED && answer.error == -WEIR_EFULL)
-        return refuse(why, WEIR_EFULL,
-                      "all its connections are in use: raise `connections` there, or take another "
-                      "server");
+        return refuse(why, WEIR_EFULL, WR_LINE_FULL);
     if (answer.type != WR_MESSAGE_WELCOME)
         return refuse(why, WEIR_EIO, "its welcome is not sound");
     return WEIR_OK;

@@ -41,6 +41,9 @@ struct wr_line_target {
     void *context;
 };
 
+#define WR_LINE_FULL \
+    "all its connections are in use: raise `connections` there, or take another server"
+
 /* Connect and prove ourselves; the system has so long to connect, the server for each answer.
  * WEIR_OK, or an error that why says in words. Never in a signal handler. */
 int wr_line_open(struct wr_line *line, struct wr_line_target *target, uint64_t timeout_ns,

@@ -64,17 +64,25 @@ static void put_seat(struct wr_tcp *tcp, struct wr_seat *seat, bool is_broken)
         wr_tcp_wake_seats(tcp);
 }
 
-/* More of us than seats: the keeper opens another. */
-static void want_more(struct wr_tcp *tcp)
+/* What broke comes back, and is none meanwhile. */
+static uint32_t seats_open(const struct wr_tcp *tcp)
 {
-    uint32_t wanted = atomic_load_explicit(&tcp->seats_wanted, memory_order_relaxed), open = 0;
+    uint32_t open = 0;
 
     for (uint32_t i = 0; i < WR_TCP_SEATS; i++) {
         uint32_t state = atomic_load_explicit(&tcp->seats[i].state, memory_order_relaxed);
 
-        open += state == WR_SEAT_FREE || state == WR_SEAT_TAKEN; /* what broke comes back */
+        open += state == WR_SEAT_FREE || state == WR_SEAT_TAKEN;
     }
-    if (open >= wanted && wanted < WR_TCP_SEATS)
+    return open;
+}
+
+/* More of us than seats: the keeper opens another. */
+static void want_more(struct wr_tcp *tcp)
+{
+    uint32_t wanted = atomic_load_explicit(&tcp->seats_wanted, memory_order_relaxed);
+
+    if (seats_open(tcp) >= wanted && wanted < WR_TCP_SEATS)
         atomic_compare_exchange_strong_explicit(&tcp->seats_wanted, &wanted, wanted + 1,
                                                 memory_order_relaxed, memory_order_relaxed);
     wr_tcp_ring(tcp);
@@ -175,6 +183,8 @@ static int read_pages(struct wr_tcp *tcp, uint64_t slot, uint32_t pages, void *b
         enum wr_asked asked;
 
         if (!seat) {
+            if (wr_tcp_is_barred(tcp) && seats_open(tcp) == 0)
+                return WEIR_EIO;
             want_more(tcp);
             wait_for_seat(tcp, seen);
             continue;

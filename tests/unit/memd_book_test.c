@@ -40,6 +40,34 @@ static struct memd_lease *lend(void)
     return lease;
 }
 
+/* A connection of its own for the line of this number; its turn. */
+static uint32_t join(struct memd_lease *lease, uint32_t number)
+{
+    uint32_t turn;
+
+    cr_assert_eq(memd_book_attach(&book, &client, lease->name), lease);
+    turn = memd_line_take(lease, number);
+    memd_book_take_place(&book, lease, number, turn);
+    memd_line_leave(lease, number);
+    return turn;
+}
+
+static void leave(struct memd_lease *lease, uint32_t number, uint32_t turn)
+{
+    memd_book_put_place(&book, lease, number, turn);
+    memd_book_leave(&book, lease);
+    memd_book_dismiss(&book, MEMD_ADMITTED);
+}
+
+static uint32_t admitted(const struct memd_client *who)
+{
+    uint32_t count = 0;
+
+    while (memd_book_admit(&book, who) == MEMD_ADMITTED)
+        count++;
+    return count;
+}
+
 /* Look as often as the keeper would, until then. */
 static uint64_t look_until(uint64_t from_ms, uint64_t until_ms)
 {
@@ -138,71 +166,122 @@ Test(memd_book, entries_and_connections_are_bounded)
     for (uint32_t i = 0; i < MEMD_LEASES; i++)
         lease = lend();
     cr_expect_eq(memd_book_lend(&book, &client, 1, &lease), WEIR_EBUSY, "256 leases");
-    for (uint32_t i = 0; i < MEMD_CONNECTIONS; i++)
-        cr_expect(memd_book_admit(&book, &client));
-    cr_expect_not(memd_book_admit(&book, &client));
-    memd_book_dismiss(&book);
-    cr_expect(memd_book_admit(&book, &client));
+    cr_expect_eq(admitted(&client), MEMD_CONNECTIONS);
+    memd_book_dismiss(&book, MEMD_ADMITTED);
+    cr_expect_eq(memd_book_admit(&book, &client), MEMD_ADMITTED);
     for (uint32_t i = 0; i < MEMD_LEASES; i++)
         memd_book_leave(&book, &book.leases[i]);
     memd_book_close(&book);
     cr_expect_eq(book.lent_slots, 0);
 }
 
-/* A client whose connections broke finds room for them, whoever else wants it. */
-Test(memd_book, places_of_broken_connections_are_kept)
+static const struct memd_client stranger = {.name = "two", .who = "two"};
+
+/* A small server, and a client with a lease and lines of the numbers 0, 1 and 2, in their first
+ * turn. */
+static struct memd_lease *begin_small(void)
 {
-    static const struct memd_client stranger = {.name = "two", .who = "two"};
     const struct memd_limits limits = {64 * MIB, 0, LEASE_MS, 0};
     const struct memd_room room = {.connections = 8, .leases = 1};
-    struct memd_lease *lease, *other;
+    struct memd_lease *lease;
 
     cr_assert(wr_session_begin());
     memd_log_open(&quiet, NULL, NULL);
     cr_assert(memd_book_open(&book, &limits, &room, &quiet));
-    cr_assert(memd_book_admit(&book, &client));
+    cr_assert_eq(memd_book_admit(&book, &client), MEMD_ADMITTED);
     lease = lend();
+    memd_book_take_place(&book, lease, 0, memd_line_take(lease, 0));
+    memd_line_leave(lease, 0);
+    for (uint32_t number = 1; number < 3; number++) {
+        cr_assert_eq(memd_book_admit(&book, &client), MEMD_ADMITTED);
+        cr_assert_eq(join(lease, number), 1);
+    }
+    return lease;
+}
+
+/* A client whose connections broke finds room for them, whoever else wants it. */
+Test(memd_book, places_of_broken_connections_are_kept)
+{
+    struct memd_lease *lease = begin_small(), *other;
+
     cr_expect_eq(memd_book_lend(&book, &stranger, 1, &other), WEIR_EBUSY, "one lease");
-    for (int i = 0; i < 2; i++) {
-        cr_assert(memd_book_admit(&book, &client));
-        cr_assert_eq(memd_book_attach(&book, &client, lease->name), lease);
+    leave(lease, 1, 1);
+    leave(lease, 2, 1);
+    cr_expect_eq(admitted(&stranger), 5, "two are kept");
+    for (uint32_t number = 1; number < 3; number++) {
+        cr_expect_eq(memd_book_admit(&book, &client), MEMD_ADMITTED, "for him");
+        cr_expect_eq(join(lease, number), 2);
     }
-    for (int i = 0; i < 2; i++) {
-        memd_book_leave(&book, lease);
-        memd_book_dismiss(&book);
-    }
-    for (int i = 0; i < 5; i++)
-        cr_expect(memd_book_admit(&book, &stranger), "%d", i);
-    cr_expect_not(memd_book_admit(&book, &stranger), "two are kept");
-    for (int i = 0; i < 2; i++) {
-        cr_expect(memd_book_admit(&book, &client), "for him");
-        cr_assert_eq(memd_book_attach(&book, &client, lease->name), lease);
-    }
-    cr_expect_not(memd_book_admit(&book, &client), "and no more");
-    for (int i = 0; i < 3; i++) {
-        memd_book_leave(&book, lease);
-        memd_book_dismiss(&book);
-    }
-    cr_expect_not(memd_book_admit(&book, &stranger));
+    cr_expect_neq(memd_book_admit(&book, &client), MEMD_ADMITTED, "and no more");
+    leave(lease, 0, 1);
+    leave(lease, 1, 2);
+    leave(lease, 2, 2);
+    cr_expect_eq(memd_book_admit(&book, &stranger), MEMD_TURNED_AWAY);
     cr_expect_gt(look_until(memd_now_ms(), memd_now_ms() + 2 * LEASE_MS), 0);
     cr_expect_not(memd_lease_is_lent(lease));
-    cr_expect(memd_book_admit(&book, &stranger), "while the lease lasts");
+    cr_expect_eq(memd_book_admit(&book, &stranger), MEMD_ADMITTED, "while the lease lasts");
+    memd_book_close(&book);
+}
+
+/* What broke and has not ended yet has no place beside that of the line in its stead. */
+Test(memd_book, an_outage_makes_no_more_places)
+{
+    struct memd_lease *lease = begin_small();
+
+    for (uint32_t number = 0; number < 3; number++) {
+        cr_assert_eq(memd_book_admit(&book, &client), MEMD_ADMITTED);
+        cr_expect_eq(join(lease, number), 2);
+    }
+    cr_expect_eq(lease->places_most, 3, "%u", lease->places_most);
+    for (uint32_t number = 0; number < 3; number++)
+        leave(lease, number, 1); /* long after */
+    cr_expect_eq(lease->places, 3);
+    cr_expect_eq(admitted(&stranger), 5, "as many as before");
+    for (uint32_t number = 0; number < 3; number++)
+        leave(lease, number, 2);
+    cr_expect_eq(admitted(&stranger), 0, "three are kept");
+    memd_book_close(&book);
+}
+
+/* He may take the number of a line that the server does not know to be dead, and no other. */
+Test(memd_book, who_has_lines_is_a_guest_where_there_is_no_room)
+{
+    struct memd_lease *lease = begin_small();
+
+    cr_expect_eq(admitted(&stranger), 5);
+    for (uint32_t i = 0; i < MEMD_GUESTS; i++)
+        cr_expect_eq(memd_book_admit(&book, &client), MEMD_GUEST);
+    cr_expect_eq(memd_book_admit(&book, &client), MEMD_TURNED_AWAY, "enough of them");
+    cr_expect(memd_book_has_line(&book, lease, 2));
+    cr_expect_not(memd_book_has_line(&book, lease, 3));
+    cr_assert_eq(join(lease, 2), 2);
+    memd_book_settle(&book);
+    cr_expect_eq(memd_book_admit(&book, &client), MEMD_GUEST, "one was one no longer");
+    leave(lease, 2, 1);
+    cr_expect(memd_book_has_line(&book, lease, 2));
+    for (uint32_t i = 0; i < MEMD_GUESTS; i++)
+        memd_book_dismiss(&book, MEMD_GUEST);
+    cr_expect_eq(book.guests, 0);
+    cr_expect_eq(atomic_load(&book.connections), 8);
+    leave(lease, 2, 2);
+    leave(lease, 1, 1);
+    leave(lease, 0, 1);
+    cr_expect_eq(memd_book_admit(&book, &client), MEMD_ADMITTED, "his places are kept");
     memd_book_close(&book);
 }
 
 /* Who holds a lease, as a device does while it takes its memory, is no connection. */
 Test(memd_book, a_hold_takes_no_place_from_others)
 {
-    static const struct memd_client stranger = {.name = "two", .who = "two"};
     struct memd_lease *lease;
 
     begin();
-    cr_assert(memd_book_admit(&book, &client));
+    cr_assert_eq(memd_book_admit(&book, &client), MEMD_ADMITTED);
     lease = lend();
     memd_book_hold(&book, lease);
-    cr_expect(memd_book_admit(&book, &stranger));
+    cr_expect_eq(memd_book_admit(&book, &stranger), MEMD_ADMITTED);
     memd_book_leave(&book, lease);
-    cr_expect(memd_book_admit(&book, &stranger));
+    cr_expect_eq(memd_book_admit(&book, &stranger), MEMD_ADMITTED);
     memd_book_leave(&book, lease);
     memd_book_close(&book);
 }

@@ -24,9 +24,9 @@ struct way {
 };
 
 struct pair {
-    int fd[2]; /* the client's, the server's; -1: none */
-    bool is_stalled;
-    struct way way[2]; /* from fd[0], from fd[1] */
+    int fd[2];                 /* the client's, the server's; -1: none */
+    bool is_stalled, has_left; /* has_left: the client, while it was stalled */
+    struct way way[2];         /* from fd[0], from fd[1] */
 };
 
 struct proxy {
@@ -88,6 +88,7 @@ static void accept_one(struct proxy *p)
         pair->fd[0] = fd;
         pair->fd[1] = server;
         pair->is_stalled = atomic_load(&p->is_held);
+        pair->has_left = false;
         pair->way[0].from = pair->way[0].to = pair->way[1].from = pair->way[1].to = 0;
         return;
     }
@@ -104,8 +105,10 @@ static bool pass(struct pair *pair, int i)
 
     if (way->from == way->to) {
         moved = recv(pair->fd[i], way->bytes, ROOM, 0);
-        if (moved == 0 || (moved < 0 && errno != EAGAIN && errno != EINTR))
-            return false;
+        if (moved == 0 || (moved < 0 && errno != EAGAIN && errno != EINTR)) {
+            pair->has_left = i == 0 && pair->is_stalled;
+            return pair->has_left; /* that, too, is passed on later */
+        }
         way->from = 0;
         way->to = moved > 0 ? (size_t)moved : 0;
     }
@@ -137,8 +140,9 @@ static void serve(struct proxy *p)
     waits[0] = (struct pollfd){.fd = p->door, .events = POLLIN};
     pthread_mutex_lock(&p->lock);
     for (int i = 0; i < 2 * PAIRS; i++)
-        waits[count++] = (struct pollfd){.fd = p->pairs[i / 2].fd[i % 2],
-                                         .events = wanted(&p->pairs[i / 2], i % 2)};
+        waits[count++] = (struct pollfd){
+            .fd = i % 2 == 0 && p->pairs[i / 2].has_left ? -1 : p->pairs[i / 2].fd[i % 2],
+            .events = wanted(&p->pairs[i / 2], i % 2)};
     pthread_mutex_unlock(&p->lock);
     poll(waits, count, 5);
     if (atomic_load(&p->delay_us))

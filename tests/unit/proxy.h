@@ -6,7 +6,8 @@
  *
  *   pair     two connections, one to each side, whose bytes are passed on
  *   cut      a pair that ends, with whatever was on its way
- *   stalled  a pair that passes nothing on for now; what was sent on it may arrive long after
+ *   stalled  a pair that passes nothing on for now, not even its end; what was sent on it may
+ * arrive long after
  */
 
 #include <stdint.h>

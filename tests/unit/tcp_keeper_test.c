@@ -5,6 +5,7 @@
 
 #include <criterion/criterion.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -299,7 +300,166 @@ Test(tcp_keeper, a_full_server_takes_back_whose_lines_broke, .timeout = 120)
     close_server();
 }
 
+/* The server knows nothing of it that they are dead: they are stalled, not ended. */
+Test(tcp_keeper, a_full_server_lets_dead_lines_be_replaced, .timeout = 60)
+{
+    struct weir_backend *backend, *other;
+    struct weir_channel *channel;
+
+    open_server(60000, 7);
+    backend = open_by(proxy_port(proxy), "patience=20&timeout=1", WEIR_OK);
+    channel = kit_channel(backend, 8);
+    write_version(channel, 3, 1);
+    other = open_by(memd_port(memd, 0), "timeout=1", WEIR_OK);
+    cr_assert_eq(gauges().connections, 7);
+    proxy_stall(proxy);
+    cr_expect(kit_holds(backend, 3, 1, 1));
+    write_version(channel, 3, 2);
+    cr_expect(kit_holds(backend, 3, 1, 2));
+    backend->ops->channel_close(channel);
+    kit_close(backend);
+    kit_close(other);
+    close_server();
+}
+
+static struct weir_backend *open_with_copies(const char *spec)
+{
+    static struct weir_backend_env env;
+    struct weir_backend *backend;
+
+    env = kit_env;
+    env.flags = WEIR_ENV_PUTS_OFF | WEIR_ENV_HAS_COPIES;
+    cr_assert_eq(weir_backend_open(spec, &env, &backend), WEIR_OK);
+    return backend;
+}
+
+/* As who has copies does, while he is told that it may yet be. */
+static int read_again(struct weir_backend *backend, uint64_t slot, unsigned char *page)
+{
+    int error = WEIR_EAGAIN;
+
+    for (int i = 0; i < 1000 && error == WEIR_EAGAIN; i++) {
+        error = backend->ops->read(backend, slot, 1, page);
+        usleep(10000);
+    }
+    return error;
+}
+
+/* The lease is held by the keeper's line, and there is no room for another: who needs one waits for
+ * as long as patience, and not each time. Before, who had copies was told for ever to try again. */
+Test(tcp_keeper, who_has_no_line_does_not_wait_for_ever, .timeout = 120)
+{
+    unsigned char *page = kit_pages(1, 7);
+    struct weir_backend *backend, *others[2];
+    struct weir_channel *channel;
+    struct iovec iov;
+    struct weir_io io;
+
+    open_server(60000, 7);
+    for (int i = 0; i < 2; i++)
+        others[i] = open_by(memd_port(memd, 0), "timeout=1", WEIR_OK);
+    backend = open_with_copies(kit_text("tcp://127.0.0.1:%d?size=4m&key=%s&patience=2&timeout=1",
+                                        memd_port(memd, 0), key_file));
+    cr_assert_eq(gauges().connections, 7);
+    channel = kit_channel(backend, 8);
+    cr_expect_eq(read_again(backend, 3, page), WEIR_EIO);
+    kit_io_init(&io, &iov, false, 3, 1, page);
+    cr_expect_eq(kit_do(channel, &io), WEIR_EIO);
+    cr_expect_eq(kit_write(channel, 3, 1, 1, NULL), WEIR_EIO);
+    cr_expect(kit_has_heard("connections to it cannot be opened (all its connections are in use"));
+    cr_expect(kit_has_heard("could be opened for 2 s"));
+    cr_expect_not(atomic_load(&tcp_of(backend)->is_away));
+    kit_close(others[0]);
+    for (int i = 0; i < 1000 && backend->ops->read(backend, 3, 1, page) != WEIR_OK; i++)
+        usleep(10000);
+    cr_expect(kit_is_filled(page, WEIR_SLOT_BYTES, 0), "there is room again");
+    backend->ops->channel_close(channel);
+    kit_close(backend);
+    kit_close(others[1]);
+    close_server();
+    free(page);
+}
+
+/* A firewall comes up before one copy, but for the line that is there; then the other is lost. */
+Test(tcp_keeper, nor_who_has_lost_the_other_copy, .timeout = 120)
+{
+    const char *const listen[] = {"tcp://127.0.0.1:0"};
+    const struct memd_limits limits = {.memory = 64 << 20, .lease_ms = 60000};
+    unsigned char *page = kit_pages(1, 7);
+    struct weir_backend *mirror;
+    struct weir_channel *channel;
+    struct memd_options options;
+    struct memd *second;
+
+    open_server(60000, 0);
+    options = (struct memd_options){
+        .listen = listen, .listen_count = 1, .key = &key, .limits = limits, .threads = 1};
+    cr_assert_eq(memd_open(&options, &second), WEIR_OK);
+    mirror = kit_open(kit_text("mirror(tcp://127.0.0.1:%d?size=16m&key=%s&patience=2&timeout=1,"
+                               "tcp://127.0.0.1:%d?size=16m&key=%s&patience=2&timeout=1)",
+                               proxy_port(proxy), key_file, memd_port(second, 0), key_file),
+                      WEIR_OK);
+    channel = kit_channel(mirror, 8);
+    write_version(channel, 3, 1);
+    cr_expect(kit_holds(mirror, 3, 1, 1));
+    proxy_spare(proxy, 1);
+    proxy_shut(proxy, 1);
+    proxy_cut(proxy);
+    memd_close(second);
+    cr_expect_eq(mirror->ops->read(mirror, 3, 1, page), WEIR_EIO);
+    mirror->ops->channel_close(channel);
+    kit_close(mirror);
+    close_server();
+    free(page);
+}
+
 /* --- A server that says no ------------------------------------------------------------------- */
+
+/* Reads of one page each, which are sent together. */
+static void read_all(struct weir_channel *channel, struct weir_io *ios, uint32_t count)
+{
+    const struct weir_backend_ops *ops = channel->backend->ops;
+    struct weir_io *all[8];
+
+    for (uint32_t i = 0; i < count; i++)
+        all[i] = &ios[i];
+    cr_assert_eq(ops->submit(channel, all, count), count);
+    for (uint32_t i = 0; i < count; i++)
+        while (ios[i].owner) {
+            struct pollfd wait = {.fd = ops->wait_fd(channel), .events = POLLIN};
+
+            if (ops->poll(channel, count) == 0)
+                cr_assert_neq(poll(&wait, 1, 60000), 0, "the channel is stuck");
+        }
+}
+
+/* What comes behind a refusal is not where it was to be: it is asked for again. The others are
+ * stamped, and each has its own. */
+static void refuse_among_others(struct weir_backend *backend, struct weir_channel *channel)
+{
+    unsigned char *pages = kit_pages(8, 0);
+    struct iovec iov[8];
+    struct weir_io ios[8];
+
+    for (uint64_t slot = 0; slot < 8; slot++)
+        write_version(channel, slot, 100 + (int)slot);
+    for (uint64_t round = 0; round < 3; round++) {
+        tcp_of(backend)->slots = 1ull << 40;
+        for (uint64_t i = 0; i < 8; i++)
+            kit_io_init(&ios[i], &iov[i], false, i == 4 - round ? 1ull << 30 : i, 1,
+                        pages + i * WEIR_SLOT_BYTES);
+        read_all(channel, ios, 8);
+        tcp_of(backend)->slots = SLOTS;
+        for (uint64_t i = 0; i < 8; i++)
+            if (i == 4 - round)
+                cr_expect_eq(ios[i].error, WEIR_EINVAL);
+            else
+                cr_expect(!ios[i].error && kit_is_filled(pages + i * WEIR_SLOT_BYTES,
+                                                         WEIR_SLOT_BYTES, 100 + (int)i),
+                          "round %lu, slot %lu: %d", round, i, ios[i].error);
+    }
+    free(pages);
+}
 
 /* The server refuses to read what lies outside of the lease, and that is what the reader is told;
  * the line is as good as before. The client's own look at the slots is led astray for that. */
@@ -323,6 +483,7 @@ Test(tcp_keeper, a_refusal_reaches_who_reads, .timeout = 60)
     cr_expect(kit_holds(backend, 3, 1, 1));
     write_version(channel, 3, 2);
     cr_expect_eq(gauges().accepted, accepted, "no line was opened anew");
+    refuse_among_others(backend, channel);
     cr_expect_eq(gauges().unsound, 0);
     backend->ops->channel_close(channel);
     kit_close(backend);

@@ -46,9 +46,19 @@ void memd_book_tune(struct memd_book *book, const struct memd_limits *limits)
     pthread_mutex_unlock(&book->lock);
 }
 
-void memd_book_dismiss(struct memd_book *book)
+void memd_book_settle(struct memd_book *book)
 {
-    atomic_fetch_sub(&book->connections, 1);
+    pthread_mutex_lock(&book->lock);
+    book->guests--;
+    pthread_mutex_unlock(&book->lock);
+}
+
+void memd_book_dismiss(struct memd_book *book, enum memd_admission admission)
+{
+    if (admission == MEMD_GUEST)
+        memd_book_settle(book);
+    if (admission != MEMD_TURNED_AWAY)
+        atomic_fetch_sub(&book->connections, 1);
 }
 
 bool memd_book_asks_back(struct memd_book *book)
@@ -105,7 +115,7 @@ static bool is_of(const struct memd_lease *lease, const struct memd_client *clie
     return memcmp(lease->client.name, client->name, WR_NAME_BYTES) == 0;
 }
 
-/* Places for connections that are kept for others than this client. */
+/* Places that are kept for others than this client. */
 static uint64_t kept_locked(const struct memd_book *book, const struct memd_client *client)
 {
     uint64_t kept = 0;
@@ -113,32 +123,35 @@ static uint64_t kept_locked(const struct memd_book *book, const struct memd_clie
     for (uint32_t i = 0; i < book->room.leases; i++) {
         const struct memd_lease *lease = &book->leases[i];
 
-        /* Who holds one is counted as a user, and has no place. */
-        if (state_of(lease) == MEMD_LEASE_LENT && !is_of(lease, client) &&
-            lease->users < lease->users_most)
-            kept += lease->users_most - lease->users;
+        if (state_of(lease) == MEMD_LEASE_LENT && !is_of(lease, client))
+            kept += lease->places_most - lease->places;
     }
     return kept;
 }
 
-bool memd_book_admit(struct memd_book *book, const struct memd_client *client)
+static bool has_lines_locked(const struct memd_book *book, const struct memd_client *client)
 {
-    bool is_admitted;
-
-    pthread_mutex_lock(&book->lock);
-    is_admitted = atomic_load(&book->connections) + kept_locked(book, client) <
-                  book->room.connections;
-    if (is_admitted)
-        atomic_fetch_add(&book->connections, 1);
-    pthread_mutex_unlock(&book->lock);
-    return is_admitted;
+    for (uint32_t i = 0; i < book->room.leases; i++)
+        if (state_of(&book->leases[i]) == MEMD_LEASE_LENT && is_of(&book->leases[i], client) &&
+            book->leases[i].places > 0)
+            return true;
+    return false;
 }
 
-static void use_locked(struct memd_lease *lease)
+enum memd_admission memd_book_admit(struct memd_book *book, const struct memd_client *client)
 {
-    lease->users++;
-    if (lease->users > lease->users_most)
-        lease->users_most = lease->users;
+    enum memd_admission admission = MEMD_TURNED_AWAY;
+
+    pthread_mutex_lock(&book->lock);
+    if (atomic_load(&book->connections) + kept_locked(book, client) < book->room.connections)
+        admission = MEMD_ADMITTED;
+    else if (book->guests < MEMD_GUESTS && has_lines_locked(book, client))
+        admission = MEMD_GUEST;
+    book->guests += admission == MEMD_GUEST;
+    if (admission != MEMD_TURNED_AWAY)
+        atomic_fetch_add(&book->connections, 1);
+    pthread_mutex_unlock(&book->lock);
+    return admission;
 }
 
 /* What a client has, in slots: all whose memory is still there. */
@@ -198,7 +211,9 @@ static int lend_locked(struct memd_book *book, const struct memd_client *client,
     lease->client = *client;
     wr_random(lease->name, sizeof(lease->name));
     atomic_store_explicit(&lease->heard_ms, memd_now_ms(), memory_order_relaxed);
-    lease->users = lease->users_most = 1;
+    lease->users = 1;
+    memset(lease->had, 0, sizeof(lease->had));
+    lease->places = lease->places_most = 0;
     lease->watchers = 0;
     set_state_locked(lease, MEMD_LEASE_LENT);
     book->lent_slots += slots;
@@ -259,7 +274,7 @@ struct memd_lease *memd_book_attach(struct memd_book *book, const struct memd_cl
             found = lease;
     }
     if (found)
-        use_locked(found);
+        found->users++;
     pthread_mutex_unlock(&book->lock);
     return found;
 }
@@ -300,6 +315,46 @@ void memd_line_leave(struct memd_lease *lease, uint32_t number)
     atomic_fetch_and_explicit(&lease->lines[number], ~1u, memory_order_release);
 }
 
+static uint64_t bit_of(uint32_t number)
+{
+    return 1ull << (number % 64);
+}
+
+bool memd_book_has_line(struct memd_book *book, const struct memd_lease *lease, uint32_t number)
+{
+    bool has_line;
+
+    pthread_mutex_lock(&book->lock);
+    has_line = lease->had[number / 64] & bit_of(number);
+    pthread_mutex_unlock(&book->lock);
+    return has_line;
+}
+
+void memd_book_take_place(struct memd_book *book, struct memd_lease *lease, uint32_t number,
+                          uint32_t turn)
+{
+    pthread_mutex_lock(&book->lock);
+    if (!memd_line_is_over(lease, number, turn) && !(lease->had[number / 64] & bit_of(number))) {
+        lease->had[number / 64] |= bit_of(number);
+        lease->places++;
+    }
+    if (lease->places > lease->places_most)
+        lease->places_most = lease->places;
+    pthread_mutex_unlock(&book->lock);
+}
+
+void memd_book_put_place(struct memd_book *book, struct memd_lease *lease, uint32_t number,
+                         uint32_t turn)
+{
+    pthread_mutex_lock(&book->lock);
+    /* Who takes the number next does so before it takes the place: one of us sees the other. */
+    if (!memd_line_is_over(lease, number, turn) && lease->had[number / 64] & bit_of(number)) {
+        lease->had[number / 64] &= ~bit_of(number);
+        lease->places--;
+    }
+    pthread_mutex_unlock(&book->lock);
+}
+
 static void call_keeper_locked(struct memd_book *book)
 {
     book->has_more = true;
@@ -327,7 +382,7 @@ void memd_book_leave(struct memd_book *book, struct memd_lease *lease)
     pthread_mutex_unlock(&book->lock);
 }
 
-static void ring(struct memd_book *book)
+void memd_book_ring(struct memd_book *book)
 {
     if (book->bell)
         book->bell(book->bell_context);
@@ -347,7 +402,7 @@ void memd_book_return(struct memd_book *book, struct memd_lease *lease)
     pthread_mutex_unlock(&book->lock);
     memd_log(book->log, MEMD_LOG_EVENT, "%s: returned %s", lease->client.who,
              memd_size_text(lease->slots * WEIR_SLOT_BYTES, size));
-    ring(book);
+    memd_book_ring(book);
 }
 
 void memd_book_unwatch(struct memd_book *book, struct memd_lease *lease)
@@ -407,7 +462,7 @@ uint64_t memd_book_expire(struct memd_book *book, uint64_t now_ms)
     book->planned_ms = next_ms;
     pthread_mutex_unlock(&book->lock);
     if (count)
-        ring(book);
+        memd_book_ring(book);
     return next_ms;
 }
 
@@ -443,7 +498,7 @@ bool memd_book_reap(struct memd_book *book)
     lease->memory = NULL;
     set_state_locked(lease, lease->watchers ? MEMD_LEASE_GONE : MEMD_LEASE_FREE);
     pthread_mutex_unlock(&book->lock);
-    ring(book);
+    memd_book_ring(book);
     return true;
 }
 

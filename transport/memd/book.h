@@ -8,8 +8,12 @@
  *   watcher   a connection that returned its lease and waits for the memory to be given back
  *   line      a user by the number that its client gave it. A later one of the same number takes
  *             its turn: what the earlier one has still to say is not heard any more
- *   kept      places for connections that a lease had at a time and has no longer: for its client,
- *             whose connections broke, and for nobody else
+ *   place     room for the line of one number. However many connections had it before, and have not
+ *             ended yet, it is one
+ *   kept      places that a lease had at a time and has no longer: for its client, whose
+ *             connections broke, and for nobody else
+ *   guest     a connection for which there is no room, of a client who has lines. It may take the
+ *             number of one of those, which its client knows to be dead; and nothing else
  *   over      a lease that was returned or whose time is up; its users are asked to leave
  *   gone      its memory is unmapped; the entry waits for its watchers
  *
@@ -31,6 +35,9 @@
 
 #define MEMD_LINES_MOST 256u
 #define MEMD_WHO_BYTES  112u /* "label at address", for the log */
+#define MEMD_GUESTS     8u   /* at a time */
+
+enum memd_admission { MEMD_TURNED_AWAY, MEMD_ADMITTED, MEMD_GUEST };
 
 enum memd_lease_state {
     MEMD_LEASE_FREE,
@@ -62,7 +69,8 @@ struct memd_lease {
     _Atomic(uint32_t) lines[MEMD_LINES_MOST]; /* twice the turn, and 1 while it is heard */
     /* Kept by the book's lock. */
     uint32_t users, watchers;
-    uint32_t users_most; /* at a time, until now */
+    uint64_t had[MEMD_LINES_MOST / 64]; /* a bit for the number of each line that somebody has */
+    uint32_t places, places_most;       /* bits in it; at a time, until now                    */
 };
 
 struct memd_book {
@@ -86,6 +94,7 @@ struct memd_book {
     bool has_more;
     struct memd_limits limits;
     uint64_t lent_slots;
+    uint32_t guests;
     uint64_t planned_ms;       /* when the keeper meant to look next */
     struct memd_lease *leases; /* room.leases of them */
     uint64_t lent, returned, expired, refused;
@@ -98,10 +107,12 @@ bool memd_book_open(struct memd_book *book, const struct memd_limits *limits,
 void memd_book_close(struct memd_book *book);
 void memd_book_tune(struct memd_book *book, const struct memd_limits *limits);
 
-/* A connection of this client, that has proven the key; false: there are too many, or what is left
- * is kept for others. */
-bool memd_book_admit(struct memd_book *book, const struct memd_client *client);
-void memd_book_dismiss(struct memd_book *book);
+/* A connection of this client, that has proven the key. Where there are too many, or what is left
+ * is kept for others, it is a guest at most. */
+enum memd_admission memd_book_admit(struct memd_book *book, const struct memd_client *client);
+void memd_book_dismiss(struct memd_book *book, enum memd_admission admission);
+/* A guest has taken the number of another, which is about to end: it is one no longer. */
+void memd_book_settle(struct memd_book *book);
 
 /*
  * Lend so many slots, rounded up to whole clusters; the caller is its first user. WEIR_EINVAL: none
@@ -120,6 +131,15 @@ bool memd_line_enter(struct memd_lease *lease, uint32_t number, uint32_t turn);
 /* Will it never be heard again? */
 bool memd_line_is_over(const struct memd_lease *lease, uint32_t number, uint32_t turn);
 void memd_line_leave(struct memd_lease *lease, uint32_t number);
+/* Has anybody the line of this number? And: a user has taken it, in this turn; he has it no longer.
+ * Neither changes anything if another has taken it since. */
+bool memd_book_has_line(struct memd_book *book, const struct memd_lease *lease, uint32_t number);
+void memd_book_take_place(struct memd_book *book, struct memd_lease *lease, uint32_t number,
+                          uint32_t turn);
+void memd_book_put_place(struct memd_book *book, struct memd_lease *lease, uint32_t number,
+                         uint32_t turn);
+/* Connections have to be looked through. */
+void memd_book_ring(struct memd_book *book);
 /* One more user, of a lease that has one. */
 void memd_book_hold(struct memd_book *book, struct memd_lease *lease);
 void memd_book_leave(struct memd_book *book, struct memd_lease *lease);

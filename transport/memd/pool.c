@@ -8,7 +8,7 @@
 
 bool memd_pool_open(struct memd *memd)
 {
-    const uint32_t count = memd->book.room.connections + MEMD_UNPROVEN_MOST;
+    const uint32_t count = memd->book.room.connections + MEMD_UNPROVEN_MOST + MEMD_GUESTS;
 
     memd->pool = calloc(count, sizeof(*memd->pool));
     if (!memd->pool)

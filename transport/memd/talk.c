@@ -30,14 +30,15 @@ void memd_talk_end(struct memd_talk *talk)
 {
     memd_talk_leave(talk);
     drop_queue(talk);
-    if (talk->lease && talk->state == MEMD_TALK_RETURNING)
+    if (talk->lease && talk->state == MEMD_TALK_RETURNING) {
         memd_book_unwatch(talk->book, talk->lease);
-    else if (talk->lease)
+    } else if (talk->lease) {
+        memd_book_put_place(talk->book, talk->lease, talk->line, talk->turn);
         memd_book_leave(talk->book, talk->lease);
+    }
     talk->lease = NULL;
-    if (talk->is_admitted)
-        memd_book_dismiss(talk->book);
-    talk->is_admitted = false;
+    memd_book_dismiss(talk->book, talk->admission);
+    talk->admission = MEMD_TURNED_AWAY;
     explicit_bzero(&talk->session, sizeof(talk->session));
 }
 
@@ -175,6 +176,13 @@ static void hear_hello(struct memd_talk *talk, const uint8_t *message)
     talk->state = MEMD_TALK_PROOF;
 }
 
+static void turn_away(struct memd_talk *talk, const struct wr_message *asked)
+{
+    refuse(talk, asked, WEIR_EFULL);
+    talk->why = "all connections are in use (see the setting `connections`)";
+    talk->state = MEMD_TALK_ENDING;
+}
+
 static void hear_proof(struct memd_talk *talk, const uint8_t *message)
 {
     const struct wr_message none = {.id = 0};
@@ -185,11 +193,9 @@ static void hear_proof(struct memd_talk *talk, const uint8_t *message)
         fail(talk, error == WEIR_EDENIED ? "it has another key" : "it gave no proof of the key");
         return;
     }
-    talk->is_admitted = memd_book_admit(talk->book, &talk->client);
-    if (!talk->is_admitted) {
-        refuse(talk, &none, WEIR_EFULL);
-        talk->why = "all connections are in use (see the setting `connections`)";
-        talk->state = MEMD_TALK_ENDING;
+    talk->admission = memd_book_admit(talk->book, &talk->client);
+    if (talk->admission == MEMD_TURNED_AWAY) {
+        turn_away(talk, &none);
         return;
     }
     say(talk, (struct wr_message){.type = WR_MESSAGE_WELCOME}, NULL);
@@ -203,6 +209,12 @@ static void take_line(struct memd_talk *talk, const struct wr_message *message)
     talk->line = (uint32_t)message->slot;
     talk->turn = memd_line_take(talk->lease, talk->line);
     talk->is_heard = true;
+    memd_book_take_place(talk->book, talk->lease, talk->line, talk->turn);
+    if (talk->admission == MEMD_GUEST) {
+        memd_book_settle(talk->book);
+        talk->admission = MEMD_ADMITTED;
+        memd_book_ring(talk->book); /* whose number it was ends now */
+    }
     if (talk->identity->rdma)
         memd_rdma_cut(talk->identity->rdma, talk->lease, talk->line);
 }
@@ -211,6 +223,10 @@ static void hear_lease(struct memd_talk *talk, const struct wr_message *message)
 {
     int error = WEIR_EINVAL;
 
+    if (talk->admission == MEMD_GUEST) {
+        turn_away(talk, message);
+        return;
+    }
     if (!talk->lease && message->slot < MEMD_LINES_MOST)
         error = memd_book_lend(talk->book, &talk->client, message->count, &talk->lease);
     if (error) {
@@ -239,6 +255,13 @@ static void hear_attach(struct memd_talk *talk, const struct wr_message *message
         refuse(talk, message, WEIR_ENOENT);
         return;
     }
+    if (talk->admission == MEMD_GUEST &&
+        !memd_book_has_line(talk->book, talk->lease, (uint32_t)message->slot)) {
+        memd_book_leave(talk->book, talk->lease);
+        talk->lease = NULL;
+        turn_away(talk, message);
+        return;
+    }
     take_line(talk, message);
     memd_lease_heard(talk->lease, talk->now_ms);
     say(talk,
@@ -250,6 +273,7 @@ static void hear_attach(struct memd_talk *talk, const struct wr_message *message
 static void hear_sever(struct memd_talk *talk, const struct wr_message *message)
 {
     const uint32_t line = (uint32_t)message->slot;
+    uint32_t turn;
 
     if (!talk->lease || message->slot >= MEMD_LINES_MOST || line == talk->line) {
         refuse(talk, message, WEIR_EINVAL);
@@ -257,8 +281,10 @@ static void hear_sever(struct memd_talk *talk, const struct wr_message *message)
     }
     /* Not heard ourselves meanwhile: two that sever each other would wait for each other. */
     memd_talk_leave(talk);
-    (void)memd_line_take(talk->lease, line);
+    turn = memd_line_take(talk->lease, line);
     memd_line_leave(talk->lease, line);
+    memd_book_put_place(talk->book, talk->lease, line, turn);
+    memd_book_ring(talk->book);
     if (talk->identity->rdma)
         memd_rdma_cut(talk->identity->rdma, talk->lease, line);
     if (!memd_talk_enter(talk)) {
@@ -294,6 +320,7 @@ static void hear_return(struct memd_talk *talk, const struct wr_message *message
     talk->state = MEMD_TALK_RETURNING;
     memd_talk_leave(talk);
     drop_queue(talk);
+    memd_book_put_place(talk->book, talk->lease, talk->line, talk->turn);
     memd_book_return(talk->book, talk->lease);
 }
 

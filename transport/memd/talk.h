@@ -83,7 +83,8 @@ struct memd_talk {
     struct wr_handshake shake;
     struct wr_session session;
     enum memd_talk_state state;
-    bool is_failed, is_admitted;
+    bool is_failed;
+    enum memd_admission admission;
     bool is_writing;          /* a WRITE's pages are coming                           */
     struct memd_lease *lease; /* used; when RETURNING, watched; or NULL               */
     uint32_t line, turn;      /* of a lease that is used                              */

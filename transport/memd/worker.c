@@ -77,7 +77,7 @@ static void watch_for(struct memd_worker *worker, struct memd_connection *connec
 /* Its place is not spare before the round of events is over: a later one may name it. */
 static void end(struct memd_worker *worker, struct memd_connection *connection, const char *why)
 {
-    const bool is_proven = connection->talk.is_admitted;
+    const bool is_proven = connection->talk.admission != MEMD_TURNED_AWAY;
 
     if (why)
         memd_log(&worker->memd->log, is_proven ? MEMD_LOG_UNSOUND : MEMD_LOG_DOOR,
@@ -266,7 +266,7 @@ static void handle(struct memd_worker *worker, struct memd_connection *connectio
         end(worker, connection, NULL);
         return;
     }
-    if (run(worker, connection, true) && connection->talk.is_admitted && !connection->is_settled)
+    if (run(worker, connection, true) && connection->talk.admission && !connection->is_settled)
         settle(worker, connection);
 }
 
@@ -382,7 +382,15 @@ static void open_inbox(struct memd_worker *worker)
     }
 }
 
-/* Leases may be over, or gone. */
+/* Its client has opened it anew, or had it severed. It would notice by its next event, which may
+ * never come. */
+static bool is_overtaken(const struct memd_talk *talk)
+{
+    return talk->lease && talk->state != MEMD_TALK_RETURNING &&
+           memd_line_is_over(talk->lease, talk->line, talk->turn);
+}
+
+/* Leases may be over, or gone; lines may be another's. */
 static void look_at_leases(struct memd_worker *worker)
 {
     struct memd_connection *connection, *next;
@@ -397,7 +405,8 @@ static void look_at_leases(struct memd_worker *worker)
             memd_talk_returned(talk);
             connection->progress_ms = worker->now_ms;
             (void)run(worker, connection, false);
-        } else if (talk->state != MEMD_TALK_RETURNING && !memd_lease_is_lent(talk->lease)) {
+        } else if (talk->state != MEMD_TALK_RETURNING &&
+                   (!memd_lease_is_lent(talk->lease) || is_overtaken(talk))) {
             end(worker, connection, NULL);
         }
     }
@@ -438,20 +447,16 @@ static const char *why_late(const struct memd_worker *worker,
         return passed_ms(worker, connection->since_ms) > MEMD_UNPROVEN_MS
                    ? "it has not proven the key in time"
                    : NULL;
+    if (talk->admission == MEMD_GUEST)
+        return passed_ms(worker, connection->progress_ms) > MEMD_UNPROVEN_MS
+                   ? "it was let in to take the place of another, and has not"
+                   : NULL;
     if (talk->state == MEMD_TALK_RETURNING ||
         passed_ms(worker, connection->progress_ms) <= lease_ms)
         return NULL;
     if (memd_talk_is_midway(talk))
         return "it stopped in the midst of a message";
     return talk->lease ? NULL : "it said nothing and has no lease";
-}
-
-/* Its client has opened it anew, or had it severed. It would notice by its next event, which may
- * never come. */
-static bool is_overtaken(const struct memd_talk *talk)
-{
-    return talk->lease && talk->state != MEMD_TALK_RETURNING &&
-           memd_line_is_over(talk->lease, talk->line, talk->turn);
 }
 
 static void look_at_clock(struct memd_worker *worker)
