@@ -116,6 +116,7 @@ struct wr_tcp {
     uint64_t open_ns, open_wait_ns;   /* likewise: other lines, when one cannot be opened  */
     uint64_t refused_ns;              /* since when that is so                             */
     bool is_open_due;                 /* some line is to be opened then                    */
+    bool gave_up;                     /* the one that was to be, for something better      */
     bool is_told_of_lines;            /* that they cannot be opened                        */
     bool is_asked_back;               /* and whoever is to know was told                   */
     bool became_sure;                 /* since channels that wait for that were told       */
@@ -161,7 +162,8 @@ void wr_tcp_wake_seats(struct wr_tcp *tcp);
 int wr_tcp_keeper_open(struct wr_tcp *tcp);
 void wr_tcp_keeper_close(struct wr_tcp *tcp);
 /* A line that is one of the lease, under this number; and one that is ready for pages. The
- * keeper's, or before it runs. WEIR_EAGAIN: not now, for others could not be opened just before. */
+ * keeper's, or before it runs. WEIR_EAGAIN: not now, for others could not be opened just before, or
+ * something else is more urgent. */
 int wr_tcp_attach(struct wr_tcp *tcp, struct wr_line *line, uint64_t number, char why[WR_WHY_ROOM]);
 int wr_tcp_open_line(struct wr_tcp *tcp, struct wr_line *line, uint64_t number, uint32_t depth,
                      char why[WR_WHY_ROOM]);
