@@ -15,11 +15,11 @@
 
 #include "transport/rdma.h"
 
-#define NS_SECOND    1000000000ull
-#define RESOLVE_MS   2000
-#define READS_MOST   32u
-#define GIB_SLOTS    (1ull << 18)
-#define REGISTER_S   30
+#define NS_SECOND  1000000000ull
+#define RESOLVE_MS 2000
+#define READS_MOST 32u
+#define GIB_SLOTS  (1ull << 18)
+#define REGISTER_S 30
 
 /* How soon a server that does not answer is noticed by the device: 4.096 us * 2^14 = 67 ms, and
  * again six times. Seven would mean for ever, where RDMA is software (rdma_rxe). */

@@ -151,6 +151,10 @@ void wr_tcp_describe(struct weir_backend *backend, struct weir_backend_info *inf
 /* tcp_seat.c */
 enum wr_asked wr_tcp_ask(struct wr_tcp *tcp, struct wr_line *line, uint64_t slot, uint32_t pages,
                          void *bytes, int *error_p);
+/* May who asks look for his answer before he sleeps? Then how that went is told. id: of the
+ * request, on its line. Signal. */
+bool wr_tcp_may_look(struct wr_tcp *tcp, uint64_t id);
+void wr_tcp_have_looked(struct wr_tcp *tcp, bool was_seen);
 int wr_tcp_read(struct weir_backend *backend, uint64_t slot, uint32_t pages, void *bytes);
 /* Discard slots, as far as there is a seat at the moment. Not in a signal handler. */
 void wr_tcp_discard(struct wr_tcp *tcp, uint64_t slot, uint64_t count);

@@ -192,8 +192,8 @@ static void write_and_part(struct weir_backend *backend)
     backend->ops->channel_close(channel);
 }
 
-/* Queue pairs have no answer, and each waits for it for much longer than the lease is. It is renewed
- * all the same, and what has a queue pair goes on. */
+/* Queue pairs have no answer, and each waits for it for much longer than the lease is. It is
+ * renewed all the same, and what has a queue pair goes on. */
 Test(backend_rdma, the_lease_is_renewed_while_queue_pairs_wait, .timeout = 240)
 {
     struct weir_backend *backend;

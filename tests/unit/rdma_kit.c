@@ -125,6 +125,7 @@ struct guest *guest_come(uint16_t port)
     atomic_store(&guest->tcp.seats_wanted, 1);
     cr_assert_eq(wr_line_open(&guest->line, &target, SOON_S * 1000000000ull, why), WEIR_OK, "%s",
                  why);
+    wr_line_opened(&guest->line); /* nothing of the target is wanted any more */
     wr_line_forget(&target);
     return guest;
 }

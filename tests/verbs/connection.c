@@ -18,7 +18,7 @@ struct identity {
     struct identity *next;
     struct identity *peer; /* at the other end: once it has knocked, and until it has gone */
     struct made_up_pair *pair;
-    in_port_t port;       /* of who listens; or where to: as in a packet */
+    in_port_t port; /* of who listens; or where to: as in a packet */
     uint32_t unacknowledged;
     bool listens, knocks;
 };
@@ -97,7 +97,8 @@ static void tell(struct identity *whom, struct identity *owner, enum rdma_cm_eve
         .id = &whom->id, .listen_id = owner == whom ? NULL : &owner->id, .event = type};
     if (param) {
         event->event.param.conn = *param;
-        memcpy(event->said, param->private_data, param->private_data_len);
+        if (param->private_data_len > 0)
+            memcpy(event->said, param->private_data, param->private_data_len);
         event->event.param.conn.private_data = event->said;
     }
     event->owner = owner;
@@ -107,7 +108,8 @@ static void tell(struct identity *whom, struct identity *owner, enum rdma_cm_eve
     eventfd_write(events->channel.fd, 1);
 }
 
-MADE_UP_API int rdma_get_cm_event(struct rdma_event_channel *channel, struct rdma_cm_event **event_p)
+MADE_UP_API int rdma_get_cm_event(struct rdma_event_channel *channel,
+                                  struct rdma_cm_event **event_p)
 {
     struct events *events = (struct events *)channel;
     struct event *event = NULL;

@@ -102,8 +102,7 @@ MADE_UP_API struct ibv_mr *ibv_reg_mr(struct ibv_pd *pd, void *addr, size_t leng
 
     if (!region)
         return NULL;
-    region->mr = (struct ibv_mr){
-        .context = pd->context, .pd = pd, .addr = addr, .length = length};
+    region->mr = (struct ibv_mr){.context = pd->context, .pd = pd, .addr = addr, .length = length};
     region->access = access;
     pthread_mutex_lock(&made_up_lock);
     region->mr.lkey = region->mr.rkey = (++keys << 8) + draw(256);
@@ -232,10 +231,10 @@ static void complete(struct made_up_pair *pair, const struct work *work, enum ib
         return;
     if (all->count == (uint32_t)all->cq.cqe)
         end_program("a completion queue overflows");
-    all->entries[(all->first + all->count++) % MADE_UP_WORKS] =
-        (struct entry){.wc = {.wr_id = work->id, .status = status, .qp_num = pair->qp.qp_num},
-                       .pair = pair,
-                       .over = pair->done};
+    all->entries[(all->first + all->count++) % MADE_UP_WORKS] = (struct entry){
+        .wc = {.wr_id = work->id, .status = status, .qp_num = pair->qp.qp_num},
+        .pair = pair,
+        .over = pair->done};
     if (all->is_armed) {
         all->is_armed = false;
         eventfd_write(all->cq.channel->fd, 1);
@@ -436,15 +435,15 @@ static int post(struct ibv_qp *qp, struct ibv_send_wr *wr, struct ibv_send_wr **
         else if (pair->posted - pair->over == pair->room)
             error = ENOMEM;
         else
-            pair->works[pair->posted++ % MADE_UP_WORKS] =
-                (struct work){.id = wr->wr_id,
-                              .there = wr->wr.rdma.remote_addr,
-                              .here = (char *)(uintptr_t)sge->addr,
-                              .bytes = sge->length,
-                              .local_key = sge->lkey,
-                              .remote_key = wr->wr.rdma.rkey,
-                              .is_write = wr->opcode == IBV_WR_RDMA_WRITE,
-                              .is_signalled = wr->send_flags & IBV_SEND_SIGNALED};
+            pair->works[pair->posted++ % MADE_UP_WORKS] = (struct work){
+                .id = wr->wr_id,
+                .there = wr->wr.rdma.remote_addr,
+                .here = (char *)(uintptr_t)sge->addr,
+                .bytes = sge->length,
+                .local_key = sge->lkey,
+                .remote_key = wr->wr.rdma.rkey,
+                .is_write = wr->opcode == IBV_WR_RDMA_WRITE,
+                .is_signalled = wr->send_flags & IBV_SEND_SIGNALED};
         if (error)
             *bad_p = wr;
     }
