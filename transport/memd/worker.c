@@ -553,10 +553,15 @@ static void *work(void *argument)
         }
         spare_ended(worker);
     }
+    return NULL;
+}
+
+/* When all have ended: until then one can be given connections by another. */
+static void end_all(struct memd_worker *worker)
+{
     open_inbox(worker);
     while (worker->connections)
         end(worker, worker->connections, NULL);
-    return NULL;
 }
 
 static bool watch_own(struct memd_worker *worker)
@@ -609,6 +614,8 @@ static void stop(struct memd *memd, uint32_t from)
         ring(&memd->workers[i]);
     for (uint32_t i = from; i < memd->worker_count; i++)
         pthread_join(memd->workers[i].thread, NULL);
+    for (uint32_t i = from; i < memd->worker_count; i++)
+        end_all(&memd->workers[i]);
     for (uint32_t i = from; i < memd->worker_count; i++)
         close_worker(&memd->workers[i]);
     memd->worker_count = 0;
