@@ -100,15 +100,16 @@ struct cutter {
  */
 static void cut(struct cutter *cutter, uint64_t number)
 {
-    struct wr_line_target target = cutter->tcp->target;
+    const struct wr_line_target *theirs = &cutter->tcp->target;
+    /* The rest is the keeper's. */
+    struct wr_line_target target = {.host = theirs->host, .port = theirs->port, .key = theirs->key};
     struct wr_message attach = {.type = WR_MESSAGE_ATTACH, .length = WR_NAME_BYTES, .slot = number};
     const uint64_t deadline = wr_line_now_ns() + 30000000000ull;
     struct wr_message answer;
     char why[WR_WHY_ROOM];
     struct wr_line line;
 
-    target.found = NULL;
-    target.meanwhile = NULL;
+    memcpy(target.client, theirs->client, sizeof(target.client));
     if (wr_line_open(&line, &target, 30000000000ull, why) == WEIR_OK) {
         cutter->cuts += wr_line_ask(&line, &attach, cutter->tcp->lease, &answer, NULL, 0,
                                     deadline) == WEIR_OK &&
