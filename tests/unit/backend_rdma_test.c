@@ -139,7 +139,7 @@ Test(backend_rdma, what_is_asked_outlives_the_queue_pair, .timeout = 240)
     pthread_t thread;
 
     cr_assert_eq(pthread_create(&thread, NULL, cut_now_and_then, &cutter), 0);
-    for (const uint64_t end = wr_line_now_ns() + 6000000000ull;
+    for (const uint64_t end = wr_line_now_ns() + 3000000000ull;
          wr_line_now_ns() < end || rounds < 5; rounds++) {
         const int fill = 1 + (int)(rounds % 200);
         const uint64_t slot = rounds * 37 % (RDMA_SLOTS - 48);
@@ -210,7 +210,7 @@ Test(backend_rdma, the_lease_is_renewed_while_queue_pairs_wait, .timeout = 240)
     rdma_deafen(true);
     cut(&cutter, 1);
     cr_expect_eq(cutter.cuts, 1);
-    for (const uint64_t end = wr_line_now_ns() + 7000000000ull; wr_line_now_ns() < end;
+    for (const uint64_t end = wr_line_now_ns() + 5000000000ull; wr_line_now_ns() < end;
          usleep(100000))
         cr_assert(kit_holds(backend, 3, 8, 'r'), "%s", kit_told.text);
     memd_measure(rdma_memd, &gauges);
