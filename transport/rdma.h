@@ -49,6 +49,7 @@ struct wr_rdma_queue {
     uint32_t key;
     bool is_armed, is_due;   /* it rings at the next completion; it will, or has: see rdma_wait.c */
     unsigned unacknowledged; /* rings */
+    uint64_t asked;          /* by a seat: how often */
 };
 
 struct wr_rdma_work {

@@ -15,12 +15,11 @@
 
 #include "transport/rdma.h"
 
-#define NS_SECOND      1000000000ull
-#define NS_MILLISECOND 1000000ull
-#define RESOLVE_MS     2000
-#define READS_MOST     32u
-#define GIB_SLOTS      (1ull << 18)
-#define REGISTER_S     30
+#define NS_SECOND  1000000000ull
+#define RESOLVE_MS 2000
+#define READS_MOST 32u
+#define GIB_SLOTS  (1ull << 18)
+#define REGISTER_S 30
 
 /* How soon a server that does not answer is noticed by the device: 4.096 us * 2^14 = 67 ms, and
  * again six times. Seven would mean for ever, where RDMA is software (rdma_rxe). */
@@ -57,30 +56,25 @@ static const char *advice(enum rdma_cm_event_type type)
 }
 
 /* WEIR_OK: it was this one. */
-static int await_event(const struct wr_rdma_queue *queue, enum rdma_cm_event_type wanted,
-                       uint64_t deadline_ns, char why[WR_WHY_ROOM])
+static int await_event(const struct wr_rdma_queue *queue, const struct wr_line *line,
+                       enum rdma_cm_event_type wanted, uint64_t deadline_ns, char why[WR_WHY_ROOM])
 {
-    for (;;) {
-        struct pollfd wait = {.fd = queue->events->fd, .events = POLLIN};
-        const uint64_t now = wr_line_now_ns();
-        struct rdma_cm_event *event;
-        enum rdma_cm_event_type type;
+    struct rdma_cm_event *event;
+    enum rdma_cm_event_type type;
 
-        if (now >= deadline_ns) {
+    do {
+        if (!wr_line_await(line, queue->events->fd, deadline_ns)) {
             snprintf(why, WR_WHY_ROOM, "RDMA: no answer within the time; is UDP port 4791 open?");
             return WEIR_EIO;
         }
-        poll(&wait, 1, (int)((deadline_ns - now) / NS_MILLISECOND) + 1);
-        if (queue->verbs->get_cm_event(queue->events, &event) != 0)
-            continue; /* none yet: the descriptor does not block */
-        type = event->event;
-        queue->verbs->ack_cm_event(event);
-        if (type == wanted)
-            return WEIR_OK;
-        snprintf(why, WR_WHY_ROOM, "RDMA: %s instead of %s%s", queue->verbs->event_str(type),
-                 queue->verbs->event_str(wanted), advice(type));
-        return WEIR_EIO;
-    }
+    } while (queue->verbs->get_cm_event(queue->events, &event) != 0);
+    type = event->event;
+    queue->verbs->ack_cm_event(event);
+    if (type == wanted)
+        return WEIR_OK;
+    snprintf(why, WR_WHY_ROOM, "RDMA: %s instead of %s%s", queue->verbs->event_str(type),
+             queue->verbs->event_str(wanted), advice(type));
+    return WEIR_EIO;
 }
 
 static int fail(const char *what, char why[WR_WHY_ROOM])
@@ -93,8 +87,8 @@ static int fail(const char *what, char why[WR_WHY_ROOM])
 
 /* --- Its parts ------------------------------------------------------------------------------- */
 
-static int resolve(struct wr_rdma_queue *queue, struct sockaddr *address, uint64_t deadline_ns,
-                   char why[WR_WHY_ROOM])
+static int resolve(struct wr_rdma_queue *queue, const struct wr_line *line,
+                   struct sockaddr *address, uint64_t deadline_ns, char why[WR_WHY_ROOM])
 {
     const struct wr_verbs *verbs = queue->verbs;
     uint8_t timeout = ACK_TIMEOUT;
@@ -111,12 +105,12 @@ static int resolve(struct wr_rdma_queue *queue, struct sockaddr *address, uint64
                             sizeof(timeout));
     if (verbs->resolve_addr(queue->id, NULL, address, RESOLVE_MS) != 0)
         return fail("RDMA: the address is not one that a device here can reach", why);
-    error = await_event(queue, RDMA_CM_EVENT_ADDR_RESOLVED, deadline_ns, why);
+    error = await_event(queue, line, RDMA_CM_EVENT_ADDR_RESOLVED, deadline_ns, why);
     if (error)
         return error;
     if (verbs->resolve_route(queue->id, RESOLVE_MS) != 0)
         return fail("RDMA: there is no way to the server", why);
-    return await_event(queue, RDMA_CM_EVENT_ROUTE_RESOLVED, deadline_ns, why);
+    return await_event(queue, line, RDMA_CM_EVENT_ROUTE_RESOLVED, deadline_ns, why);
 }
 
 static int make_slab(struct wr_rdma_queue *queue, char why[WR_WHY_ROOM])
@@ -171,7 +165,7 @@ static int connect_it(struct wr_rdma_queue *queue, const struct wr_line *line, u
     wr_session_token(&line->session, true, token);
     if (queue->verbs->connect(queue->id, &how) != 0)
         return fail("RDMA: it cannot be connected", why);
-    return await_event(queue, RDMA_CM_EVENT_ESTABLISHED, deadline_ns, why);
+    return await_event(queue, line, RDMA_CM_EVENT_ESTABLISHED, deadline_ns, why);
 }
 
 /* --- What is said about it ------------------------------------------------------------------- */
@@ -269,7 +263,7 @@ static int open_queue(struct wr_rdma_queue *queue, struct wr_tcp *tcp, struct wr
     if (!error)
         error = find_address(line, port, &address, why);
     if (!error)
-        error = resolve(queue, (struct sockaddr *)&address, deadline, why);
+        error = resolve(queue, line, (struct sockaddr *)&address, deadline, why);
     if (!error)
         error = make_parts(queue, depth, why);
     if (!error)

@@ -103,15 +103,19 @@ static bool sleep_until(const struct wr_rdma_queue *queue, uint64_t deadline_ns)
     return true;
 }
 
-/* Look for the one completion until then; then sleep. */
-static bool await_work(struct wr_rdma_queue *queue, uint64_t spin_ns, uint64_t deadline_ns)
+/* The one completion: looked for first, if he may who asks; then slept for. */
+static bool await_work(struct wr_tcp *tcp, struct wr_rdma_queue *queue, uint64_t deadline_ns)
 {
-    uint64_t begun = spin_ns ? wr_line_now_ns() : 0, number;
+    const bool looks = wr_tcp_may_look(tcp, ++queue->asked);
+    const uint64_t until = looks ? wr_line_now_ns() + tcp->options.spin_us * NS_MICROSECOND : 0;
+    uint64_t number;
     int count;
 
     do {
         count = wr_rdma_take(queue, &number);
-    } while (count == 0 && spin_ns && wr_line_now_ns() - begun < spin_ns);
+    } while (count == 0 && looks && wr_line_now_ns() < until);
+    if (looks)
+        wr_tcp_have_looked(tcp, count != 0);
     while (count == 0) {
         if (!wr_rdma_arm(queue))
             return false;
@@ -124,13 +128,12 @@ static bool await_work(struct wr_rdma_queue *queue, uint64_t spin_ns, uint64_t d
     return count == 1;
 }
 
-static bool read_some(const struct wr_tcp *tcp, struct wr_rdma_queue *queue, uint64_t slot,
+static bool read_some(struct wr_tcp *tcp, struct wr_rdma_queue *queue, uint64_t slot,
                       uint32_t pages, void *bytes, uint64_t deadline_ns)
 {
     const struct wr_rdma_work work = {.slot = slot, .pages = pages, .is_signalled = true};
 
-    if (!wr_rdma_post(queue, &work, 1) ||
-        !await_work(queue, tcp->options.spin_us * NS_MICROSECOND, deadline_ns))
+    if (!wr_rdma_post(queue, &work, 1) || !await_work(tcp, queue, deadline_ns))
         return false;
     memcpy(bytes, wr_rdma_place(queue, 0), (size_t)pages * WEIR_SLOT_BYTES);
     return true;

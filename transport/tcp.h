@@ -119,6 +119,7 @@ struct wr_tcp {
     uint64_t open_ns, open_wait_ns;   /* likewise: other lines, when one cannot be opened  */
     bool is_open_due;                 /* some line is to be opened then                    */
     uint32_t lines_told;              /* how often it was said that they cannot            */
+    bool gave_up;                     /* the one that was to be, for something better      */
     bool is_asked_back;               /* and whoever is to know was told                   */
     bool became_sure;                 /* since channels that wait for that were told       */
     bool is_sure_again;               /* they are being told                               */
@@ -152,6 +153,10 @@ void wr_tcp_describe(struct weir_backend *backend, struct weir_backend_info *inf
 /* tcp_seat.c */
 enum wr_asked wr_tcp_ask(struct wr_tcp *tcp, struct wr_line *line, uint64_t slot, uint32_t pages,
                          void *bytes, int *error_p);
+/* May who asks look for his answer before he sleeps? Then how that went is told. id: of the
+ * request, on its line. Signal. */
+bool wr_tcp_may_look(struct wr_tcp *tcp, uint64_t id);
+void wr_tcp_have_looked(struct wr_tcp *tcp, bool was_seen);
 int wr_tcp_read(struct weir_backend *backend, uint64_t slot, uint32_t pages, void *bytes);
 /* Discard slots, as far as there is a seat at the moment. Not in a signal handler. */
 void wr_tcp_discard(struct wr_tcp *tcp, uint64_t slot, uint64_t count);
@@ -163,7 +168,8 @@ void wr_tcp_wake_seats(struct wr_tcp *tcp);
 int wr_tcp_keeper_open(struct wr_tcp *tcp);
 void wr_tcp_keeper_close(struct wr_tcp *tcp);
 /* A line that is one of the lease, under this number; and one that is ready for pages. The
- * keeper's, or before it runs. WEIR_EAGAIN: not now, for others could not be opened just before. */
+ * keeper's, or before it runs. WEIR_EAGAIN: not now, for others could not be opened just before, or
+ * something else is more urgent. */
 int wr_tcp_attach(struct wr_tcp *tcp, struct wr_line *line, uint64_t number, char why[WR_WHY_ROOM]);
 int wr_tcp_open_line(struct wr_tcp *tcp, struct wr_line *line, uint64_t number, uint32_t depth,
                      char why[WR_WHY_ROOM]);

@@ -131,12 +131,14 @@ static void note_opened(struct wr_tcp *tcp, int error, const char *why)
 int wr_tcp_attach(struct wr_tcp *tcp, struct wr_line *line, uint64_t number, char why[WR_WHY_ROOM])
 {
     const bool is_control = number == WR_TCP_LINE_CONTROL;
+    const bool is_whole = is_control || !tcp->kind->join; /* else it is still to join */
     int error;
 
     if (!is_control && wr_line_now_ns() < tcp->open_ns) {
         tcp->is_open_due = true;
         return WEIR_EAGAIN;
     }
+    tcp->gave_up = false;
     tcp->target.is_right = !is_control; /* for somebody answers there */
     error = wr_line_open(line, &tcp->target, tcp->options.timeout * NS_SECOND, why);
     if (!error) {
@@ -145,11 +147,12 @@ int wr_tcp_attach(struct wr_tcp *tcp, struct wr_line *line, uint64_t number, cha
             wr_line_close(line);
     }
     if (!error) {
-        wr_line_opened(line);
         wr_tcp_note_sure(tcp, number);
+        if (is_whole)
+            wr_line_opened(line);
     }
     tcp->is_open_due |= error != WEIR_OK;
-    if (is_control ? !error : error || !tcp->kind->join) /* else it is not open yet */
+    if (is_control ? !error : error || is_whole)
         note_opened(tcp, error, why);
     return error;
 }
@@ -170,9 +173,11 @@ int wr_tcp_open_line(struct wr_tcp *tcp, struct wr_line *line, uint64_t number, 
         error = tcp->kind->join(tcp, line, depth, why);
         if (error)
             wr_line_close(line);
+        else
+            wr_line_opened(line);
         note_opened(tcp, error, why);
     }
-    return error;
+    return error && tcp->gave_up ? WEIR_EAGAIN : error;
 }
 
 /* Whoever waits on it, in another thread, sees its end. */
@@ -351,10 +356,10 @@ static bool meanwhile(void *context)
 
     if (!atomic_load(&tcp->is_away) && !atomic_load(&tcp->is_lost)) {
         keep_lease(tcp);
-        if (atomic_load(&tcp->is_away) || atomic_load(&tcp->unsure) > 0)
-            return false;
+        tcp->gave_up = atomic_load(&tcp->is_away) || atomic_load(&tcp->unsure) > 0;
     }
-    return !atomic_load(&tcp->stop);
+    tcp->gave_up |= atomic_load(&tcp->stop);
+    return !tcp->gave_up;
 }
 
 /* Have lines ended that broke with something on their way. It is said on the control line: so that

@@ -65,6 +65,11 @@ static bool await(int fd, short events, uint64_t deadline_ns, const struct wr_li
     }
 }
 
+bool wr_line_await(const struct wr_line *line, int fd, uint64_t deadline_ns)
+{
+    return await(fd, POLLIN, deadline_ns, line->opener);
+}
+
 static bool is_passing(int error)
 {
     return error == EAGAIN || error == EWOULDBLOCK || error == EINTR;

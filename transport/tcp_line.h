@@ -75,6 +75,10 @@ struct wr_wait {
     uint64_t deadline_ns;
 };
 
+/* Until another descriptor has something, which belongs to the line. False: it is late, or the line
+ * is given up. */
+bool wr_line_await(const struct wr_line *line, int fd, uint64_t deadline_ns);
+
 /* Receive a header, and of what comes with it at most room bytes: *came_p says how many came, of
  * which nothing is known yet. Only where nothing else can follow the message. Likewise. Signal. */
 bool wr_line_receive_answer(struct wr_line *line, uint8_t header[WR_MESSAGE_BYTES], void *payload,

@@ -95,7 +95,7 @@ static void want_more(struct wr_tcp *tcp)
  * keep the answer from its processor; and where looking has hardly ever been of use lately (the
  * network takes longer), one in PROBE tries whether that has changed.
  */
-static bool may_look(struct wr_tcp *tcp, uint64_t id)
+bool wr_tcp_may_look(struct wr_tcp *tcp, uint64_t id)
 {
     if (tcp->options.spin_us == 0 ||
         (atomic_load_explicit(&tcp->vain, memory_order_relaxed) > VAIN_MOST && id % PROBE != 0))
@@ -106,7 +106,7 @@ static bool may_look(struct wr_tcp *tcp, uint64_t id)
     return false;
 }
 
-static void have_looked(struct wr_tcp *tcp, bool was_seen)
+void wr_tcp_have_looked(struct wr_tcp *tcp, bool was_seen)
 {
     uint32_t vain = atomic_load_explicit(&tcp->vain, memory_order_relaxed);
 
@@ -120,7 +120,7 @@ static bool await_answer(struct wr_tcp *tcp, struct wr_line *line, uint64_t dead
                          uint8_t header[WR_MESSAGE_BYTES], struct iovec *body)
 {
     struct wr_wait wait = {0, deadline};
-    bool looks = may_look(tcp, line->id), has_come;
+    bool looks = wr_tcp_may_look(tcp, line->id), has_come;
     uint64_t until = 0;
     size_t came = 0;
 
@@ -130,7 +130,7 @@ static bool await_answer(struct wr_tcp *tcp, struct wr_line *line, uint64_t dead
     }
     has_come = wr_line_receive_answer(line, header, body->iov_base, body->iov_len, &wait, &came);
     if (looks)
-        have_looked(tcp, has_come && wr_line_now_ns() <= until);
+        wr_tcp_have_looked(tcp, has_come && wr_line_now_ns() <= until);
     body->iov_base = (char *)body->iov_base + came;
     body->iov_len -= came;
     return has_come;

@@ -9,6 +9,9 @@
  *     backend_conformance
  *     backend_conformance mem file device array chaos seal tcp rdma
  *     backend_conformance 'file:/dev/nvme1n1?overwrite=yes' 'chaos(mem:?size=8m)?short=1'
+ *
+ * CONFORM_ROUNDS: what is opened and closed a hundred times, twice, is so often; for machines that
+ * are slow.
  */
 
 #include <fcntl.h>

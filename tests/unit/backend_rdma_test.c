@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 
 /*
- * rdma: what needs no device; and, where there is one (./dev vm), a client of a memory server,
- * lines that are cut, a server that stands still, and one that begins anew.
+ * rdma: what needs no device; and, where there is one, a client of a memory server, lines that are
+ * cut, a server that stands still, or is deaf, or begins anew.
  */
 
 #include <criterion/criterion.h>
@@ -100,14 +100,16 @@ struct cutter {
  */
 static void cut(struct cutter *cutter, uint64_t number)
 {
-    struct wr_line_target target = cutter->tcp->target;
+    const struct wr_line_target *theirs = &cutter->tcp->target;
+    /* The rest is the keeper's. */
+    struct wr_line_target target = {.host = theirs->host, .port = theirs->port, .key = theirs->key};
     struct wr_message attach = {.type = WR_MESSAGE_ATTACH, .length = WR_NAME_BYTES, .slot = number};
     const uint64_t deadline = wr_line_now_ns() + 30000000000ull;
     struct wr_message answer;
     char why[WR_WHY_ROOM];
     struct wr_line line;
 
-    target.found = NULL;
+    memcpy(target.client, theirs->client, sizeof(target.client));
     if (wr_line_open(&line, &target, 30000000000ull, why) == WEIR_OK) {
         cutter->cuts += wr_line_ask(&line, &attach, cutter->tcp->lease, &answer, NULL, 0,
                                     deadline) == WEIR_OK &&
@@ -137,7 +139,7 @@ Test(backend_rdma, what_is_asked_outlives_the_queue_pair, .timeout = 240)
     pthread_t thread;
 
     cr_assert_eq(pthread_create(&thread, NULL, cut_now_and_then, &cutter), 0);
-    for (const uint64_t end = wr_line_now_ns() + 6000000000ull;
+    for (const uint64_t end = wr_line_now_ns() + 3000000000ull;
          wr_line_now_ns() < end || rounds < 5; rounds++) {
         const int fill = 1 + (int)(rounds % 200);
         const uint64_t slot = rounds * 37 % (RDMA_SLOTS - 48);
@@ -177,6 +179,43 @@ Test(backend_rdma, what_was_lost_is_never_read_again, .timeout = 240)
     cr_expect_eq(backend->ops->read(backend, 3, 1, bytes), WEIR_EIO);
     free(bytes);
     channel->backend->ops->channel_close(channel);
+    kit_close(backend);
+    memd_close(rdma_memd);
+}
+
+/* --- A device that is deaf -------------------------------------------------------------------- */
+
+static void write_and_part(struct weir_backend *backend)
+{
+    struct weir_channel *channel = kit_channel(backend, 4);
+
+    cr_assert_eq(kit_write(channel, 0, 16, 'r', NULL), WEIR_OK);
+    backend->ops->channel_close(channel);
+}
+
+/* Queue pairs have no answer, and each waits for it for much longer than the lease is. It is
+ * renewed all the same, and what has a queue pair goes on. */
+Test(backend_rdma, the_lease_is_renewed_while_queue_pairs_wait, .timeout = 240)
+{
+    struct weir_backend *backend;
+    struct cutter cutter = {.cuts = 0};
+    struct memd_gauges gauges;
+
+    rdma_deafen(false);
+    rdma_serve(64 << 20, 3000);
+    backend = kit_open(rdma_spec(memd_port(rdma_memd, 0), "size=4m&patience=100&timeout=60"),
+                       WEIR_OK);
+    write_and_part(backend);
+    cutter.tcp = (struct wr_tcp *)backend;
+    rdma_deafen(true);
+    cut(&cutter, 1);
+    cr_expect_eq(cutter.cuts, 1);
+    for (const uint64_t end = wr_line_now_ns() + 5000000000ull; wr_line_now_ns() < end;
+         usleep(100000))
+        cr_assert(kit_holds(backend, 3, 8, 'r'), "%s", kit_told.text);
+    memd_measure(rdma_memd, &gauges);
+    cr_expect_eq(gauges.leases, 1);
+    rdma_deafen(false);
     kit_close(backend);
     memd_close(rdma_memd);
 }
@@ -223,6 +262,7 @@ Test(backend_rdma, writes_are_put_off_while_the_server_stands_still, .timeout = 
     struct server server;
     pthread_t reader;
 
+    rdma_want_real();
     rdma_key_file = kit_text("%s/key", kit_directory());
     cr_assert_eq(
         server_start_at(kit_text("rdma://%s:0", rdma_address()), rdma_key_file, 64 << 20, &server),

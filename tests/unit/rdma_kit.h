@@ -5,8 +5,8 @@
  * What the tests of rdma share: a memory server in this process, back ends there, and guests:
  * clients without a keeper, who say and do what no client of the library would.
  *
- * Where a device is needed it has the address in WEIR_RDMA (./dev vm); elsewhere the test is
- * skipped.
+ * Where a device is needed it has the address in WEIR_RDMA, and may be a made-up one
+ * (tests/verbs/made_up.h); elsewhere the test is skipped.
  */
 
 #include "tests/unit/backend_kit.h"
@@ -24,6 +24,10 @@ extern char rdma_log[16384]; /* the server's */
 
 /* The device's, or the test is skipped. */
 const char *rdma_address(void);
+/* The test is skipped where the device is made up, and has this process only. */
+void rdma_want_real(void);
+/* And where it is not. From now on nobody who knocks at the device has an answer, or has one. */
+void rdma_deafen(bool is_deaf);
 void rdma_make_key(void);
 /* memd_open() there, with so much memory and leases of that length. */
 int rdma_start(const char *place, uint64_t bytes, uint32_t lease_ms);

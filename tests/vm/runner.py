@@ -10,7 +10,9 @@ class Runner:
     def __init__(self, machines, environment):
         self.machines = machines
         self.environment = environment
-        self.passed = self.failed = 0
+        self.begun = time.monotonic()
+        self.passed = 0
+        self.failed = []  # their names
 
     def start(self, one, command):
         """Start a command in a machine; gives the list that gets what it prints."""
@@ -28,7 +30,7 @@ class Runner:
     def told(self, name, begun, why, **outputs):
         """Say how a test ended; `why` is empty if it was well."""
         self.passed += not why
-        self.failed += bool(why)
+        self.failed += [name] if why else []
         print(f"{'FAILED' if why else 'passed'} {name}, {time.monotonic() - begun:.1f} s"
               f"{': ' + why if why else ''}", flush=True)
         for who, output in outputs.items():
@@ -108,5 +110,7 @@ class Runner:
             if self.machines[0].dead:
                 raise machine.Broken(f"{test.name} comes after one whose server's machine dies")
             self.run_two(test)
-        print(f"{self.passed} passed, {self.failed} failed", flush=True)
+        print(f"{self.passed} passed, {len(self.failed)} failed in "
+              f"{time.monotonic() - self.begun:.0f} s{': ' if self.failed else ''}"
+              f"{', '.join(self.failed)}", flush=True)
         return 1 if self.failed or not self.passed else 0

@@ -6,6 +6,7 @@ import contextlib
 import fnmatch
 import os
 import pathlib
+import platform
 import shutil
 import signal
 import sys
@@ -20,7 +21,7 @@ import tests
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BROKEN = 125  # exit status: it was the machine, not the command
 SKIPPED = 77  # of the list: this machine has not what it takes
-NEEDED = ["qemu-system-x86_64", "busybox", "mke2fs", "setpriv", "dpkg-deb", "rdma",
+NEEDED = ["qemu-system-x86_64", "busybox", "mke2fs", "setpriv", "apt-get", "dpkg-deb", "rdma",
           "ibv_rc_pingpong", "rping"]
 
 
@@ -84,11 +85,15 @@ def run_commands(commands, seconds, package):
         return last.status
 
 
-def run_list(patterns, build, package):
-    """The tests of tests.py whose names match; two machines."""
+def run_list(patterns, wants_all, build, package):
+    """The tests of tests.py whose names match, or which are not long; two machines."""
+    def is_chosen(test):
+        if patterns:
+            return any(fnmatch.fnmatch(test.name, p) for p in patterns)
+        return wants_all or not test.is_long
+
     def chosen(tests):
-        return [t for t in tests
-                if not patterns or any(fnmatch.fnmatch(t.name, p) for p in patterns)]
+        return [t for t in tests if is_chosen(t)]
     ones, twos = chosen(tests.ONE), chosen(tests.TWO)
     if not ones and not twos:
         say("no test has such a name; there are " +
@@ -110,6 +115,7 @@ def main():
                         help="the build tree that the tests are in (build/release)")
     parser.add_argument("--only", action="append", metavar="TEST",
                         help="of the tests, this one; may be a pattern, and be given again")
+    parser.add_argument("--all", action="store_true", help="of the tests also those that are long")
     parser.add_argument("command", nargs="*",
                         help="of bash; without one the tests run that are in tests/vm/tests.py")
     options = parser.parse_args()
@@ -117,6 +123,8 @@ def main():
     os.environ["PATH"] += ":/usr/sbin:/sbin"
     missing = [program for program in NEEDED if not shutil.which(program)]
     try:
+        if platform.machine() != "x86_64":
+            raise kernel.Missing(f"the emulator runs x86-64, and this is {platform.machine()}")
         if missing:
             raise kernel.Missing(f"not installed: {', '.join(missing)}; ./dev vm installs them")
         return run(options, parser)
@@ -128,7 +136,7 @@ def main():
 def run(options, parser):
     """What is asked for; the exit status."""
     if not options.command:
-        return run_list(options.only, options.build, options.kernel)
+        return run_list(options.only, options.all, options.build, options.kernel)
     commands = options.command if options.two else [" ".join(options.command)]
     if len(commands) != 1 + options.two:
         parser.error("--two wants two commands")

@@ -2,6 +2,7 @@
 #include "transport/memd/rdma.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <sodium.h>
 #include <stdlib.h>
@@ -391,7 +392,9 @@ int memd_rdma_open(struct memd_rdma **rdma_p, struct memd_book *book, struct mem
     rdma->pins = calloc(rdma->pin_count, sizeof(*rdma->pins));
     rdma->events = verbs->create_event_channel();
     rdma->bell = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (!rdma->queues || !rdma->pins || !rdma->events || rdma->bell < 0) {
+    /* An event that is told of is gone if its queue pair ends before it is looked at. */
+    if (!rdma->queues || !rdma->pins || !rdma->events || rdma->bell < 0 ||
+        fcntl(rdma->events->fd, F_SETFL, O_NONBLOCK) != 0) {
         memd_log(log, MEMD_LOG_EVENT, "%s: %s", text, strerrordesc_np(errno));
         memd_rdma_close(rdma);
         return WEIR_ENOMEM;
