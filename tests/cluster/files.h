@@ -20,6 +20,7 @@ struct net_end {
     uint32_t host, peer_host;
     uint16_t port; /* the client's */
     bool is_connected, is_shut;
+    bool is_cut; /* something that was sent here has been lost: nothing comes any more */
     uint64_t connected_ns, over_ns, error_ns; /* when it is so */
     uint64_t stalled_ns;                      /* nothing arrives before */
     int error;

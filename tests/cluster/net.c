@@ -249,6 +249,8 @@ long net_send(int fd, const struct iovec *iov, size_t count)
         doubt(end);
         return (long)bytes;
     }
+    if (end->peer->is_cut) /* what was sent before has been lost: nothing can come behind it */
+        return (long)bytes;
     room = end->room > end->peer->coming ? end->room - end->peer->coming : 0;
     if (room == 0)
         return -EAGAIN;
@@ -449,8 +451,10 @@ void net_cut(uint32_t a, uint32_t b)
     for (struct net_end *each = files_first_end(); each; each = files_next_end())
         if ((each->host == a && each->peer_host == b) ||
             (each->host == b && each->peer_host == a)) {
-            if (loop_chance(2))
+            if (loop_chance(2)) {
                 drop_segments(each);
+                each->is_cut = true;
+            }
             each->over_ns = LOOP_NEVER;
             fail_at(each, loop_now() + loop_draw(LOOP_MS), ECONNRESET);
         }
