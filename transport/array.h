@@ -22,6 +22,7 @@
 
 #include <weir/weir_backend.h>
 
+#include "transport/array_gate.h"
 #include "transport/array_legs.h"
 #include "transport/array_map.h"
 #include "transport/code.h"
@@ -81,13 +82,6 @@ struct wr_array_member {
     struct weir_backend *fresh;                     /* opened, and not yet used            */
     uint64_t fresh_ns, reopen_ns, reopen_wait_ns;
     struct wr_array_errand errand;
-};
-
-/* Each on a line of its own: every read writes to it. */
-struct wr_array_gate {
-    _Alignas(64) _Atomic(uint64_t) epoch;
-    _Alignas(64) _Atomic(uint64_t) inside[2];
-    pthread_mutex_t lock; /* one at a time waits for those inside */
 };
 
 struct wr_array_options {
@@ -175,12 +169,7 @@ bool wr_array_is_worth_a_try(const struct wr_array *array, uint32_t *tries_p);
 /* Signal: a whole piece to read of those that were not tried; NOBODY. Inside the gate. */
 uint32_t wr_array_choose(const struct wr_array *array, uint64_t cluster, uint32_t tried,
                          struct wr_map_piece *piece_p);
-/* Signal. The side is for who leaves. */
-uint32_t wr_array_gate_enter(struct wr_array_gate *gate);
-void wr_array_gate_leave(struct wr_array_gate *gate, uint32_t side);
-/* Wait until everybody is outside who was inside. */
-void wr_array_gate_wait(struct wr_array_gate *gate);
-/* The same of the array's. */
+/* Of the array's gate: see array_gate.h. Signal, but for grace. */
 uint32_t wr_array_enter(struct wr_array *array);
 void wr_array_leave(struct wr_array *array, uint32_t side);
 void wr_array_grace(struct wr_array *array);
