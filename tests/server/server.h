@@ -35,7 +35,7 @@ int server_again(const char *key_path, uint64_t bytes, uint16_t port, struct ser
  * A process with one thread that has servers, and kills them and starts them again while whoever
  * started it has many threads. It ends with him.
  */
-#define NURSE_SERVERS 6
+#define NURSE_SERVERS 4
 struct nurse {
     pid_t process;
     int ask, answer; /* pipes */
