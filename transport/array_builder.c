@@ -14,6 +14,7 @@
 
 #include "transport/array.h"
 #include "transport/array_coded.h"
+#include "transport/array_keep.h"
 
 #define CHUNK_PAGES   64u
 #define REST_NS       1000000000ull /* a member where building failed is left alone for so long */

@@ -11,6 +11,7 @@
 #include <weir/weir.h>
 
 #include "transport/array.h"
+#include "transport/array_keep.h"
 #include "transport/ring.h"
 #include "transport/tell.h"
 

@@ -16,6 +16,7 @@
 #include <weir/weir.h>
 
 #include "transport/array.h"
+#include "transport/array_keep.h"
 #include "transport/tell.h"
 
 #define NS_MILLISECOND 1000000ull

@@ -66,13 +66,11 @@ struct wr_map_piece {
 
 struct wr_map_member {
     _Atomic(bool) is_up;
-    bool is_gone;
+    bool is_gone, is_leaving, is_closed;
     bool is_resting; /* something failed there a moment ago: nothing is rebuilt on it for now */
-    bool is_leaving, is_closed;
-    uint32_t life;         /* grows when its contents are lost, or it comes for the first time */
-    uint32_t places, used; /* how many there are; how many were ever taken */
-    uint32_t free_count;
-    uint32_t *free;  /* those that were given back */
+    uint32_t life;   /* grows when its contents are lost, or it comes for the first time */
+    uint32_t places, used, free_count; /* how many there are, were ever taken, were given back */
+    uint32_t *free;                    /* those that were given back */
     uint64_t seed;   /* of its draws: from its name, so that its neighbours do not matter */
     uint64_t weight; /* its size */
 };
@@ -85,8 +83,7 @@ struct wr_map {
     _Atomic(uint64_t) *words;   /* clusters * pieces */
     _Atomic(uint64_t) *written; /* clusters * WR_MAP_WORDS, a bit for each page */
     struct wr_map_cluster *control;
-    uint64_t missing;
-    uint64_t lost; /* clusters that became holed, ever */
+    uint64_t missing, lost; /* lost: clusters that became holed, ever */
 };
 
 /* What a write has to do, from begin to end. */
@@ -104,8 +101,7 @@ struct wr_map_job {
     uint32_t piece, number, version;
     struct wr_map_piece from[WR_MAP_MEMBERS]; /* whole ones that answer */
     uint32_t from_count;
-    struct wr_map_piece target;
-    struct wr_map_piece before; /* where the piece was, when it moves; or state NONE */
+    struct wr_map_piece target, before; /* where it was, when it moves; or state NONE */
 };
 
 /* A patch. Of pieces that are of no state in target nothing is written. */
@@ -119,11 +115,8 @@ struct wr_map_patch {
     struct wr_map_piece before[WR_MAP_MEMBERS]; /* not in place: what is left behind */
 };
 
-struct wr_map_cluster;
-
-/* How many pages the place of a piece has. */
+/* How many pages the place of a piece has; how many places of each member only patches take. */
 uint32_t wr_map_rows(uint32_t need);
-/* How many places of each member only patches take. */
 uint32_t wr_map_reserve(uint32_t need);
 /* Room for so many clusters of so many pieces, of which so many give the others. Members: none is
  * known yet. WEIR_ENOMEM. */

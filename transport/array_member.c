@@ -13,6 +13,7 @@
 
 #include "transport/array.h"
 #include "transport/array_coded.h"
+#include "transport/array_keep.h"
 #include "transport/request.h"
 #include "transport/ring.h"
 #include "transport/tell.h"

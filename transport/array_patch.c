@@ -21,6 +21,7 @@
 
 #include "transport/array.h"
 #include "transport/array_coded.h"
+#include "transport/array_keep.h"
 
 #define CHUNK_ROWS  32u
 #define CHUNK_BYTES ((size_t)CHUNK_ROWS * WEIR_SLOT_BYTES)

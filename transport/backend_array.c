@@ -13,6 +13,7 @@
 
 #include "transport/array.h"
 #include "transport/array_coded.h"
+#include "transport/array_keep.h"
 #include "transport/tell.h"
 
 #define REBUILD_DEFAULT (100ull << 20)

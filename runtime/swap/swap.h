@@ -76,9 +76,8 @@ struct wr_swap {
     struct wr_leave *leave;
 };
 
-/* A pager without back ends. */
+/* A pager without back ends. Close: all lanes are closed; closes the back ends. */
 int wr_swap_open(struct wr_space *space, const struct wr_swap_wish *wish, struct wr_swap **swap_p);
-/* All lanes are closed. Closes the back ends. */
 void wr_swap_close(struct wr_swap *swap);
 
 /* Under WR_RANK_BACKENDS; extend: one more member for that one; retire: one less. */
