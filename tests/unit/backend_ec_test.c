@@ -454,8 +454,10 @@ Test(backend_ec, nothing_is_read_while_it_is_patched, .timeout = 60)
     for (uint32_t i = 0; i < 4; i++)
         tame[i].pause_us = 300;
     cr_assert_eq(pthread_create(&thread, NULL, reread_on, array), 0);
-    for (uint32_t i = 0; i < 40 || moved < 4; i++)
+    for (uint32_t i = 0; i < 40 || moved < 4; i++) {
         cr_assert_eq(kit_write(channel, 259, 1, 8 + (int)(i % 100), NULL), WEIR_OK);
+        usleep(i < 40 ? 0 : 10000); /* who reads needs a while in which nobody writes */
+    }
     is_over = true;
     pthread_join(thread, NULL);
     cr_expect_eq(tame_clashes, 0, "%u times", tame_clashes);
