@@ -77,6 +77,7 @@ struct wr_array_member {
     void *probe_page;
     bool is_probing, is_told, is_settled;
     bool is_hopeless; /* it has failed, and does not say that it may come back */
+    bool is_stuck;    /* it leaves, and what is left there cannot be moved */
     bool is_leaving_told, is_stuck_told, is_closed_told;
     uint64_t probe_ns, next_ns, down_ns, failed_ns; /* begun; due; down since; failed last */
     struct weir_backend *fresh;                     /* opened, and not yet used            */

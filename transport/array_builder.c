@@ -20,7 +20,8 @@
 #define REST_NS       1000000000ull /* a member where building failed is left alone for so long */
 #define PAUSE_NS      200000000ull /* between two walks                                           */
 #define PAUSE_MOST_NS 5000000000ull
-#define WALKS_IN_VAIN 3u  /* before it is said that a member cannot be emptied                 */
+#define VAIN_MOST     60u /* before it is said that a member cannot be emptied: three walks, */
+#define VAIN_WELL     20u /* or many, while somebody does not answer or rests                */
 #define LOSE_PATIENCE 50u /* waits for writes to a cluster, before another one's turn    */
 
 static void wait_for_work(struct wr_array *array, uint64_t until_ns)
@@ -201,19 +202,40 @@ static void end_rests(struct wr_array *array)
 static bool has_gone_member(const struct wr_array *array)
 {
     for (uint32_t i = 0; i < array->members; i++)
-        if (array->map.member[i].is_gone && array->map.pieces > 1)
+        if (array->map.member[i].is_gone && array->map.pieces > 1 &&
+            array->map.member[i].used > array->map.member[i].free_count)
             return true;
     return false;
 }
 
-/* A member is to be emptied, and is not yet. */
-static bool has_leaving_member(const struct wr_array *array)
+/* Members that are to be emptied, and are not yet: bits. */
+static uint32_t leaving_members(const struct wr_array *array)
 {
+    uint32_t bits = 0;
+
     for (uint32_t i = 0; i < array->members; i++)
         if (array->map.member[i].is_leaving &&
             array->map.member[i].used > array->map.member[i].free_count)
-            return true;
-    return false;
+            bits |= 1u << i;
+    return bits;
+}
+
+/* What a walk that moved nothing off them is worth, as a sign that there is no room. Nothing, if it
+ * is them who do not answer. */
+static uint32_t vain_by(const struct wr_array *array, uint32_t leaving)
+{
+    uint32_t vain = VAIN_WELL;
+
+    for (uint32_t i = 0; i < array->members; i++) {
+        const struct wr_map_member *state = &array->map.member[i];
+        const bool is_well = atomic_load(&state->is_up) && !state->is_resting;
+
+        if (!is_well && leaving >> i & 1)
+            return 0;
+        if (!is_well && !state->is_closed && !wr_array_is_vacant(array, i))
+            vain = 1;
+    }
+    return vain;
 }
 
 /* Over all clusters. True: something was done. */
@@ -268,17 +290,18 @@ void *wr_array_build(void *context)
 {
     struct wr_array *array = context;
     uint64_t due_ns = 0;
-    uint32_t in_vain = 0; /* walks, while somebody leaves */
+    uint32_t in_vain = 0, before = 0; /* walks, while these leave */
 
     while (!atomic_load(&array->stop)) {
         uint64_t begun_ns = wr_array_now_ns(), pause_ns;
-        bool is_wanted, is_leaving, may_move, any = false;
+        bool is_wanted, may_move, any = false;
+        uint32_t leaving;
 
         close_lives(array);
         pthread_mutex_lock(&array->lock);
         end_rests(array);
-        is_leaving = has_leaving_member(array);
-        is_wanted = is_leaving || array->map.missing > 0 || has_gone_member(array);
+        leaving = leaving_members(array);
+        is_wanted = leaving || array->map.missing > 0 || has_gone_member(array);
         /* A member that comes while we walk wants another walk. */
         may_move = !is_wanted && atomic_exchange(&array->wants_moves, false);
         pthread_mutex_unlock(&array->lock);
@@ -286,8 +309,9 @@ void *wr_array_build(void *context)
             any = walk(array, may_move, &due_ns);
         if (may_move && any)
             atomic_store(&array->wants_moves, true);
-        in_vain = is_leaving && !any ? in_vain + 1 : 0;
-        atomic_store(&array->is_stuck, in_vain >= WALKS_IN_VAIN);
+        in_vain = leaving && leaving == before && !any ? in_vain + vain_by(array, leaving) : 0;
+        before = leaving;
+        atomic_store(&array->is_stuck, in_vain >= VAIN_MOST);
         /* A walk in vain over very many clusters: not all the time. */
         pause_ns = PAUSE_NS + 9 * (wr_array_now_ns() - begun_ns);
         pthread_mutex_lock(&array->lock);

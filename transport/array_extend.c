@@ -116,7 +116,9 @@ int wr_array_extend(struct weir_backend *base, const char *spec, uint32_t may)
         free(member->spec);
         free(member->probe_page);
     }
+    pthread_mutex_lock(&array->lock); /* the builder looks there */
     *member = (struct wr_array_member){.array = NULL};
+    pthread_mutex_unlock(&array->lock);
     error = wr_array_member_init(array, member, spec, strlen(spec));
     if (!error)
         error = open_member(array, number, may);

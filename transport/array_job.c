@@ -49,13 +49,24 @@ static uint32_t find_move(const struct wr_map *map, uint64_t cluster, uint32_t *
                                                                                  : WR_MAP_NOBODY;
 }
 
-/* May this piece be made whole, in its place or at another one? */
+/* Is there another member for a piece of it, that does not leave? */
+static bool has_better(const struct wr_map *map, uint64_t cluster)
+{
+    for (uint32_t i = 0; i < map->members; i++)
+        if (wr_map_should_go(map, cluster, i))
+            return true;
+    return false;
+}
+
+/* May this piece be made whole, in its place or at another one? Not where its member leaves, which
+ * may be for the very reason that nothing can be written there. */
 static bool is_wanting(const struct wr_map *map, uint64_t cluster, uint32_t number, bool *moves_p)
 {
     const struct wr_map_piece piece = wr_map_piece(map, cluster, number);
     const struct wr_map_member *member = &map->member[piece.member];
 
-    *moves_p = piece.state == WR_PIECE_NONE || (!atomic_load(&member->is_up) && member->is_gone);
+    *moves_p = piece.state == WR_PIECE_NONE || (!atomic_load(&member->is_up) && member->is_gone) ||
+               (piece.state == WR_PIECE_STALE && member->is_leaving && has_better(map, cluster));
     if (*moves_p) {
         for (uint32_t i = 0; i < map->members; i++)
             if (wr_map_can_go(map, cluster, i))
@@ -68,11 +79,7 @@ static bool is_wanting(const struct wr_map *map, uint64_t cluster, uint32_t numb
 /* A piece whose member leaves, though it is whole there, and one that would take it. */
 static uint32_t find_leaving(const struct wr_map *map, uint64_t cluster)
 {
-    bool has_room = false;
-
-    for (uint32_t i = 0; i < map->members; i++)
-        has_room |= wr_map_should_go(map, cluster, i);
-    for (uint32_t i = 0; i < map->pieces && has_room; i++) {
+    for (uint32_t i = 0; i < map->pieces && has_better(map, cluster); i++) {
         const struct wr_map_piece piece = wr_map_piece(map, cluster, i);
 
         if (piece.state == WR_PIECE_WHOLE && map->member[piece.member].is_leaving)

@@ -121,7 +121,7 @@ static void tell_member(struct wr_array *array, uint32_t i)
     struct wr_array_member *member = &array->member[i];
 
     if (!is_up(array, i) && (atomic_load(&member->has_failed) || array->map.member[i].life == 0) &&
-        !member->is_told) {
+        !member->is_told && !wr_array_is_closed(array, i)) {
         member->is_told = true;
         wr_tell(array->env, WEIR_WARNING, WEIR_EIO, 0, "%s: %s does not answer; %s",
                 array->kind->name, member->name,

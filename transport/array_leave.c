@@ -51,12 +51,13 @@ static void tell(const struct wr_array *array, uint32_t i, int severity, int err
             rest);
 }
 
-/* Once, when it was tried for a while. */
-static void tell_stuck(struct wr_array *array, uint32_t i, uint64_t pieces)
+/* Told once, when it was tried for a while. */
+static void note_stuck(struct wr_array *array, uint32_t i, uint64_t pieces)
 {
     struct wr_array_member *member = &array->member[i];
 
-    if (member->is_stuck_told || !atomic_load(&array->is_stuck) || pieces == 0)
+    member->is_stuck = atomic_load(&array->is_stuck) && pieces > 0;
+    if (member->is_stuck_told || !member->is_stuck)
         return;
     member->is_stuck_told = true;
     tell(array, i, WEIR_WARNING, WEIR_EFULL, "is to be emptied, but cannot be yet", pieces,
@@ -71,7 +72,7 @@ static void ask_to_leave(struct wr_array *array)
     if (!array->env || !array->env->leave)
         return;
     for (uint32_t i = 0; i < array->members; i++)
-        is_asking |= !wr_array_is_vacant(array, i) && array->member[i].is_stuck_told &&
+        is_asking |= !wr_array_is_vacant(array, i) && array->member[i].is_stuck &&
                      (array->pieces == array->need || wr_map_others(&array->map, i) < array->need);
     if (is_asking != array->asks_to_leave)
         array->env->leave(array->env->context, is_asking);
@@ -87,7 +88,7 @@ static void shut(struct wr_array *array, uint32_t i)
     atomic_store(&member->has_failed, false);
     member->is_hopeless = member->is_told = false;
     member->reopen_wait_ns = 0;
-    member->is_leaving_told = member->is_stuck_told = false;
+    member->is_leaving_told = member->is_stuck_told = member->is_stuck = false;
 }
 
 static void note_wish(struct wr_array *array, uint32_t i)
@@ -109,57 +110,63 @@ static void note_wish(struct wr_array *array, uint32_t i)
         shut(array, i);
     } else if (is_leaving && !member->is_leaving_told) {
         member->is_leaving_told = true;
+        atomic_store(&array->is_stuck, false); /* that was of others */
         tell(array, i, WEIR_NOTE, WEIR_OK, "is to be emptied", pieces, " move to other members");
     } else if (!is_leaving && member->is_leaving_told) {
-        member->is_leaving_told = member->is_stuck_told = false;
+        member->is_leaving_told = member->is_stuck_told = member->is_stuck = false;
         tell(array, i, WEIR_NOTE, WEIR_OK, "stays after all", pieces, " are there");
         atomic_store(&array->wants_moves, true); /* what has left belongs there */
     } else if (is_leaving) {
-        tell_stuck(array, i, pieces);
+        note_stuck(array, i, pieces);
     }
 }
 
-/* No leg leads there any more; the builder closes it when nobody reads there. */
-static void close_life(struct wr_array *array, uint32_t i)
+/* Its life, and one before it that was not closed yet. 0: none is open. */
+static uint32_t open_life(const struct wr_array *array, uint32_t i)
+{
+    const struct wr_array_member *member = &array->member[i];
+    const uint32_t life = life_of(array, i);
+
+    if (life > 1 && atomic_load(&member->lives[(life - 1) & 1]))
+        return life - 1;
+    return atomic_load(&member->lives[life & 1]) ? life : 0;
+}
+
+/* When no leg leads there any more, the builder closes it as soon as nobody reads there. */
+static void close_lives(struct wr_array *array, uint32_t i)
 {
     struct wr_array_member *member = &array->member[i];
-    const uint32_t life = life_of(array, i);
-    bool is_open;
 
-    pthread_mutex_lock(&array->lock);
-    is_open = atomic_load(&member->lives[life & 1]) != NULL;
-    if (is_open && member->closing == 0 && !member->is_probing) {
-        pthread_mutex_unlock(&array->lock);
-        if (!wr_array_legs_renew(array, i))
+    if (open_life(array, i) > 0) {
+        if (member->is_probing || !wr_array_legs_renew(array, i))
             return;
         pthread_mutex_lock(&array->lock);
-        member->closing = life;
+        if (member->closing == 0)
+            member->closing = open_life(array, i);
         pthread_cond_broadcast(&array->work);
+        pthread_mutex_unlock(&array->lock);
+        return;
     }
-    pthread_mutex_unlock(&array->lock);
-    if (is_open || member->is_closed_told)
+    if (member->is_closed_told)
         return;
     member->is_closed_told = true;
     member->reopen_ns = wr_array_now_ns() + WR_ARRAY_REOPEN_NS;
-    wr_tell(array->env, WEIR_NOTE, WEIR_OK, 0, "%s: %s is empty, and closed; %s", array->kind->name,
+    wr_tell(array->env, WEIR_NOTE, WEIR_OK, 0, "%s: %s is empty, and closed%s", array->kind->name,
             member->name,
-            wr_array_is_retiring(array, i) ? "it is no member any more"
-                                           : "it is a member again as soon as it can be opened");
+            wr_array_is_retiring(array, i) ? ""
+                                           : "; it is a member again as soon as it can be opened");
 }
 
 /* Nothing of it is left, or has ever been there. */
 static void vacate(struct wr_array *array, uint32_t i)
 {
     struct wr_array_member *member = &array->member[i];
-    const bool was_never_there = life_of(array, i) == 0;
-
     if (!wr_array_is_retiring(array, i) || member->fresh ||
         atomic_load(&member->errand.state) != WR_ERRAND_NONE ||
-        !(was_never_there || (wr_array_is_closed(array, i) && member->is_closed_told)))
+        !(life_of(array, i) == 0 || (wr_array_is_closed(array, i) && member->is_closed_told)))
         return;
-    if (was_never_there)
-        wr_tell(array->env, WEIR_NOTE, WEIR_OK, 0, "%s: %s is no member any more",
-                array->kind->name, member->name);
+    wr_tell(array->env, WEIR_NOTE, WEIR_OK, 0, "%s: %s is no member any more", array->kind->name,
+            member->name);
     /* Whoever makes another member of it finds it as we left it. */
     atomic_fetch_or(&array->vacant, 1u << i);
 }
@@ -170,7 +177,7 @@ void wr_array_tend_leaving(struct wr_array *array)
         if (wr_array_is_vacant(array, i))
             continue;
         if (wr_array_is_closed(array, i))
-            close_life(array, i);
+            close_lives(array, i);
         else if (life_of(array, i) > 0)
             note_wish(array, i);
         vacate(array, i);

@@ -147,6 +147,7 @@ static void renew(struct wr_array *array, uint32_t i)
     member->is_hopeless = false;
     atomic_store(&member->latency_ns, 0);
     member->is_closed_told = false;
+    member->down_ns = 0;
     wr_tell(array->env, WEIR_WARNING, WEIR_OK, 0,
             "%s: %s is there, and empty: %llu MiB are to be written to it or to others",
             array->kind->name, member->name,
@@ -165,6 +166,7 @@ static void settle(struct wr_array *array, uint32_t i)
     if (array->map.member[i].life > 1 &&
         atomic_load(&member->lives[(array->map.member[i].life - 1) & 1]))
         member->closing = array->map.member[i].life - 1;
+    array->map.member[i].is_gone = false;
     pthread_mutex_unlock(&array->lock);
     member->is_settled = true;
     member->down_ns = 0;
@@ -183,8 +185,8 @@ static bool is_absent(const struct wr_array *array, uint32_t i)
 {
     const struct wr_map_member *state = &array->map.member[i];
 
-    return state->life == 0 ||
-           (state->is_closed && !atomic_load(&array->member[i].lives[state->life & 1]));
+    return state->life == 0 || (state->is_closed && !atomic_load(&array->member[i].lives[0]) &&
+                                !atomic_load(&array->member[i].lives[1]));
 }
 
 static void tend_fresh(struct wr_array *array, uint32_t i, uint64_t now)

@@ -229,7 +229,8 @@ bool wr_array_is_worth_a_try(const struct wr_array *array, uint32_t *tries_p)
     uint32_t count = 0;
 
     for (uint32_t i = 0; i < array->members; i++)
-        count += array->map.member[i].life > 0 && !atomic_load(&array->member[i].has_failed);
+        count += array->map.member[i].life > 0 && !array->map.member[i].is_closed &&
+                 !atomic_load(&array->member[i].has_failed);
     return array->pieces > 1 && count >= array->need && ++*tries_p < TRIES;
 }
 

@@ -281,6 +281,7 @@ bool wr_map_member_close(struct wr_map *map, uint32_t number)
     if (!member->is_leaving || member->used != member->free_count)
         return false;
     atomic_store(&member->is_up, false);
+    member->is_gone = member->is_resting = false;
     member->is_closed = true;
     return true;
 }

@@ -315,6 +315,7 @@ static void array_close(struct weir_backend *backend)
 static void array_describe(struct weir_backend *backend, struct weir_backend_info *info_p)
 {
     const struct wr_array *array = (const struct wr_array *)backend;
+    const uint32_t members = array->members - (uint32_t)__builtin_popcount(array->vacant);
 
     *info_p = (struct weir_backend_info){
         .slots = array->map.clusters * WEIR_CLUSTER_SLOTS,
@@ -323,12 +324,12 @@ static void array_describe(struct weir_backend *backend, struct weir_backend_inf
     };
     if (wr_array_is_coded(array))
         snprintf(info_p->how, sizeof(info_p->how), "%u+%u pieces over %u members", array->need,
-                 array->pieces - array->need, array->members);
+                 array->pieces - array->need, members);
     else if (array->map.pieces > 1)
         snprintf(info_p->how, sizeof(info_p->how), "%u copies over %u members", array->map.pieces,
-                 array->members);
+                 members);
     else
-        snprintf(info_p->how, sizeof(info_p->how), "over %u members", array->members);
+        snprintf(info_p->how, sizeof(info_p->how), "over %u members", members);
 }
 
 /* Inside the gate, so that the lives that the map knew are not closed meanwhile. */

@@ -245,7 +245,8 @@ int weir_backend_extend(struct weir_runtime *runtime, uint32_t number, const cha
 /*
  * Take a member off such a back end: what lies there moves to the others, in the background, and
  * then it is closed; an event says when, another if the others have no room. member: its
- * specification, or that without its options. Returns at once. Any thread, not in a signal handler.
+ * specification, or that without its options. Returns at once, unless another back end is added,
+ * extended or drained at the time. Any thread, not in a signal handler.
  * WEIR_ENOENT: no such back end, or member. WEIR_ENOSUPPORT: it is not made of several. WEIR_EFULL:
  * too few members would be left for the copies, or pieces, that it keeps. Nothing has changed then,
  * and an event has said why.

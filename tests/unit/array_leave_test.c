@@ -89,8 +89,10 @@ static void leaves_and_comes_back(const char *spec)
     for (uint32_t i = 0; i < array()->members; i++)
         others += pieces_at(i);
     cr_expect_eq(others, (CLUSTERS + 1) * array()->pieces);
+    usleep(1200000); /* longer than one that is away is waited for */
     tame[1].refuses = false;
     EVENTUALLY(pieces_at(1) > 0);
+    cr_expect_not(array()->map.member[1].is_gone);
     expect_filled(CLUSTERS + 1);
     cr_expect_eq(array()->map.lost, 0);
     kit_close(subject);
@@ -98,7 +100,8 @@ static void leaves_and_comes_back(const char *spec)
 
 Test(array_leave, of_a_mirror, .timeout = 120)
 {
-    leaves_and_comes_back("mirror(tame:0" SIZE ", tame:1" SIZE ", tame:2" SIZE ")?" OPTIONS);
+    leaves_and_comes_back("mirror(tame:0" SIZE ", tame:1" SIZE ", tame:2" SIZE
+                          ")?replace_s=1&" OPTIONS);
 }
 
 Test(array_leave, of_a_spread, .timeout = 120)
@@ -109,7 +112,7 @@ Test(array_leave, of_a_spread, .timeout = 120)
 Test(array_leave, of_a_code, .timeout = 120)
 {
     leaves_and_comes_back("ec(2+1, tame:0" SIZE ", tame:1" SIZE ", tame:2" SIZE ", tame:3" SIZE
-                          ")?" OPTIONS);
+                          ")?replace_s=1&" OPTIONS);
 }
 
 /* A server that withdraws its wish is used as before. */
@@ -143,7 +146,7 @@ Test(array_leave, those_who_use_it_are_asked_if_there_is_no_room, .timeout = 120
     struct weir_backend_env env = kit_env;
 
     env.leave = note_leave;
-    (void)tame_open_array("spread(tame:0" SIZE ", tame:1" SIZE ")?" OPTIONS)->ops;
+    tame_register();
     cr_assert_eq(
         weir_backend_open("spread(tame:2?size=4100k, tame:3" SIZE ")?" OPTIONS, &env, &subject),
         WEIR_OK);
@@ -154,6 +157,31 @@ Test(array_leave, those_who_use_it_are_asked_if_there_is_no_room, .timeout = 120
     expect_filled(2 * CLUSTERS - 2);
     tame_ask_back(3, false);
     EVENTUALLY(asked_back == 0);
+    kit_close(subject);
+}
+
+/* One that does not answer for a moment says nothing about the room of the others. */
+Test(array_leave, who_is_silent_for_a_while_is_waited_for, .timeout = 120)
+{
+    struct weir_backend_env env = kit_env;
+
+    env.leave = note_leave;
+    env.flags = WEIR_ENV_PUTS_OFF | WEIR_ENV_HAS_COPIES;
+    asked_back = -1;
+    tame_register();
+    cr_assert_eq(weir_backend_open("spread(tame:0" SIZE ", tame:1" SIZE ")?rebuild_bytes_per_s=4M",
+                                   &env, &subject),
+                 WEIR_OK);
+    fill(CLUSTERS + 2);
+    cr_assert_gt(pieces_at(1), 1);
+    tame_ask_back(1, true);
+    tame[1].is_away = true;
+    usleep(2000000);
+    tame[1].refuses = true;
+    tame[1].is_away = false;
+    EVENTUALLY(tame_open_count(1) == 0);
+    cr_expect_eq(asked_back, -1);
+    expect_filled(CLUSTERS + 2);
     kit_close(subject);
 }
 
@@ -226,5 +254,41 @@ Test(array_leave, who_was_never_there, .timeout = 60)
     EVENTUALLY(array()->vacant == 1u << 2);
     cr_expect(kit_has_heard("tame:2 is no member any more"), "%s", kit_told.text);
     expect_filled(CLUSTERS);
+    kit_close(subject);
+}
+
+/* It is taken off because nothing can be written there any more. */
+Test(array_leave, who_refuses_writes, .timeout = 120)
+{
+    struct weir_channel *channel;
+
+    subject = tame_open_array("mirror(tame:0" SIZE ", tame:1" SIZE ", tame:2" SIZE ")?" OPTIONS);
+    fill(CLUSTERS);
+    channel = kit_channel(subject, 4);
+    tame[1].is_full = true;
+    for (uint32_t c = 0; c < CLUSTERS; c++)
+        cr_assert_eq(kit_write(channel, c * WEIR_CLUSTER_SLOTS + 8, 8, fill_of(c), NULL), WEIR_OK);
+    subject->ops->channel_close(channel);
+    cr_expect_eq(subject->ops->retire(subject, "tame:1"), WEIR_OK);
+    EVENTUALLY(tame_open_count(1) == 0);
+    EVENTUALLY(tame_missing(subject) == 0);
+    expect_filled(CLUSTERS);
+    kit_close(subject);
+}
+
+/* It comes back empty while it is taken off: neither of its lives is left open. */
+Test(array_leave, who_has_lost_everything_meanwhile, .timeout = 120)
+{
+    subject = tame_open_array("mirror(tame:0" SIZE ", tame:1" SIZE ", tame:2" SIZE ")?" OPTIONS);
+    fill(CLUSTERS);
+    tame_kill(1);
+    EVENTUALLY(array()->map.member[1].life == 1 && !array()->map.member[1].is_up);
+    cr_expect_eq(subject->ops->retire(subject, "tame:1"), WEIR_OK);
+    EVENTUALLY(array()->vacant == 1u << 1);
+    cr_expect_eq(tame_open_count(1), 0);
+    EVENTUALLY(tame_missing(subject) == 0);
+    expect_filled(CLUSTERS);
+    cr_assert_eq(subject->ops->extend(subject, "tame:3" SIZE, 0), WEIR_OK);
+    EVENTUALLY(pieces_at(1) > 0);
     kit_close(subject);
 }
