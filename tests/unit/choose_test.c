@@ -143,7 +143,7 @@ Test(choose, writes_share_an_eighth_of_memory)
 {
     const struct wr_frame_marks marks = {ROOM_MIN, ROOM_LOW, ROOM_HIGH};
 
-    open_swap("chaos(mem:?size=8m)?write_delay_us=300000&priority=3");
+    open_swap("chaos(mem:?size=8m)?write_delay_us=2000000&priority=3");
     add("mem:?size=8m&priority=3");
     wr_frames_resize(&room_space.frames, 8 * 2 * C, &marks); /* two clusters */
     put_in_queue(stage(0, C));
