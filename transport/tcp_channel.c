@@ -54,6 +54,7 @@ struct wr_tcp_channel {
     uint64_t first, next, end;
     uint64_t sealed;    /* before it all headers are made; at most HEADERS behind next */
     uint64_t broken_ns; /* since when nothing moves; 0: it does                        */
+    uint64_t lost_ns;   /* when it was left without a line, the last time */
     uint64_t answer_ns; /* since when an answer is waited for                          */
     size_t sent, got;   /* bytes of the messages at next and at first                  */
     bool wants_room;    /* the poll_fd tells of room to send, too                      */
@@ -113,8 +114,9 @@ static void break_line(struct wr_tcp_channel *c)
         is_unsure = io_at(c, i)->is_write;
     if (is_unsure)
         wr_tcp_note_unsure(c->tcp, c->number);
+    c->lost_ns = wr_line_now_ns();
     if (c->broken_ns == 0)
-        c->broken_ns = wr_line_now_ns();
+        c->broken_ns = c->lost_ns;
     c->next = c->sealed = c->first;
     c->sent = c->got = 0;
     epoll_ctl(c->poll_fd, EPOLL_CTL_DEL, c->line.fd, NULL);
@@ -397,7 +399,8 @@ static bool is_silent(const struct wr_tcp_channel *c)
 
 static bool is_hopeless(const struct wr_tcp_channel *c)
 {
-    return wr_tcp_is_given_up(c->tcp) || (!is_open(c) && wr_tcp_is_barred(c->tcp)) ||
+    return wr_tcp_is_given_up(c->tcp) ||
+           (!is_open(c) && wr_tcp_is_barred_from(c->tcp, c->lost_ns)) ||
            (c->broken_ns != 0 && c->first < c->end &&
             wr_line_now_ns() - c->broken_ns > c->tcp->options.patience * NS_SECOND);
 }
@@ -554,7 +557,7 @@ int wr_tcp_channel_open(struct weir_backend *backend, uint32_t depth,
     c->tcp = tcp;
     c->depth = depth;
     c->line.fd = -1;
-    c->broken_ns = wr_line_now_ns();
+    c->broken_ns = c->lost_ns = wr_line_now_ns();
     atomic_store(&c->link, WR_LINK_BROKEN);
     c->ring = calloc(depth, sizeof(struct weir_io *));
     c->poll_fd = epoll_create1(EPOLL_CLOEXEC);
