@@ -252,10 +252,12 @@ Test(memd_book, who_has_lines_is_a_guest_where_there_is_no_room)
     for (uint32_t i = 0; i < MEMD_GUESTS; i++)
         cr_expect_eq(memd_book_admit(&book, &client), MEMD_GUEST);
     cr_expect_eq(memd_book_admit(&book, &client), MEMD_TURNED_AWAY, "enough of them");
+    cr_expect_eq(atomic_load(&book.connections), 8, "guests are none");
     cr_expect(memd_book_has_line(&book, lease, 2));
     cr_expect_not(memd_book_has_line(&book, lease, 3));
     cr_assert_eq(join(lease, 2), 2);
     memd_book_settle(&book);
+    cr_expect_eq(atomic_load(&book.connections), 9, "until the one before ends");
     cr_expect_eq(memd_book_admit(&book, &client), MEMD_GUEST, "one was one no longer");
     leave(lease, 2, 1);
     cr_expect(memd_book_has_line(&book, lease, 2));
@@ -267,6 +269,21 @@ Test(memd_book, who_has_lines_is_a_guest_where_there_is_no_room)
     leave(lease, 1, 1);
     leave(lease, 0, 1);
     cr_expect_eq(memd_book_admit(&book, &client), MEMD_ADMITTED, "his places are kept");
+    memd_book_close(&book);
+}
+
+/* Places that are kept for others are not had by guests. */
+Test(memd_book, guests_take_no_room)
+{
+    struct memd_lease *lease = begin_small();
+
+    cr_expect_eq(admitted(&stranger), 5);
+    for (uint32_t i = 0; i < MEMD_GUESTS; i++)
+        cr_expect_eq(memd_book_admit(&book, &client), MEMD_GUEST);
+    memd_book_dismiss(&book, MEMD_ADMITTED); /* a stranger */
+    cr_expect_eq(memd_book_admit(&book, &stranger), MEMD_ADMITTED);
+    leave(lease, 2, 1);
+    cr_expect_eq(memd_book_admit(&book, &client), MEMD_ADMITTED);
     memd_book_close(&book);
 }
 

@@ -50,15 +50,17 @@ void memd_book_settle(struct memd_book *book)
 {
     pthread_mutex_lock(&book->lock);
     book->guests--;
+    atomic_fetch_add(&book->connections, 1);
     pthread_mutex_unlock(&book->lock);
 }
 
 void memd_book_dismiss(struct memd_book *book, enum memd_admission admission)
 {
-    if (admission == MEMD_GUEST)
-        memd_book_settle(book);
-    if (admission != MEMD_TURNED_AWAY)
+    pthread_mutex_lock(&book->lock);
+    book->guests -= admission == MEMD_GUEST;
+    if (admission == MEMD_ADMITTED)
         atomic_fetch_sub(&book->connections, 1);
+    pthread_mutex_unlock(&book->lock);
 }
 
 bool memd_book_asks_back(struct memd_book *book)
@@ -148,7 +150,7 @@ enum memd_admission memd_book_admit(struct memd_book *book, const struct memd_cl
     else if (book->guests < MEMD_GUESTS && has_lines_locked(book, client))
         admission = MEMD_GUEST;
     book->guests += admission == MEMD_GUEST;
-    if (admission != MEMD_TURNED_AWAY)
+    if (admission == MEMD_ADMITTED)
         atomic_fetch_add(&book->connections, 1);
     pthread_mutex_unlock(&book->lock);
     return admission;

@@ -13,7 +13,8 @@
  *   kept      places that a lease had at a time and has no longer: for its client, whose
  *             connections broke, and for nobody else
  *   guest     a connection for which there is no room, of a client who has lines. It may take the
- *             number of one of those, which its client knows to be dead; and nothing else
+ *             number of one of those, which its client knows to be dead; and nothing else. It is
+ *             none of the connections that are counted
  *   over      a lease that was returned or whose time is up; its users are asked to leave
  *   gone      its memory is unmapped; the entry waits for its watchers
  *
