@@ -54,9 +54,9 @@ struct wr_rdma_channel {
     uint32_t next_page;
     uint64_t done, posted;
     struct part parts[WR_RDMA_PLACES];
-    uint64_t broken_ns; /* since when nothing moves; 0: it does         */
+    uint64_t broken_ns; /* since when nothing moves; 0: it does           */
     uint64_t lost_ns;   /* when it was left without a line, the last time */
-    uint64_t answer_ns; /* since when a completion is waited for        */
+    uint64_t answer_ns; /* since when a completion is waited for          */
     struct wr_queue ended;
 };
 

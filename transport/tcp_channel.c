@@ -35,6 +35,7 @@
 #define NS_SECOND 1000000000ull
 #define PIECES    64     /* of one system call */
 #define HEADERS   32     /* likewise           */
+#define IDLE_LOOK 16u    /* polls, of which one looks at a line that is idle */
 #define TOGETHER  65536u /* bytes: with as many no further message is sent, or received */
 
 struct wr_tcp_channel {
@@ -52,13 +53,14 @@ struct wr_tcp_channel {
     /* Kept by the channel's thread. */
     struct weir_io **ring;
     uint64_t first, next, end;
-    uint64_t sealed;    /* before it all headers are made; at most HEADERS behind next */
-    uint64_t broken_ns; /* since when nothing moves; 0: it does                        */
-    uint64_t lost_ns;   /* when it was left without a line, the last time */
-    uint64_t answer_ns; /* since when an answer is waited for                          */
-    size_t sent, got;   /* bytes of the messages at next and at first                  */
-    bool wants_room;    /* the poll_fd tells of room to send, too                      */
-    bool is_careful;    /* no page is received before its header is known              */
+    uint64_t sealed;     /* before it all headers are made; at most HEADERS behind next */
+    uint64_t broken_ns;  /* since when nothing moves; 0: it does                        */
+    uint64_t lost_ns;    /* when it was left without a line, the last time              */
+    uint64_t answer_ns;  /* since when an answer is waited for                          */
+    size_t sent, got;    /* bytes of the messages at next and at first                  */
+    uint32_t idle_polls; /* with nothing on its way                                     */
+    bool wants_room;     /* the poll_fd tells of room to send, too                      */
+    bool is_careful;     /* no page is received before its header is known              */
     uint8_t headers_out[HEADERS][WR_MESSAGE_BYTES], headers_in[HEADERS][WR_MESSAGE_BYTES];
     struct wr_message answer; /* to the oldest, once its header is known */
     struct wr_queue ended;
@@ -389,6 +391,21 @@ static void receive(struct wr_tcp_channel *c, uint32_t most)
     }
 }
 
+/* Nothing comes unasked on a line but its end; which would make wait_fd() readable for ever, while
+ * what is to be sent has to wait. */
+static void look_at_idle(struct wr_tcp_channel *c)
+{
+    char byte;
+    struct iovec iov = {&byte, 1};
+    struct msghdr message = {.msg_iov = &iov, .msg_iovlen = 1};
+
+    if (!is_open(c) || c->first < c->next || ++c->idle_polls % IDLE_LOOK != 0)
+        return;
+    if (recvmsg(c->line.fd, &message, MSG_DONTWAIT) >= 0 ||
+        (errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR))
+        break_line(c);
+}
+
 /* Has it been silent for too long, though the keeper's line is not? */
 static bool is_silent(const struct wr_tcp_channel *c)
 {
@@ -476,6 +493,7 @@ uint32_t wr_tcp_poll(struct weir_channel *base, uint32_t max)
     hear_bell(c);
     adopt_line(c);
     receive(c, max);
+    look_at_idle(c);
     if (is_silent(c))
         break_line(c);
     if (is_hopeless(c))

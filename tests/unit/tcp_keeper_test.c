@@ -147,6 +147,50 @@ Test(tcp_keeper, a_line_is_ended_though_none_can_be_opened, .timeout = 120)
     close_server();
 }
 
+/* An idle line that ends does not wake its thread for ever, though what is to be sent on it has to
+ * wait: another line is opened. */
+Test(tcp_keeper, the_end_of_an_idle_line_is_seen, .timeout = 60)
+{
+    unsigned char *page = kit_pages(1, 2);
+    struct weir_backend *backend;
+    struct weir_channel *channel;
+    struct weir_io io, *ios[] = {&io};
+    struct iovec iov;
+    uint64_t accepted;
+    uint32_t polls = 0;
+
+    open_server(60000, 0);
+    backend = open_by(proxy_port(proxy), "patience=100", WEIR_OK);
+    channel = kit_channel(backend, 8);
+    write_version(channel, 5, 1);
+    cr_assert_eq(proxy_pairs(proxy), 4);
+    accepted = gauges().accepted;
+    atomic_fetch_add(&tcp_of(backend)->unsure, 1); /* of nobody: it lasts */
+    kit_io_init(&io, &iov, true, 5, 1, page);
+    cr_assert_eq(backend->ops->submit(channel, ios, 1), 1);
+    proxy_spare(proxy, 3);
+    proxy_cut(proxy);
+    for (; polls < 1000 && gauges().accepted == accepted; polls++) {
+        struct pollfd wait = {.fd = backend->ops->wait_fd(channel), .events = POLLIN};
+
+        poll(&wait, 1, 1000);
+        (void)backend->ops->poll(channel, 1);
+        usleep(1000);
+    }
+    cr_expect_lt(polls, 1000);
+    atomic_fetch_sub(&tcp_of(backend)->unsure, 1);
+    while (io.owner) {
+        (void)backend->ops->poll(channel, 1);
+        usleep(1000);
+    }
+    cr_expect_eq(io.error, WEIR_OK);
+    cr_expect(kit_holds(backend, 5, 1, 2));
+    backend->ops->channel_close(channel);
+    kit_close(backend);
+    close_server();
+    free(page);
+}
+
 static struct weir_channel *waiting;
 
 static void *write_waiting(void *context)
