@@ -280,10 +280,16 @@ Test(memd_book, guests_take_no_room)
     cr_expect_eq(admitted(&stranger), 5);
     for (uint32_t i = 0; i < MEMD_GUESTS; i++)
         cr_expect_eq(memd_book_admit(&book, &client), MEMD_GUEST);
+    cr_expect_not(memd_book_readmit(&book, &client));
     memd_book_dismiss(&book, MEMD_ADMITTED); /* a stranger */
     cr_expect_eq(memd_book_admit(&book, &stranger), MEMD_ADMITTED);
     leave(lease, 2, 1);
     cr_expect_eq(memd_book_admit(&book, &client), MEMD_ADMITTED);
+    memd_book_dismiss(&book, MEMD_ADMITTED);
+    cr_expect(memd_book_readmit(&book, &client), "there is room by now");
+    cr_expect_not(memd_book_readmit(&book, &client), "for one");
+    cr_expect_eq(atomic_load(&book.connections), 8);
+    cr_expect_eq(book.guests, MEMD_GUESTS - 1);
     memd_book_close(&book);
 }
 

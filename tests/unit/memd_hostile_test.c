@@ -401,3 +401,27 @@ Test(memd_hostile, a_guest_does_not_stay_by_talking)
     kit_hang_up(&owner);
     memd_close(memd);
 }
+
+/* The line whose place he was to take ended before he could say so: it is room for him. */
+Test(memd_hostile, a_guest_stays_where_there_is_room_by_now)
+{
+    struct memd *memd = serve_few(2);
+    struct kit_client owner = kit_client(memd, "one"), line = kit_client(memd, "one"), guest;
+
+    cr_assert_eq(kit_lease(&owner, 512), WEIR_OK);
+    cr_assert_eq(kit_attach(&line, &owner), WEIR_OK);
+    guest = kit_client(memd, "one");
+    kit_hang_up(&line);
+    for (int i = 0; i < 200 && kit_gauges(memd).connections > 1; i++)
+        pause_ms(10);
+    cr_expect_eq(kit_attach(&guest, &owner), WEIR_OK);
+    cr_expect_eq(kit_gauges(memd).connections, 2);
+    pause_ms(4000); /* longer than a guest may */
+    cr_expect_eq(kit_renew(&guest, NULL), WEIR_OK);
+    kit_hang_up(&guest);
+    kit_hang_up(&owner);
+    for (int i = 0; i < 200 && kit_gauges(memd).connections > 0; i++)
+        pause_ms(10);
+    cr_expect_eq(kit_gauges(memd).connections, 0);
+    memd_close(memd);
+}

@@ -140,12 +140,17 @@ static bool has_lines_locked(const struct memd_book *book, const struct memd_cli
     return false;
 }
 
+static bool has_room_locked(const struct memd_book *book, const struct memd_client *client)
+{
+    return atomic_load(&book->connections) + kept_locked(book, client) < book->room.connections;
+}
+
 enum memd_admission memd_book_admit(struct memd_book *book, const struct memd_client *client)
 {
     enum memd_admission admission = MEMD_TURNED_AWAY;
 
     pthread_mutex_lock(&book->lock);
-    if (atomic_load(&book->connections) + kept_locked(book, client) < book->room.connections)
+    if (has_room_locked(book, client))
         admission = MEMD_ADMITTED;
     else if (book->guests < MEMD_GUESTS && has_lines_locked(book, client))
         admission = MEMD_GUEST;
@@ -154,6 +159,20 @@ enum memd_admission memd_book_admit(struct memd_book *book, const struct memd_cl
         atomic_fetch_add(&book->connections, 1);
     pthread_mutex_unlock(&book->lock);
     return admission;
+}
+
+bool memd_book_readmit(struct memd_book *book, const struct memd_client *client)
+{
+    bool has_room;
+
+    pthread_mutex_lock(&book->lock);
+    has_room = has_room_locked(book, client);
+    if (has_room) {
+        book->guests--;
+        atomic_fetch_add(&book->connections, 1);
+    }
+    pthread_mutex_unlock(&book->lock);
+    return has_room;
 }
 
 /* What a client has, in slots: all whose memory is still there. */

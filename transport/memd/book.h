@@ -112,8 +112,10 @@ void memd_book_tune(struct memd_book *book, const struct memd_limits *limits);
  * is kept for others, it is a guest at most. */
 enum memd_admission memd_book_admit(struct memd_book *book, const struct memd_client *client);
 void memd_book_dismiss(struct memd_book *book, enum memd_admission admission);
-/* A guest has taken the number of another, which is about to end: it is one no longer. */
+/* A guest has taken the number of another, which is about to end: it is one no longer. Nor is it if
+ * there is room by now; false: there is none. */
 void memd_book_settle(struct memd_book *book);
+bool memd_book_readmit(struct memd_book *book, const struct memd_client *client);
 
 /*
  * Lend so many slots, rounded up to whole clusters; the caller is its first user. WEIR_EINVAL: none

@@ -243,6 +243,18 @@ static void hear_lease(struct memd_talk *talk, const struct wr_message *message)
         talk->lease->name);
 }
 
+/* May it have the line of this number? A guest may have one that somebody has; or any, if there is
+ * room by now. */
+static bool may_take_line(struct memd_talk *talk, uint32_t number)
+{
+    if (talk->admission != MEMD_GUEST || memd_book_has_line(talk->book, talk->lease, number))
+        return true;
+    if (!memd_book_readmit(talk->book, &talk->client))
+        return false;
+    talk->admission = MEMD_ADMITTED;
+    return true;
+}
+
 static void hear_attach(struct memd_talk *talk, const struct wr_message *message,
                         const uint8_t *name)
 {
@@ -255,8 +267,7 @@ static void hear_attach(struct memd_talk *talk, const struct wr_message *message
         refuse(talk, message, WEIR_ENOENT);
         return;
     }
-    if (talk->admission == MEMD_GUEST &&
-        !memd_book_has_line(talk->book, talk->lease, (uint32_t)message->slot)) {
+    if (!may_take_line(talk, (uint32_t)message->slot)) {
         memd_book_leave(talk->book, talk->lease);
         talk->lease = NULL;
         turn_away(talk, message);
