@@ -54,7 +54,7 @@ static uint32_t join(struct memd_lease *lease, uint32_t number)
 
 static void leave(struct memd_lease *lease, uint32_t number, uint32_t turn)
 {
-    memd_book_put_place(&book, lease, number, turn);
+    (void)memd_book_put_place(&book, lease, number, turn);
     memd_book_leave(&book, lease);
     memd_book_dismiss(&book, MEMD_ADMITTED);
 }
@@ -319,5 +319,20 @@ Test(memd_book, memory_begins_on_a_huge_page)
         cr_expect_eq((uintptr_t)lease->memory % (2 * MIB), 0);
         memd_book_leave(&book, lease);
     }
+    memd_book_close(&book);
+}
+
+/* Who severs a line rings for the one who had it, if there is one. */
+Test(memd_book, who_puts_a_place_learns_whether_it_was_had)
+{
+    struct memd_lease *lease = begin_small();
+
+    cr_expect_not(memd_book_put_place(&book, lease, 7, memd_line_take(lease, 7)));
+    cr_expect(memd_book_put_place(&book, lease, 1, memd_line_take(lease, 1)));
+    cr_expect_not(memd_book_put_place(&book, lease, 1, 2), "not twice");
+    cr_assert_eq(memd_book_admit(&book, &client), MEMD_ADMITTED);
+    cr_assert_eq(join(lease, 2), 2);
+    cr_expect(memd_book_put_place(&book, lease, 2, 1), "by another");
+    cr_expect_eq(lease->places, 2);
     memd_book_close(&book);
 }

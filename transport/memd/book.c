@@ -364,16 +364,20 @@ void memd_book_take_place(struct memd_book *book, struct memd_lease *lease, uint
     pthread_mutex_unlock(&book->lock);
 }
 
-void memd_book_put_place(struct memd_book *book, struct memd_lease *lease, uint32_t number,
+bool memd_book_put_place(struct memd_book *book, struct memd_lease *lease, uint32_t number,
                          uint32_t turn)
 {
+    bool was_had;
+
     pthread_mutex_lock(&book->lock);
+    was_had = lease->had[number / 64] & bit_of(number);
     /* Who takes the number next does so before it takes the place: one of us sees the other. */
-    if (!memd_line_is_over(lease, number, turn) && lease->had[number / 64] & bit_of(number)) {
+    if (!memd_line_is_over(lease, number, turn) && was_had) {
         lease->had[number / 64] &= ~bit_of(number);
         lease->places--;
     }
     pthread_mutex_unlock(&book->lock);
+    return was_had;
 }
 
 static void call_keeper_locked(struct memd_book *book)

@@ -139,7 +139,8 @@ void memd_line_leave(struct memd_lease *lease, uint32_t number);
 bool memd_book_has_line(struct memd_book *book, const struct memd_lease *lease, uint32_t number);
 void memd_book_take_place(struct memd_book *book, struct memd_lease *lease, uint32_t number,
                           uint32_t turn);
-void memd_book_put_place(struct memd_book *book, struct memd_lease *lease, uint32_t number,
+/* Returns whether anybody had it. */
+bool memd_book_put_place(struct memd_book *book, struct memd_lease *lease, uint32_t number,
                          uint32_t turn);
 /* Connections have to be looked through. */
 void memd_book_ring(struct memd_book *book);

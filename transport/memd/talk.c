@@ -33,7 +33,7 @@ void memd_talk_end(struct memd_talk *talk)
     if (talk->lease && talk->state == MEMD_TALK_RETURNING) {
         memd_book_unwatch(talk->book, talk->lease);
     } else if (talk->lease) {
-        memd_book_put_place(talk->book, talk->lease, talk->line, talk->turn);
+        (void)memd_book_put_place(talk->book, talk->lease, talk->line, talk->turn);
         memd_book_leave(talk->book, talk->lease);
     }
     talk->lease = NULL;
@@ -294,8 +294,9 @@ static void hear_sever(struct memd_talk *talk, const struct wr_message *message)
     memd_talk_leave(talk);
     turn = memd_line_take(talk->lease, line);
     memd_line_leave(talk->lease, line);
-    memd_book_put_place(talk->book, talk->lease, line, turn);
-    memd_book_ring(talk->book);
+    /* Every worker looks through all its connections for that: not where there is none. */
+    if (memd_book_put_place(talk->book, talk->lease, line, turn))
+        memd_book_ring(talk->book);
     if (talk->identity->rdma)
         memd_rdma_cut(talk->identity->rdma, talk->lease, line);
     if (!memd_talk_enter(talk)) {
@@ -331,7 +332,7 @@ static void hear_return(struct memd_talk *talk, const struct wr_message *message
     talk->state = MEMD_TALK_RETURNING;
     memd_talk_leave(talk);
     drop_queue(talk);
-    memd_book_put_place(talk->book, talk->lease, talk->line, talk->turn);
+    (void)memd_book_put_place(talk->book, talk->lease, talk->line, talk->turn);
     memd_book_return(talk->book, talk->lease);
 }
 
