@@ -54,8 +54,9 @@ struct wr_rdma_channel {
     uint32_t next_page;
     uint64_t done, posted;
     struct part parts[WR_RDMA_PLACES];
-    uint64_t broken_ns; /* since when nothing moves; 0: it does         */
-    uint64_t answer_ns; /* since when a completion is waited for        */
+    uint64_t broken_ns; /* since when nothing moves; 0: it does           */
+    uint64_t lost_ns;   /* when it was left without a line, the last time */
+    uint64_t answer_ns; /* since when a completion is waited for          */
     struct wr_queue ended;
 };
 
@@ -95,8 +96,9 @@ static void break_line(struct wr_rdma_channel *c)
 {
     if (has_writes_posted(c))
         wr_tcp_note_unsure(c->tcp, c->number);
+    c->lost_ns = wr_line_now_ns();
     if (c->broken_ns == 0)
-        c->broken_ns = wr_line_now_ns();
+        c->broken_ns = c->lost_ns;
     c->next = c->first;
     c->next_page = 0;
     c->done = c->posted;
@@ -298,7 +300,8 @@ static bool is_silent(const struct wr_rdma_channel *c)
 
 static bool is_hopeless(const struct wr_rdma_channel *c)
 {
-    return wr_tcp_is_given_up(c->tcp) || (!is_open(c) && wr_tcp_is_barred(c->tcp)) ||
+    return wr_tcp_is_given_up(c->tcp) ||
+           (!is_open(c) && wr_tcp_is_barred_from(c->tcp, c->lost_ns)) ||
            (c->broken_ns != 0 && c->first < c->end &&
             wr_line_now_ns() - c->broken_ns > c->tcp->options.patience * NS_SECOND);
 }
@@ -417,7 +420,7 @@ int wr_rdma_channel_open(struct weir_backend *backend, uint32_t depth,
     c->tcp = tcp;
     c->depth = depth;
     c->line.fd = -1;
-    c->broken_ns = wr_line_now_ns();
+    c->broken_ns = c->lost_ns = wr_line_now_ns();
     atomic_store(&c->link, WR_LINK_BROKEN);
     c->ring = calloc(depth, sizeof(struct weir_io *));
     c->poll_fd = epoll_create1(EPOLL_CLOEXEC);

@@ -90,9 +90,10 @@ struct wr_tcp {
     _Atomic(bool) is_lost;     /* the pages are gone, for ever                          */
     _Atomic(bool) is_away;     /* nobody answers; requests wait for as long as patience */
     _Atomic(uint64_t) away_ns; /* since when */
-    /* Since when no line can be opened, though the server may answer on those that there are; 0:
-     * they can. Who has none waits for as long as patience. */
+    /* Since when no line that is needed can be opened, though the server may answer on those that
+     * there are; 0: they can. Who has none waits for as long as patience. */
     _Atomic(uint64_t) barred_ns;
+    _Atomic(uint64_t) unseated_ns; /* if no seat has a line: since when */
 
     struct wr_seat seats[WR_TCP_SEATS];
     _Atomic(uint32_t) seats_wanted; /* that many are to be open            */
@@ -117,7 +118,9 @@ struct wr_tcp {
     uint64_t renew_ns, renew_wait_ns; /* when next; how long after that                    */
     uint64_t retry_ns, retry_wait_ns; /* likewise: the lease, when nobody answers          */
     uint64_t open_ns, open_wait_ns;   /* likewise: other lines, when one cannot be opened  */
-    bool is_open_due;                 /* some line is to be opened then                    */
+    uint64_t more_ns, more_wait_ns;   /* likewise: seats that nobody had until now         */
+    bool is_open_due, is_more_due;    /* some line is to be opened then                    */
+    bool is_more;                     /* what is being opened is such a seat               */
     uint32_t lines_told;              /* how often it was said that they cannot            */
     bool gave_up;                     /* the one that was to be, for something better      */
     bool is_asked_back;               /* and whoever is to know was told                   */

@@ -27,11 +27,20 @@ static inline bool wr_tcp_is_barred_for(const struct wr_tcp *tcp, uint64_t ns)
     return since && now > since && now - since > ns;
 }
 
-/* Can no line be opened for longer than anybody waits? Then who has none does not begin to. Signal.
- */
+/* Can no line be opened for longer than anybody waits? Signal. */
 static inline bool wr_tcp_is_barred(const struct wr_tcp *tcp)
 {
     return wr_tcp_is_barred_for(tcp, tcp->options.patience * 1000000000ull);
+}
+
+/* And has he who has none, since then, been without for as long? Then he does not begin to wait: it
+ * may be the lines of others that could not be opened. Signal. */
+static inline bool wr_tcp_is_barred_from(const struct wr_tcp *tcp, uint64_t lost_ns)
+{
+    const uint64_t now = wr_line_now_ns();
+
+    return wr_tcp_is_barred(tcp) && now > lost_ns &&
+           now - lost_ns > tcp->options.patience * 1000000000ull;
 }
 
 /* Is it away for longer than a connection takes to be opened again, or none can be opened and who

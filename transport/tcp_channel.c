@@ -35,6 +35,7 @@
 #define NS_SECOND 1000000000ull
 #define PIECES    64     /* of one system call */
 #define HEADERS   32     /* likewise           */
+#define IDLE_LOOK 16u    /* polls, of which one looks at a line that is idle */
 #define TOGETHER  65536u /* bytes: with as many no further message is sent, or received */
 
 struct wr_tcp_channel {
@@ -52,12 +53,14 @@ struct wr_tcp_channel {
     /* Kept by the channel's thread. */
     struct weir_io **ring;
     uint64_t first, next, end;
-    uint64_t sealed;    /* before it all headers are made; at most HEADERS behind next */
-    uint64_t broken_ns; /* since when nothing moves; 0: it does                        */
-    uint64_t answer_ns; /* since when an answer is waited for                          */
-    size_t sent, got;   /* bytes of the messages at next and at first                  */
-    bool wants_room;    /* the poll_fd tells of room to send, too                      */
-    bool is_careful;    /* no page is received before its header is known              */
+    uint64_t sealed;     /* before it all headers are made; at most HEADERS behind next */
+    uint64_t broken_ns;  /* since when nothing moves; 0: it does                        */
+    uint64_t lost_ns;    /* when it was left without a line, the last time              */
+    uint64_t answer_ns;  /* since when an answer is waited for                          */
+    size_t sent, got;    /* bytes of the messages at next and at first                  */
+    uint32_t idle_polls; /* with nothing on its way                                     */
+    bool wants_room;     /* the poll_fd tells of room to send, too                      */
+    bool is_careful;     /* no page is received before its header is known              */
     uint8_t headers_out[HEADERS][WR_MESSAGE_BYTES], headers_in[HEADERS][WR_MESSAGE_BYTES];
     struct wr_message answer; /* to the oldest, once its header is known */
     struct wr_queue ended;
@@ -113,8 +116,9 @@ static void break_line(struct wr_tcp_channel *c)
         is_unsure = io_at(c, i)->is_write;
     if (is_unsure)
         wr_tcp_note_unsure(c->tcp, c->number);
+    c->lost_ns = wr_line_now_ns();
     if (c->broken_ns == 0)
-        c->broken_ns = wr_line_now_ns();
+        c->broken_ns = c->lost_ns;
     c->next = c->sealed = c->first;
     c->sent = c->got = 0;
     epoll_ctl(c->poll_fd, EPOLL_CTL_DEL, c->line.fd, NULL);
@@ -387,6 +391,21 @@ static void receive(struct wr_tcp_channel *c, uint32_t most)
     }
 }
 
+/* Nothing comes unasked on a line but its end; which would make wait_fd() readable for ever, while
+ * what is to be sent has to wait. */
+static void look_at_idle(struct wr_tcp_channel *c)
+{
+    char byte;
+    struct iovec iov = {&byte, 1};
+    struct msghdr message = {.msg_iov = &iov, .msg_iovlen = 1};
+
+    if (!is_open(c) || c->first < c->next || ++c->idle_polls % IDLE_LOOK != 0)
+        return;
+    if (recvmsg(c->line.fd, &message, MSG_DONTWAIT) >= 0 ||
+        (errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR))
+        break_line(c);
+}
+
 /* Has it been silent for too long, though the keeper's line is not? */
 static bool is_silent(const struct wr_tcp_channel *c)
 {
@@ -397,7 +416,8 @@ static bool is_silent(const struct wr_tcp_channel *c)
 
 static bool is_hopeless(const struct wr_tcp_channel *c)
 {
-    return wr_tcp_is_given_up(c->tcp) || (!is_open(c) && wr_tcp_is_barred(c->tcp)) ||
+    return wr_tcp_is_given_up(c->tcp) ||
+           (!is_open(c) && wr_tcp_is_barred_from(c->tcp, c->lost_ns)) ||
            (c->broken_ns != 0 && c->first < c->end &&
             wr_line_now_ns() - c->broken_ns > c->tcp->options.patience * NS_SECOND);
 }
@@ -473,6 +493,7 @@ uint32_t wr_tcp_poll(struct weir_channel *base, uint32_t max)
     hear_bell(c);
     adopt_line(c);
     receive(c, max);
+    look_at_idle(c);
     if (is_silent(c))
         break_line(c);
     if (is_hopeless(c))
@@ -554,7 +575,7 @@ int wr_tcp_channel_open(struct weir_backend *backend, uint32_t depth,
     c->tcp = tcp;
     c->depth = depth;
     c->line.fd = -1;
-    c->broken_ns = wr_line_now_ns();
+    c->broken_ns = c->lost_ns = wr_line_now_ns();
     atomic_store(&c->link, WR_LINK_BROKEN);
     c->ring = calloc(depth, sizeof(struct weir_io *));
     c->poll_fd = epoll_create1(EPOLL_CLOEXEC);

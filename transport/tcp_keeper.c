@@ -108,24 +108,59 @@ static void tell_of_lines(struct wr_tcp *tcp, int error, const char *why)
     }
 }
 
-/* Where one line cannot be opened no other is tried for a while: each try may take long. */
+/* Nothing that is needed is without a line, or it can have one. */
+static void note_unbarred(struct wr_tcp *tcp)
+{
+    tcp->open_ns = 0;
+    tcp->open_wait_ns = RETRY_LEAST_NS;
+    tcp->lines_told = 0;
+    atomic_store(&tcp->barred_ns, 0);
+}
+
+static void back_off(uint64_t *next_ns, uint64_t *wait_ns)
+{
+    *next_ns = wr_line_now_ns() + *wait_ns;
+    if (*wait_ns < RETRY_MOST_NS)
+        *wait_ns *= 2;
+}
+
+/* Where one line cannot be opened no other is tried for a while: each try may take long. But nobody
+ * needs seats that were never had; that a full server has no room for them says nothing of others.
+ */
 static void note_opened(struct wr_tcp *tcp, int error, const char *why)
+{
+    if (!error) {
+        note_unbarred(tcp);
+        tcp->more_ns = 0;
+        tcp->more_wait_ns = RETRY_LEAST_NS;
+        return;
+    }
+    if (tcp->is_more) {
+        tcp->is_more_due = true;
+        back_off(&tcp->more_ns, &tcp->more_wait_ns);
+        return;
+    }
+    tcp->is_open_due = true;
+    if (atomic_load(&tcp->barred_ns) == 0)
+        atomic_store(&tcp->barred_ns, wr_line_now_ns());
+    back_off(&tcp->open_ns, &tcp->open_wait_ns);
+    tell_of_lines(tcp, error, why);
+}
+
+/* Is it too early to try another line? Then it is due. */
+static bool is_early(struct wr_tcp *tcp)
 {
     const uint64_t now = wr_line_now_ns();
 
-    if (!error) {
-        tcp->open_ns = 0;
-        tcp->open_wait_ns = RETRY_LEAST_NS;
-        tcp->lines_told = 0;
-        atomic_store(&tcp->barred_ns, 0);
-        return;
+    if (now < tcp->open_ns) {
+        tcp->is_open_due |= !tcp->is_more;
+        return true;
     }
-    if (atomic_load(&tcp->barred_ns) == 0)
-        atomic_store(&tcp->barred_ns, now);
-    tcp->open_ns = now + tcp->open_wait_ns;
-    if (tcp->open_wait_ns < RETRY_MOST_NS)
-        tcp->open_wait_ns *= 2;
-    tell_of_lines(tcp, error, why);
+    if (tcp->is_more && now < tcp->more_ns) {
+        tcp->is_more_due = true;
+        return true;
+    }
+    return false;
 }
 
 int wr_tcp_attach(struct wr_tcp *tcp, struct wr_line *line, uint64_t number, char why[WR_WHY_ROOM])
@@ -134,10 +169,8 @@ int wr_tcp_attach(struct wr_tcp *tcp, struct wr_line *line, uint64_t number, cha
     const bool is_whole = is_control || !tcp->kind->join; /* else it is still to join */
     int error;
 
-    if (!is_control && wr_line_now_ns() < tcp->open_ns) {
-        tcp->is_open_due = true;
+    if (!is_control && is_early(tcp))
         return WEIR_EAGAIN;
-    }
     tcp->gave_up = false;
     tcp->target.is_right = !is_control; /* for somebody answers there */
     error = wr_line_open(line, &tcp->target, tcp->options.timeout * NS_SECOND, why);
@@ -151,7 +184,6 @@ int wr_tcp_attach(struct wr_tcp *tcp, struct wr_line *line, uint64_t number, cha
         if (is_whole)
             wr_line_opened(line);
     }
-    tcp->is_open_due |= error != WEIR_OK;
     if (is_control ? !error : error || is_whole)
         note_opened(tcp, error, why);
     return error;
@@ -191,6 +223,7 @@ static void break_line(const struct wr_tcp *tcp, const struct wr_line *line)
 static void open_seats(struct wr_tcp *tcp, uint32_t wanted)
 {
     char why[WR_WHY_ROOM];
+    const uint32_t needed = tcp->seats_had ? tcp->seats_had : 1;
     uint32_t open = 0;
 
     for (uint32_t i = 0; i < WR_TCP_SEATS; i++) {
@@ -202,6 +235,7 @@ static void open_seats(struct wr_tcp *tcp, uint32_t wanted)
             state = WR_SEAT_CLOSED;
             atomic_store_explicit(&seat->state, state, memory_order_relaxed);
         }
+        tcp->is_more = open >= needed;
         if (state == WR_SEAT_CLOSED && open < wanted && !atomic_load(&tcp->is_away) &&
             !atomic_load(&tcp->is_lost) &&
             wr_tcp_open_line(tcp, &seat->line, WR_TCP_LINE_SEATS + i, 1, why) == WEIR_OK) {
@@ -211,6 +245,7 @@ static void open_seats(struct wr_tcp *tcp, uint32_t wanted)
         }
         open += state != WR_SEAT_CLOSED;
     }
+    tcp->is_more = false;
     if (open > tcp->seats_had)
         tcp->seats_had = open;
     wr_tcp_wake_seats(tcp);
@@ -439,7 +474,9 @@ static uint64_t next_ns(const struct wr_tcp *tcp, uint64_t now)
         return tcp->retry_ns < now + TEND_NS ? tcp->retry_ns : now + TEND_NS;
     if (tcp->asked_ns)
         until = tcp->asked_ns + tcp->options.timeout * NS_SECOND;
-    return tcp->is_open_due && tcp->open_ns < until ? tcp->open_ns : until;
+    if (tcp->is_open_due && tcp->open_ns < until)
+        until = tcp->open_ns;
+    return tcp->is_more_due && tcp->more_ns < until ? tcp->more_ns : until;
 }
 
 static void rest(struct wr_tcp *tcp)
@@ -457,6 +494,19 @@ static void rest(struct wr_tcp *tcp)
         (void)eventfd_read(tcp->bell, &rung);
 }
 
+static void open_lines(struct wr_tcp *tcp)
+{
+    tcp->is_open_due = tcp->is_more_due = false;
+    /* More seats than before come last, for whom a full server may have no room; one is needed. */
+    open_seats(tcp, tcp->seats_had);
+    tend_channels(tcp);
+    if (tcp->seats_had == 0)
+        open_seats(tcp, 1);
+    if (!tcp->is_open_due && !atomic_load(&tcp->is_away) && !atomic_load(&tcp->is_lost))
+        note_unbarred(tcp); /* who could have no line has one by now, or is gone */
+    open_seats(tcp, atomic_load_explicit(&tcp->seats_wanted, memory_order_relaxed));
+}
+
 static void *keep(void *context)
 {
     struct wr_tcp *tcp = context;
@@ -470,13 +520,9 @@ static void *keep(void *context)
             else if (wr_line_now_ns() >= tcp->retry_ns)
                 come_back(tcp);
         }
-        tcp->is_open_due = false;
         look_at_seats(tcp);
         make_sure(tcp);
-        /* More of them than before come last, for whom a full server may have no room. */
-        open_seats(tcp, tcp->seats_had);
-        tend_channels(tcp);
-        open_seats(tcp, atomic_load_explicit(&tcp->seats_wanted, memory_order_relaxed));
+        open_lines(tcp);
         rest(tcp);
     }
     return NULL;
@@ -534,7 +580,8 @@ int wr_tcp_keeper_open(struct wr_tcp *tcp)
 
     for (uint32_t i = 0; i < WR_TCP_SEATS; i++)
         tcp->seats[i].line.fd = -1;
-    tcp->open_wait_ns = RETRY_LEAST_NS;
+    tcp->open_wait_ns = tcp->more_wait_ns = RETRY_LEAST_NS;
+    atomic_store(&tcp->unseated_ns, wr_line_now_ns());
     tcp->bell = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (tcp->bell < 0)
         return wr_tell_errno(tcp->env, errno, "%s: cannot make an eventfd", name_of(tcp));

@@ -56,6 +56,9 @@ static struct wr_seat *take_seat(struct wr_tcp *tcp)
 
 static void put_seat(struct wr_tcp *tcp, struct wr_seat *seat, bool is_broken)
 {
+    /* Before: who finds no seat with a line finds since when. */
+    if (is_broken)
+        atomic_store_explicit(&tcp->unseated_ns, wr_line_now_ns(), memory_order_relaxed);
     atomic_store_explicit(&seat->state, is_broken ? WR_SEAT_BROKEN : WR_SEAT_FREE,
                           memory_order_release);
     if (is_broken)
@@ -70,7 +73,8 @@ static uint32_t seats_open(const struct wr_tcp *tcp)
     uint32_t open = 0;
 
     for (uint32_t i = 0; i < WR_TCP_SEATS; i++) {
-        uint32_t state = atomic_load_explicit(&tcp->seats[i].state, memory_order_relaxed);
+        /* Acquire: pairs with the release in put_seat(), for unseated_ns. */
+        uint32_t state = atomic_load_explicit(&tcp->seats[i].state, memory_order_acquire);
 
         open += state == WR_SEAT_FREE || state == WR_SEAT_TAKEN;
     }
@@ -183,7 +187,7 @@ static int read_pages(struct wr_tcp *tcp, uint64_t slot, uint32_t pages, void *b
         enum wr_asked asked;
 
         if (!seat) {
-            if (wr_tcp_is_barred(tcp) && seats_open(tcp) == 0)
+            if (seats_open(tcp) == 0 && wr_tcp_is_barred_from(tcp, atomic_load(&tcp->unseated_ns)))
                 return WEIR_EIO;
             want_more(tcp);
             wait_for_seat(tcp, seen);

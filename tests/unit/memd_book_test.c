@@ -54,7 +54,7 @@ static uint32_t join(struct memd_lease *lease, uint32_t number)
 
 static void leave(struct memd_lease *lease, uint32_t number, uint32_t turn)
 {
-    memd_book_put_place(&book, lease, number, turn);
+    (void)memd_book_put_place(&book, lease, number, turn);
     memd_book_leave(&book, lease);
     memd_book_dismiss(&book, MEMD_ADMITTED);
 }
@@ -252,10 +252,12 @@ Test(memd_book, who_has_lines_is_a_guest_where_there_is_no_room)
     for (uint32_t i = 0; i < MEMD_GUESTS; i++)
         cr_expect_eq(memd_book_admit(&book, &client), MEMD_GUEST);
     cr_expect_eq(memd_book_admit(&book, &client), MEMD_TURNED_AWAY, "enough of them");
+    cr_expect_eq(atomic_load(&book.connections), 8, "guests are none");
     cr_expect(memd_book_has_line(&book, lease, 2));
     cr_expect_not(memd_book_has_line(&book, lease, 3));
     cr_assert_eq(join(lease, 2), 2);
     memd_book_settle(&book);
+    cr_expect_eq(atomic_load(&book.connections), 9, "until the one before ends");
     cr_expect_eq(memd_book_admit(&book, &client), MEMD_GUEST, "one was one no longer");
     leave(lease, 2, 1);
     cr_expect(memd_book_has_line(&book, lease, 2));
@@ -267,6 +269,27 @@ Test(memd_book, who_has_lines_is_a_guest_where_there_is_no_room)
     leave(lease, 1, 1);
     leave(lease, 0, 1);
     cr_expect_eq(memd_book_admit(&book, &client), MEMD_ADMITTED, "his places are kept");
+    memd_book_close(&book);
+}
+
+/* Places that are kept for others are not had by guests. */
+Test(memd_book, guests_take_no_room)
+{
+    struct memd_lease *lease = begin_small();
+
+    cr_expect_eq(admitted(&stranger), 5);
+    for (uint32_t i = 0; i < MEMD_GUESTS; i++)
+        cr_expect_eq(memd_book_admit(&book, &client), MEMD_GUEST);
+    cr_expect_not(memd_book_readmit(&book, &client));
+    memd_book_dismiss(&book, MEMD_ADMITTED); /* a stranger */
+    cr_expect_eq(memd_book_admit(&book, &stranger), MEMD_ADMITTED);
+    leave(lease, 2, 1);
+    cr_expect_eq(memd_book_admit(&book, &client), MEMD_ADMITTED);
+    memd_book_dismiss(&book, MEMD_ADMITTED);
+    cr_expect(memd_book_readmit(&book, &client), "there is room by now");
+    cr_expect_not(memd_book_readmit(&book, &client), "for one");
+    cr_expect_eq(atomic_load(&book.connections), 8);
+    cr_expect_eq(book.guests, MEMD_GUESTS - 1);
     memd_book_close(&book);
 }
 
@@ -296,5 +319,20 @@ Test(memd_book, memory_begins_on_a_huge_page)
         cr_expect_eq((uintptr_t)lease->memory % (2 * MIB), 0);
         memd_book_leave(&book, lease);
     }
+    memd_book_close(&book);
+}
+
+/* Who severs a line rings for the one who had it, if there is one. */
+Test(memd_book, who_puts_a_place_learns_whether_it_was_had)
+{
+    struct memd_lease *lease = begin_small();
+
+    cr_expect_not(memd_book_put_place(&book, lease, 7, memd_line_take(lease, 7)));
+    cr_expect(memd_book_put_place(&book, lease, 1, memd_line_take(lease, 1)));
+    cr_expect_not(memd_book_put_place(&book, lease, 1, 2), "not twice");
+    cr_assert_eq(memd_book_admit(&book, &client), MEMD_ADMITTED);
+    cr_assert_eq(join(lease, 2), 2);
+    cr_expect(memd_book_put_place(&book, lease, 2, 1), "by another");
+    cr_expect_eq(lease->places, 2);
     memd_book_close(&book);
 }

@@ -41,6 +41,21 @@ static void expect_alive(struct memd *memd)
     kit_hang_up(&client);
 }
 
+/* As many connections as he is given, for whoever comes. */
+static struct memd *serve_few(uint32_t connections)
+{
+    const char *const listen[] = {"tcp://127.0.0.1:0"};
+    struct memd_options options = {.listen = listen,
+                                   .listen_count = 1,
+                                   .limits = {64 * KIT_MIB, 0, LONG_MS, 0},
+                                   .room = {.connections = connections},
+                                   .threads = 2};
+    struct memd *memd = NULL;
+
+    cr_assert_eq(kit_memd_with(&options, &memd), WEIR_OK, "%s", kit_log.text);
+    return memd;
+}
+
 /* --- At the door ----------------------------------------------------------------------------- */
 
 Test(memd_hostile, another_key_gets_nobody_in)
@@ -357,5 +372,56 @@ Test(memd_hostile, one_byte_at_a_time)
     cr_expect_eq(message.id, 77);
     cr_assert_eq(kit_read(&client, 9, 1, bytes), WEIR_OK);
     cr_expect(kit_is_stamped(bytes, 9, 1, 1));
+    memd_close(memd);
+}
+
+/* --- Guests ---------------------------------------------------------------------------------- */
+
+/* He was let in to take the place of a line that is dead. He has three seconds for that, whatever
+ * else he says. */
+Test(memd_hostile, a_guest_does_not_stay_by_talking)
+{
+    struct memd *memd = serve_few(2);
+    struct kit_client owner = kit_client(memd, "one"), line = kit_client(memd, "one"), guest;
+    unsigned passed_ms = 0;
+
+    cr_assert_eq(kit_lease(&owner, 512), WEIR_OK);
+    cr_assert_eq(kit_attach(&line, &owner), WEIR_OK);
+    guest = kit_client(memd, "one");
+    cr_expect_eq(kit_gauges(memd).connections, 2, "he is none of them");
+    for (; passed_ms < 10000 && kit_renew(&guest, NULL) == WEIR_EINVAL; passed_ms += 500)
+        pause_ms(500);
+    cr_expect(passed_ms >= 2500 && passed_ms < 7000, "%u ms", passed_ms);
+    cr_expect(kit_was_told("to take the place of another, and has not"));
+    cr_expect_eq(kit_renew(&owner, NULL), WEIR_OK);
+    cr_expect_eq(kit_renew(&line, NULL), WEIR_OK);
+    cr_expect_eq(kit_gauges(memd).connections, 2);
+    kit_hang_up(&guest);
+    kit_hang_up(&line);
+    kit_hang_up(&owner);
+    memd_close(memd);
+}
+
+/* The line whose place he was to take ended before he could say so: it is room for him. */
+Test(memd_hostile, a_guest_stays_where_there_is_room_by_now)
+{
+    struct memd *memd = serve_few(2);
+    struct kit_client owner = kit_client(memd, "one"), line = kit_client(memd, "one"), guest;
+
+    cr_assert_eq(kit_lease(&owner, 512), WEIR_OK);
+    cr_assert_eq(kit_attach(&line, &owner), WEIR_OK);
+    guest = kit_client(memd, "one");
+    kit_hang_up(&line);
+    for (int i = 0; i < 200 && kit_gauges(memd).connections > 1; i++)
+        pause_ms(10);
+    cr_expect_eq(kit_attach(&guest, &owner), WEIR_OK);
+    cr_expect_eq(kit_gauges(memd).connections, 2);
+    pause_ms(4000); /* longer than a guest may */
+    cr_expect_eq(kit_renew(&guest, NULL), WEIR_OK);
+    kit_hang_up(&guest);
+    kit_hang_up(&owner);
+    for (int i = 0; i < 200 && kit_gauges(memd).connections > 0; i++)
+        pause_ms(10);
+    cr_expect_eq(kit_gauges(memd).connections, 0);
     memd_close(memd);
 }

@@ -147,6 +147,50 @@ Test(tcp_keeper, a_line_is_ended_though_none_can_be_opened, .timeout = 120)
     close_server();
 }
 
+/* An idle line that ends does not wake its thread for ever, though what is to be sent on it has to
+ * wait: another line is opened. */
+Test(tcp_keeper, the_end_of_an_idle_line_is_seen, .timeout = 60)
+{
+    unsigned char *page = kit_pages(1, 2);
+    struct weir_backend *backend;
+    struct weir_channel *channel;
+    struct weir_io io, *ios[] = {&io};
+    struct iovec iov;
+    uint64_t accepted;
+    uint32_t polls = 0;
+
+    open_server(60000, 0);
+    backend = open_by(proxy_port(proxy), "patience=100", WEIR_OK);
+    channel = kit_channel(backend, 8);
+    write_version(channel, 5, 1);
+    cr_assert_eq(proxy_pairs(proxy), 4);
+    accepted = gauges().accepted;
+    atomic_fetch_add(&tcp_of(backend)->unsure, 1); /* of nobody: it lasts */
+    kit_io_init(&io, &iov, true, 5, 1, page);
+    cr_assert_eq(backend->ops->submit(channel, ios, 1), 1);
+    proxy_spare(proxy, 3);
+    proxy_cut(proxy);
+    for (; polls < 1000 && gauges().accepted == accepted; polls++) {
+        struct pollfd wait = {.fd = backend->ops->wait_fd(channel), .events = POLLIN};
+
+        poll(&wait, 1, 1000);
+        (void)backend->ops->poll(channel, 1);
+        usleep(1000);
+    }
+    cr_expect_lt(polls, 1000);
+    atomic_fetch_sub(&tcp_of(backend)->unsure, 1);
+    while (io.owner) {
+        (void)backend->ops->poll(channel, 1);
+        usleep(1000);
+    }
+    cr_expect_eq(io.error, WEIR_OK);
+    cr_expect(kit_holds(backend, 5, 1, 2));
+    backend->ops->channel_close(channel);
+    kit_close(backend);
+    close_server();
+    free(page);
+}
+
 static struct weir_channel *waiting;
 
 static void *write_waiting(void *context)
@@ -345,6 +389,21 @@ static int read_again(struct weir_backend *backend, uint64_t slot, unsigned char
     return error;
 }
 
+/* Likewise, with a request. */
+static int do_again(struct weir_channel *channel, bool is_write, uint64_t slot, unsigned char *page)
+{
+    struct iovec iov;
+    struct weir_io io;
+
+    io.error = WEIR_EAGAIN;
+    for (int i = 0; i < 1000 && io.error == WEIR_EAGAIN; i++) {
+        kit_io_init(&io, &iov, is_write, slot, 1, page);
+        (void)kit_do(channel, &io);
+        usleep(10000);
+    }
+    return io.error;
+}
+
 /* The lease is held by the keeper's line, and there is no room for another: who needs one waits for
  * as long as patience, and not each time. Before, who had copies was told for ever to try again. */
 Test(tcp_keeper, who_has_no_line_does_not_wait_for_ever, .timeout = 120)
@@ -352,8 +411,6 @@ Test(tcp_keeper, who_has_no_line_does_not_wait_for_ever, .timeout = 120)
     unsigned char *page = kit_pages(1, 7);
     struct weir_backend *backend, *others[2];
     struct weir_channel *channel;
-    struct iovec iov;
-    struct weir_io io;
 
     open_server(60000, 7);
     for (int i = 0; i < 2; i++)
@@ -363,9 +420,8 @@ Test(tcp_keeper, who_has_no_line_does_not_wait_for_ever, .timeout = 120)
     cr_assert_eq(gauges().connections, 7);
     channel = kit_channel(backend, 8);
     cr_expect_eq(read_again(backend, 3, page), WEIR_EIO);
-    kit_io_init(&io, &iov, false, 3, 1, page);
-    cr_expect_eq(kit_do(channel, &io), WEIR_EIO);
-    cr_expect_eq(kit_write(channel, 3, 1, 1, NULL), WEIR_EIO);
+    cr_expect_eq(do_again(channel, false, 3, page), WEIR_EIO);
+    cr_expect_eq(do_again(channel, true, 3, page), WEIR_EIO);
     cr_expect(kit_has_heard("connections to it cannot be opened (all its connections are in use"));
     cr_expect(kit_has_heard("could be opened for 2 s"));
     cr_expect_not(atomic_load(&tcp_of(backend)->is_away));
@@ -378,6 +434,71 @@ Test(tcp_keeper, who_has_no_line_does_not_wait_for_ever, .timeout = 120)
     kit_close(others[1]);
     close_server();
     free(page);
+}
+
+static bool is_not_barred(struct weir_backend *backend)
+{
+    return atomic_load(&tcp_of(backend)->barred_ns) == 0;
+}
+
+/*
+ * A full server has no room for a seat more, and says so for longer than patience. That is nothing
+ * to those who have lines: what breaks is opened again, and what was on its way waits for that.
+ * Before, it failed at once.
+ */
+Test(tcp_keeper, that_no_more_can_be_had_is_nothing_to_what_breaks, .timeout = 120)
+{
+    struct weir_backend *backend;
+    struct weir_channel *channel;
+
+    open_server(60000, 4);
+    backend = open_by(proxy_port(proxy), "patience=2&timeout=1", WEIR_OK);
+    cr_assert_eq(proxy_pairs(proxy), 3);
+    channel = kit_channel(backend, 8);
+    write_version(channel, 3, 1);
+    atomic_store(&tcp_of(backend)->seats_wanted, 3);
+    wr_tcp_ring(tcp_of(backend));
+    sleep(4);
+    atomic_store(&tcp_of(backend)->seats_wanted, 2); /* it would have the room of what breaks */
+    usleep(200000);
+    for (int round = 0; round < 3; round++) {
+        proxy_spare(proxy, 3); /* all but the channel's */
+        proxy_cut(proxy);
+        cr_expect_eq(kit_write(channel, 3, 1, 2 + round, NULL), WEIR_OK);
+        proxy_spare(proxy, 1);
+        proxy_cut(proxy);
+        cr_expect(kit_holds(backend, 3, 1, 2 + round));
+    }
+    cr_expect_eq(atomic_load(&tcp_of(backend)->seats_had), 2);
+    backend->ops->channel_close(channel);
+    kit_close(backend);
+    close_server();
+}
+
+/* Nor is it that another could have none, who is no longer there. */
+Test(tcp_keeper, nor_is_it_that_another_had_no_line, .timeout = 120)
+{
+    struct weir_backend *backend;
+    struct weir_channel *channel, *other;
+    uint32_t pairs;
+
+    open_server(60000, 4);
+    backend = open_by(proxy_port(proxy), "patience=2&timeout=1", WEIR_OK);
+    channel = kit_channel(backend, 8);
+    write_version(channel, 3, 1);
+    pairs = proxy_pairs(proxy);
+    cr_assert_eq(pairs, 4);
+    other = kit_channel(backend, 8);
+    cr_expect_eq(kit_write(other, 4, 1, 1, NULL), WEIR_EIO);
+    cr_expect_not(is_not_barred(backend));
+    backend->ops->channel_close(other);
+    cr_expect(comes(is_not_barred, backend));
+    proxy_spare(proxy, pairs - 1);
+    proxy_cut(proxy);
+    cr_expect_eq(kit_write(channel, 3, 1, 2, NULL), WEIR_OK);
+    backend->ops->channel_close(channel);
+    kit_close(backend);
+    close_server();
 }
 
 /* A firewall comes up before one copy, but for the line that is there; then the other is lost. */

@@ -50,15 +50,17 @@ void memd_book_settle(struct memd_book *book)
 {
     pthread_mutex_lock(&book->lock);
     book->guests--;
+    atomic_fetch_add(&book->connections, 1);
     pthread_mutex_unlock(&book->lock);
 }
 
 void memd_book_dismiss(struct memd_book *book, enum memd_admission admission)
 {
-    if (admission == MEMD_GUEST)
-        memd_book_settle(book);
-    if (admission != MEMD_TURNED_AWAY)
+    pthread_mutex_lock(&book->lock);
+    book->guests -= admission == MEMD_GUEST;
+    if (admission == MEMD_ADMITTED)
         atomic_fetch_sub(&book->connections, 1);
+    pthread_mutex_unlock(&book->lock);
 }
 
 bool memd_book_asks_back(struct memd_book *book)
@@ -138,20 +140,39 @@ static bool has_lines_locked(const struct memd_book *book, const struct memd_cli
     return false;
 }
 
+static bool has_room_locked(const struct memd_book *book, const struct memd_client *client)
+{
+    return atomic_load(&book->connections) + kept_locked(book, client) < book->room.connections;
+}
+
 enum memd_admission memd_book_admit(struct memd_book *book, const struct memd_client *client)
 {
     enum memd_admission admission = MEMD_TURNED_AWAY;
 
     pthread_mutex_lock(&book->lock);
-    if (atomic_load(&book->connections) + kept_locked(book, client) < book->room.connections)
+    if (has_room_locked(book, client))
         admission = MEMD_ADMITTED;
     else if (book->guests < MEMD_GUESTS && has_lines_locked(book, client))
         admission = MEMD_GUEST;
     book->guests += admission == MEMD_GUEST;
-    if (admission != MEMD_TURNED_AWAY)
+    if (admission == MEMD_ADMITTED)
         atomic_fetch_add(&book->connections, 1);
     pthread_mutex_unlock(&book->lock);
     return admission;
+}
+
+bool memd_book_readmit(struct memd_book *book, const struct memd_client *client)
+{
+    bool has_room;
+
+    pthread_mutex_lock(&book->lock);
+    has_room = has_room_locked(book, client);
+    if (has_room) {
+        book->guests--;
+        atomic_fetch_add(&book->connections, 1);
+    }
+    pthread_mutex_unlock(&book->lock);
+    return has_room;
 }
 
 /* What a client has, in slots: all whose memory is still there. */
@@ -343,16 +364,20 @@ void memd_book_take_place(struct memd_book *book, struct memd_lease *lease, uint
     pthread_mutex_unlock(&book->lock);
 }
 
-void memd_book_put_place(struct memd_book *book, struct memd_lease *lease, uint32_t number,
+bool memd_book_put_place(struct memd_book *book, struct memd_lease *lease, uint32_t number,
                          uint32_t turn)
 {
+    bool was_had;
+
     pthread_mutex_lock(&book->lock);
+    was_had = lease->had[number / 64] & bit_of(number);
     /* Who takes the number next does so before it takes the place: one of us sees the other. */
-    if (!memd_line_is_over(lease, number, turn) && lease->had[number / 64] & bit_of(number)) {
+    if (!memd_line_is_over(lease, number, turn) && was_had) {
         lease->had[number / 64] &= ~bit_of(number);
         lease->places--;
     }
     pthread_mutex_unlock(&book->lock);
+    return was_had;
 }
 
 static void call_keeper_locked(struct memd_book *book)

@@ -13,7 +13,8 @@
  *   kept      places that a lease had at a time and has no longer: for its client, whose
  *             connections broke, and for nobody else
  *   guest     a connection for which there is no room, of a client who has lines. It may take the
- *             number of one of those, which its client knows to be dead; and nothing else
+ *             number of one of those, which its client knows to be dead; and nothing else. It is
+ *             none of the connections that are counted
  *   over      a lease that was returned or whose time is up; its users are asked to leave
  *   gone      its memory is unmapped; the entry waits for its watchers
  *
@@ -111,8 +112,10 @@ void memd_book_tune(struct memd_book *book, const struct memd_limits *limits);
  * is kept for others, it is a guest at most. */
 enum memd_admission memd_book_admit(struct memd_book *book, const struct memd_client *client);
 void memd_book_dismiss(struct memd_book *book, enum memd_admission admission);
-/* A guest has taken the number of another, which is about to end: it is one no longer. */
+/* A guest has taken the number of another, which is about to end: it is one no longer. Nor is it if
+ * there is room by now; false: there is none. */
 void memd_book_settle(struct memd_book *book);
+bool memd_book_readmit(struct memd_book *book, const struct memd_client *client);
 
 /*
  * Lend so many slots, rounded up to whole clusters; the caller is its first user. WEIR_EINVAL: none
@@ -136,7 +139,8 @@ void memd_line_leave(struct memd_lease *lease, uint32_t number);
 bool memd_book_has_line(struct memd_book *book, const struct memd_lease *lease, uint32_t number);
 void memd_book_take_place(struct memd_book *book, struct memd_lease *lease, uint32_t number,
                           uint32_t turn);
-void memd_book_put_place(struct memd_book *book, struct memd_lease *lease, uint32_t number,
+/* Returns whether anybody had it. */
+bool memd_book_put_place(struct memd_book *book, struct memd_lease *lease, uint32_t number,
                          uint32_t turn);
 /* Connections have to be looked through. */
 void memd_book_ring(struct memd_book *book);

@@ -29,7 +29,8 @@ struct memd_connection {
     bool is_settled;                  /* has proven the key and is with the worker that keeps it */
     struct memd_connection *previous; /* among those of its worker                              */
     struct memd_connection *next;     /* likewise; or in the inbox, ended, or spare             */
-    uint64_t since_ms, progress_ms;
+    uint64_t since_ms;                /* when it came; once it is settled: when it was          */
+    uint64_t progress_ms;             /* when bytes moved last                                  */
     struct memd_talk talk;
 };
 

@@ -33,7 +33,7 @@ void memd_talk_end(struct memd_talk *talk)
     if (talk->lease && talk->state == MEMD_TALK_RETURNING) {
         memd_book_unwatch(talk->book, talk->lease);
     } else if (talk->lease) {
-        memd_book_put_place(talk->book, talk->lease, talk->line, talk->turn);
+        (void)memd_book_put_place(talk->book, talk->lease, talk->line, talk->turn);
         memd_book_leave(talk->book, talk->lease);
     }
     talk->lease = NULL;
@@ -243,6 +243,18 @@ static void hear_lease(struct memd_talk *talk, const struct wr_message *message)
         talk->lease->name);
 }
 
+/* May it have the line of this number? A guest may have one that somebody has; or any, if there is
+ * room by now. */
+static bool may_take_line(struct memd_talk *talk, uint32_t number)
+{
+    if (talk->admission != MEMD_GUEST || memd_book_has_line(talk->book, talk->lease, number))
+        return true;
+    if (!memd_book_readmit(talk->book, &talk->client))
+        return false;
+    talk->admission = MEMD_ADMITTED;
+    return true;
+}
+
 static void hear_attach(struct memd_talk *talk, const struct wr_message *message,
                         const uint8_t *name)
 {
@@ -255,8 +267,7 @@ static void hear_attach(struct memd_talk *talk, const struct wr_message *message
         refuse(talk, message, WEIR_ENOENT);
         return;
     }
-    if (talk->admission == MEMD_GUEST &&
-        !memd_book_has_line(talk->book, talk->lease, (uint32_t)message->slot)) {
+    if (!may_take_line(talk, (uint32_t)message->slot)) {
         memd_book_leave(talk->book, talk->lease);
         talk->lease = NULL;
         turn_away(talk, message);
@@ -283,8 +294,9 @@ static void hear_sever(struct memd_talk *talk, const struct wr_message *message)
     memd_talk_leave(talk);
     turn = memd_line_take(talk->lease, line);
     memd_line_leave(talk->lease, line);
-    memd_book_put_place(talk->book, talk->lease, line, turn);
-    memd_book_ring(talk->book);
+    /* Every worker looks through all its connections for that: not where there is none. */
+    if (memd_book_put_place(talk->book, talk->lease, line, turn))
+        memd_book_ring(talk->book);
     if (talk->identity->rdma)
         memd_rdma_cut(talk->identity->rdma, talk->lease, line);
     if (!memd_talk_enter(talk)) {
@@ -320,7 +332,7 @@ static void hear_return(struct memd_talk *talk, const struct wr_message *message
     talk->state = MEMD_TALK_RETURNING;
     memd_talk_leave(talk);
     drop_queue(talk);
-    memd_book_put_place(talk->book, talk->lease, talk->line, talk->turn);
+    (void)memd_book_put_place(talk->book, talk->lease, talk->line, talk->turn);
     memd_book_return(talk->book, talk->lease);
 }
 

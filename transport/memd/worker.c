@@ -241,6 +241,7 @@ static void settle(struct memd_worker *worker, struct memd_connection *connectio
     struct memd_worker *to;
 
     connection->is_settled = true;
+    connection->since_ms = worker->now_ms;
     worker->unproven--;
     atomic_fetch_sub(&worker->load, 1);
     to = least_loaded(worker->memd);
@@ -448,7 +449,7 @@ static const char *why_late(const struct memd_worker *worker,
                    ? "it has not proven the key in time"
                    : NULL;
     if (talk->admission == MEMD_GUEST)
-        return passed_ms(worker, connection->progress_ms) > MEMD_UNPROVEN_MS
+        return passed_ms(worker, connection->since_ms) > MEMD_UNPROVEN_MS
                    ? "it was let in to take the place of another, and has not"
                    : NULL;
     if (talk->state == MEMD_TALK_RETURNING ||
