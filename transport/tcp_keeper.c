@@ -236,8 +236,9 @@ static void open_seats(struct wr_tcp *tcp, uint32_t wanted)
             atomic_store_explicit(&seat->state, state, memory_order_relaxed);
         }
         tcp->is_more = open >= needed;
-        if (state == WR_SEAT_CLOSED && open < wanted && !atomic_load(&tcp->is_away) &&
-            !atomic_load(&tcp->is_lost) &&
+        /* A number that was never had takes the place of one that was, at a full server. */
+        if (state == WR_SEAT_CLOSED && open < wanted && (i < needed || open >= needed) &&
+            !atomic_load(&tcp->is_away) && !atomic_load(&tcp->is_lost) &&
             wr_tcp_open_line(tcp, &seat->line, WR_TCP_LINE_SEATS + i, 1, why) == WEIR_OK) {
             /* Release: whoever takes it finds the line whole. */
             atomic_store_explicit(&seat->state, WR_SEAT_FREE, memory_order_release);
@@ -504,7 +505,8 @@ static void open_lines(struct wr_tcp *tcp)
         open_seats(tcp, 1);
     if (!tcp->is_open_due && !atomic_load(&tcp->is_away) && !atomic_load(&tcp->is_lost))
         note_unbarred(tcp); /* who could have no line has one by now, or is gone */
-    open_seats(tcp, atomic_load_explicit(&tcp->seats_wanted, memory_order_relaxed));
+    if (!tcp->is_open_due)  /* nor do they take a place that somebody needs */
+        open_seats(tcp, atomic_load_explicit(&tcp->seats_wanted, memory_order_relaxed));
 }
 
 static void *keep(void *context)

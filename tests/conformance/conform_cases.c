@@ -313,16 +313,18 @@ static void polls_no_more_than_asked(struct conform *conform)
     free(bytes);
 }
 
-/* Nor may it wake whoever waits by it for other things as well, when nothing is left. Now and then
- * it may: a thread of the back end that saw a request wait can ring late, when that has ended. */
+/* Nor may it wake whoever waits by it for other things as well, when nothing is left. For a
+ * while it may: a thread of the back end that saw a request wait can ring late, when that has
+ * ended; and one of several members can answer after the others. */
 static bool falls_silent(struct conform *conform, struct weir_channel *channel, int fd)
 {
-    for (int late = 0; late < 20; late++) {
+    for (int late = 0; late < 10000; late++) {
         struct pollfd wait = {.fd = fd, .events = POLLIN};
 
         CONFORM_CHECK(conform->ops->poll(channel, UINT32_MAX) == 0);
         if (poll(&wait, 1, 0) == 0)
             return true;
+        usleep(1000);
     }
     return false;
 }
