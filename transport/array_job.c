@@ -79,11 +79,11 @@ static bool is_wanting(const struct wr_map *map, uint64_t cluster, uint32_t numb
 /* A piece whose member leaves, though it is whole there, and one that would take it. */
 static uint32_t find_leaving(const struct wr_map *map, uint64_t cluster)
 {
-    for (uint32_t i = 0; i < map->pieces && has_better(map, cluster); i++) {
+    for (uint32_t i = 0; i < map->pieces; i++) {
         const struct wr_map_piece piece = wr_map_piece(map, cluster, i);
 
         if (piece.state == WR_PIECE_WHOLE && map->member[piece.member].is_leaving)
-            return i;
+            return has_better(map, cluster) ? i : WR_MAP_NOBODY;
     }
     return WR_MAP_NOBODY;
 }

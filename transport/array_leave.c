@@ -160,7 +160,8 @@ static void close_lives(struct wr_array *array, uint32_t i)
 /* Nothing of it is left, or has ever been there. */
 static void vacate(struct wr_array *array, uint32_t i)
 {
-    struct wr_array_member *member = &array->member[i];
+    const struct wr_array_member *member = &array->member[i];
+
     if (!wr_array_is_retiring(array, i) || member->fresh ||
         atomic_load(&member->errand.state) != WR_ERRAND_NONE ||
         !(life_of(array, i) == 0 || (wr_array_is_closed(array, i) && member->is_closed_told)))
