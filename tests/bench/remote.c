@@ -212,12 +212,12 @@ struct stage {
 };
 
 /* times: of the budget, that pages take. Both servers run. */
-static void open_stage(const struct bench *bench, unsigned times, struct stage *stage_p)
+static void open_stage(const struct bench *bench, uint64_t budget_mib, unsigned times,
+                       struct stage *stage_p)
 {
     uint64_t bytes;
 
-    *stage_p = (struct stage){.budget = (bench->is_quick ? 16 : 64) * BENCH_MIB,
-                              .rounds = bench->is_quick ? 1 : 3};
+    *stage_p = (struct stage){.budget = budget_mib * BENCH_MIB, .rounds = bench->is_quick ? 1 : 3};
     bytes = (times + times / 4 + 2) * stage_p->budget;
     stage_p->bare_port = start_bare(&stage_p->bare);
     bench_server_start(bench, bytes, &stage_p->memory, stage_p->spec);
@@ -270,7 +270,7 @@ bool bench_drive_remote(struct bench *bench)
     struct stage stage;
     bool is_done;
 
-    open_stage(bench, 16, &stage);
+    open_stage(bench, bench->is_quick ? 16 : 64, 16, &stage);
     for (int i = 0; i < 3; i++)
         bench_side_init(&sides[i], side_names[i], "remote",
                         "budget=%llu pages=%llu bare=%u samples=%u spec=%s%s",
@@ -319,7 +319,8 @@ bool bench_drive_remote_scan(struct bench *bench)
     uint64_t bytes;
     bool is_done;
 
-    open_stage(bench, 4, &stage);
+    /* With much less, streams are too short of room to run ahead. */
+    open_stage(bench, bench->is_quick ? 48 : 256, 4, &stage);
     bytes = 4 * stage.budget;
     for (int i = 0; i < 3; i++)
         bench_side_init(&sides[i], side_names[i], "scan", "budget=%llu pages=%llu spec=%s%s",
@@ -386,7 +387,7 @@ bool bench_drive_remote_thrash(struct bench *bench)
     bool is_done = true;
     char swap[300];
 
-    open_stage(bench, 4, &stage);
+    open_stage(bench, bench->is_quick ? 16 : 64, 4, &stage);
     bench_swap_file(bench, 4 * stage.budget, swap, stage.no_swap);
     for (unsigned writes = 0; writes <= 50; writes += 50)
         for (unsigned threads = 1; threads <= 8 && is_done; threads *= 2)
