@@ -222,7 +222,7 @@ def main():
         else datetime.datetime.now(datetime.timezone.utc)
     given.date = day.strftime("%Y-%m-%d")
     given.out.mkdir(parents=True, exist_ok=True)
-    for section in "1378":
+    for section in {"3", "7", *(p.suffix[1:] for p in given.files if p.suffix != ".h")}:
         (given.out / f"man{section}").mkdir(exist_ok=True)
     for old in given.out.glob("man?/*"):
         old.unlink()
