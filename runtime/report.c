@@ -80,8 +80,7 @@ void wr_report_region(const struct wr_region *region, struct weir_region_stats *
 #undef REPORT_SUM
 }
 
-/* The region of that number that the program has, or NULL. */
-static struct wr_region *region_of(const struct weir_runtime *rt, uint32_t number)
+struct wr_region *wr_report_region_of(const struct weir_runtime *rt, uint32_t number)
 {
     struct wr_region *region = atomic_load(&rt->space.by_number[number]);
 
@@ -91,7 +90,7 @@ static struct wr_region *region_of(const struct weir_runtime *rt, uint32_t numbe
 struct wr_region *wr_report_region_at(struct weir_runtime *rt, uint32_t position)
 {
     for (uint32_t i = 1; i <= WR_REGIONS_MAX; i++) {
-        struct wr_region *region = region_of(rt, i);
+        struct wr_region *region = wr_report_region_of(rt, i);
 
         if (region && position-- == 0)
             return region;
@@ -179,7 +178,7 @@ static void add_regions(struct wr_text *text, const struct weir_runtime *rt)
     uint32_t count = 0;
 
     for (uint32_t i = 1; i <= WR_REGIONS_MAX; i++) {
-        const struct wr_region *region = region_of(rt, i);
+        const struct wr_region *region = wr_report_region_of(rt, i);
         struct weir_region_stats stats;
 
         if (!region || count++ >= REGIONS_SHOWN)

@@ -15,6 +15,7 @@
 #include "runtime/paging/fault.h"
 #include "runtime/paging/range.h"
 #include "runtime/paging/readahead.h"
+#include "runtime/publish.h"
 
 #ifndef BUDGET_MIN_PAGES       /* the simulator is content with less */
 #define BUDGET_MIN_PAGES 1024u /* 4 MiB: below it the fixed parts would leave no room */
@@ -152,7 +153,7 @@ static int refuse_budget(const struct weir_runtime *rt)
 static int copy_strings(struct weir_runtime *rt)
 {
     const char **fields[] = {&rt->settings.backends, &rt->settings.engine, &rt->settings.trap,
-                             &rt->settings.trace, &rt->settings.heat};
+                             &rt->settings.trace,    &rt->settings.heat,   &rt->settings.publish};
 
     _Static_assert(sizeof(fields) / sizeof(fields[0]) ==
                        sizeof(rt->strings) / sizeof(rt->strings[0]),
@@ -416,6 +417,7 @@ int wr_runtime_open(const struct weir_options *options, struct wr_host *host,
         (void)wr_report_arm((int)rt->settings.report_signal);
     pthread_once(&fork_once, watch_forks);
     wr_trap_arm(wr_fault_on_touch);
+    (void)wr_publish_open(rt, rt->settings.publish, &rt->publish); /* it runs without, too */
     *runtime_p = rt;
     return WEIR_OK;
 }
@@ -423,6 +425,7 @@ int wr_runtime_open(const struct weir_options *options, struct wr_host *host,
 void wr_runtime_close(struct weir_runtime *rt)
 {
     strike_off(rt);
+    wr_publish_close(rt->publish);
     wr_share_close(rt);
     wr_runtime_end_objects(rt);
     while (rt->space.region_count > 0) {

@@ -27,12 +27,13 @@ struct weir_runtime {
     struct wr_reclaim *reclaim;
     struct wr_kpaged *kpaged;
     struct wr_sweep *sweep;
-    struct wr_kheat *kheat;   /* NULL: no source of heat was asked for */
-    struct wr_ktrace *ktrace; /* NULL: no trace was asked for */
-    struct wr_share *share;   /* NULL: no object was ever shared; set under WR_RANK_RUNTIME */
+    struct wr_kheat *kheat;     /* NULL: no source of heat was asked for */
+    struct wr_ktrace *ktrace;   /* NULL: no trace was asked for */
+    struct wr_publish *publish; /* NULL: nobody is to watch */
+    struct wr_share *share;     /* NULL: no object was ever shared; set under WR_RANK_RUNTIME */
     struct wr_swap *swap;
     struct weir_options settings; /* strings are copies */
-    char *strings[5];             /* those copies       */
+    char *strings[6];             /* those copies       */
 
     struct wr_lock backends_lock; /* WR_RANK_BACKENDS */
     struct wr_lock lock;          /* WR_RANK_RUNTIME: regions and the budget */
@@ -107,5 +108,7 @@ int wr_report_arm(int number);
 void wr_report_gauges(struct weir_runtime *rt, struct weir_stats *stats);
 /* What one region says of itself. Inside the gate. Signal. */
 void wr_report_region(const struct wr_region *region, struct weir_region_stats *stats);
+/* The region of that number that the program has, or NULL. Inside the gate. Signal. */
+struct wr_region *wr_report_region_of(const struct weir_runtime *rt, uint32_t number);
 /* The region at this position, 0 first, or NULL. Inside the gate. Signal. */
 struct wr_region *wr_report_region_at(struct weir_runtime *rt, uint32_t position);

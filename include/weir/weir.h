@@ -103,7 +103,8 @@ struct weir_options {
     uint64_t fault_readers;      /* faults that may wait for a back end at the same time       */
     uint64_t report_signal;      /* number of a signal that prints the report to stderr; 0: no */
     const char *trace;           /* a file for a trace of all faults (weir_trace.h); "": none    */
-    const char *heat; /* "none", "auto", "idle", "damon", "perf": who else tells of use */
+    const char *heat;    /* "none", "auto", "idle", "damon", "perf": who else tells of use */
+    const char *publish; /* "1", "0", a directory: let `weir` watch it (weir_watch.h)        */
 
     weir_event_fn on_event; /* NULL: nobody listens                                       */
     void *event_context;

@@ -30,6 +30,7 @@ static const char *const unit_names[] = {
 #define GIB      (1024ull * MIB)
 #define TIB      (1024ull * GIB)
 #define NO_LIMIT UINT64_MAX
+#define ANY_PATH "/..." /* among the words of a text: any that begins with '/' */
 
 /* field, variable, default, unit, least, most (for text: NULL or the words allowed), help */
 #define SETTINGS(NUMBER, WORDS)                                                                 \
@@ -75,7 +76,11 @@ static const char *const unit_names[] = {
     WORDS(trace, "WEIR_TRACE", "", NULL,                                                        \
           "a file to which every fault is written, for weir_policy --trace; empty: none")       \
     WORDS(heat, "WEIR_HEAT", "none", "none\0auto\0idle\0damon\0perf\0",                         \
-          "who else tells which pages are used, where the machine lets him; auto: the best")
+          "who else tells which pages are used, where the machine lets him; auto: the best")    \
+    WORDS(publish, "WEIR_PUBLISH", "1",                                                         \
+          "1\0"                                                                                 \
+          "0\0" ANY_PATH "\0",                                                                  \
+          "let `weir` watch the program: 1, in /dev/shm/weir.UID; 0: no; or a directory for that")
 
 struct row {
     struct weir_setting told;
@@ -168,7 +173,7 @@ static const char **text_field(struct weir_options *options, const struct row *r
 static bool is_word(const char *words, const char *text)
 {
     for (; *words; words += strlen(words) + 1)
-        if (strcmp(words, text) == 0)
+        if (strcmp(words, text) == 0 || (strcmp(words, ANY_PATH) == 0 && *text == '/'))
             return true;
     return false;
 }

@@ -273,6 +273,7 @@ static void fill_options(struct weir_options *o)
     bool is_small = p->budget_pages < 1024;
 
     weir_options_init(o);
+    o->publish = "0"; /* that is of the real machine */
     snprintf(spec, sizeof(spec), "sim:%u", p->slots);
     o->budget_bytes = p->budget_pages * SIM_PAGE;
     o->backends = spec;
