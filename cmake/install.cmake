@@ -10,7 +10,7 @@ foreach(directory LIBDIR INCLUDEDIR)
 endforeach()
 
 set(WEIR_CMAKE_DIR ${CMAKE_INSTALL_LIBDIR}/cmake/weir)
-install(TARGETS weir EXPORT weirTargets LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR}
+install(TARGETS weir weir_calls EXPORT weirTargets LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR}
   INCLUDES DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
 install(DIRECTORY include/weir DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
 install(EXPORT weirTargets NAMESPACE weir:: DESTINATION ${WEIR_CMAKE_DIR})
@@ -24,8 +24,11 @@ install(FILES ${CMAKE_CURRENT_BINARY_DIR}/weirConfig.cmake
 file(RELATIVE_PATH up "/prefix/${CMAKE_INSTALL_LIBDIR}/pkgconfig" /prefix)
 string(REGEX REPLACE "/$" "" up "${up}")
 set(WEIR_PC_PREFIX "\${pcfiledir}/${up}")
-configure_file(cmake/weir.pc.in weir.pc @ONLY)
-install(FILES ${CMAKE_CURRENT_BINARY_DIR}/weir.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
+foreach(library weir weir_calls)
+  configure_file(cmake/${library}.pc.in ${library}.pc @ONLY)
+  list(APPEND pcs ${CMAKE_CURRENT_BINARY_DIR}/${library}.pc)
+endforeach()
+install(FILES ${pcs} DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
 
 file(GLOB pages CONFIGURE_DEPENDS docs/*.md docs/*.svg)
 install(FILES README.md CHANGELOG.md DESTINATION ${CMAKE_INSTALL_DOCDIR})
