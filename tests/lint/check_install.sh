@@ -26,6 +26,8 @@ read -ra flags <<<"$(pkg-config --cflags --libs weir)"
 cc -std=c11 "${strict[@]}" outside.c -o by_pc_c "${flags[@]}"
 c++ -std=c++17 "${strict[@]}" outside.cpp -o by_pc_cpp "${flags[@]}"
 cc hello.c -o hello "${flags[@]}"
+read -ra flags <<<"$(pkg-config --cflags --libs weir_calls)"
+cc -std=c11 "${strict[@]}" outside_calls.c -o by_pc_calls "${flags[@]}"
 cmake -S . -B by_cmake -DCMAKE_PREFIX_PATH="$prefix" >log 2>&1 || { cat log; die "find_package(weir) failed"; }
 cmake --build by_cmake >log 2>&1 || { cat log; die "the project that uses find_package(weir) does not build"; }
 grep -q "^weir_DIR:PATH=$prefix/" by_cmake/CMakeCache.txt || die "another Weir than this one was found"
@@ -35,6 +37,9 @@ wanted="sum $((65 * (250 * 251 / 2) + 68 * 69 / 2))"
 for program in by_pc_c by_pc_cpp by_cmake/outside_c by_cmake/outside_cpp; do
     got=$("./$program") || die "$program failed"
     [ "$got" = "$wanted" ] || die "$program: \"$got\" instead of \"$wanted\""
+done
+for program in by_pc_calls by_cmake/outside_calls; do
+    "./$program" || die "$program: read() is not that of weir_calls"
 done
 got=$(WEIR_BUDGET=64m ./hello) || die "hello failed"
 [[ $got == *"= 2016"* ]] || die "hello: $got"
