@@ -557,6 +557,25 @@ int weir_region_stats(const void *address, struct weir_region_stats *stats)
     return error;
 }
 
+uint64_t weir_region_rest(void *address)
+{
+    const struct wr_region *region;
+    struct wr_pass pass;
+    uint64_t rest = 0;
+
+    if (wr_runtime_is_forked())
+        return 0;
+    pass = wr_gate_enter();
+    region = find_own((uintptr_t)address);
+    if (region && !atomic_load(&region->is_going)) {
+        const uint64_t at = (uintptr_t)address - region->addr, bytes = atomic_load(&region->bytes);
+
+        rest = at < bytes ? bytes - at : 0;
+    }
+    wr_gate_leave(pass);
+    return rest;
+}
+
 int weir_region_get(struct weir_runtime *rt, uint32_t position, struct weir_region_stats *stats)
 {
     struct wr_pass pass;

@@ -61,6 +61,10 @@ int weir_region_stats(const void *address, struct weir_region_stats *stats);
 int weir_region_get(struct weir_runtime *runtime, uint32_t position,
                     struct weir_region_stats *stats);
 
+/* How many bytes there are from this address to the end of the region that holds it; 0: none does,
+ * or this is a fork child. Any thread, any signal handler. */
+uint64_t weir_region_rest(void *address);
+
 /*
  * Let the region that begins at address be so long from now on, rounded up to whole pages. It stays
  * where it is, and so does what it holds up to there. Growing adds zeros and is at once. Shrinking

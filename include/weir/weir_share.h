@@ -73,7 +73,7 @@ int weir_attach(const char *name, const struct weir_attach_options *options,
  */
 int weir_detach(struct weir_attached *attached);
 
-/* Of the object. Any thread, any signal handler. */
+/* How long the object is. Any thread, any signal handler. */
 uint64_t weir_attached_bytes(const struct weir_attached *attached);
 
 /*

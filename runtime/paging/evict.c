@@ -2,6 +2,7 @@
 #include "runtime/paging/evict.h"
 
 #include "runtime/base/bug.h"
+#include "runtime/base/usdt.h"
 #include "runtime/memory/object.h"
 #include "runtime/paging/aging.h"
 
@@ -474,5 +475,7 @@ uint32_t wr_evict_lot(struct wr_evict *e, const uint32_t *pages, uint32_t candid
             wr_aging_return(e->space->aging, pages[i]); /* it was clean when it was collected */
     }
     evicted = drop_pages(e, e->clean, clean) + stage_pages(e, e->dirty, dirty);
-    return evicted + evict_crowd(e, e->crowd, crowd);
+    evicted += evict_crowd(e, e->crowd, crowd);
+    WR_PROBE2(evict, candidates, evicted);
+    return evicted;
 }

@@ -2,6 +2,7 @@
 #include "runtime/paging/fault.h"
 
 #include "runtime/base/text.h"
+#include "runtime/base/usdt.h"
 #include "runtime/memory/gate.h"
 #include "runtime/paging/touch.h"
 
@@ -428,16 +429,20 @@ static enum wr_trap_answer serve_touch(struct wr_region *region, const struct wr
         .access = access_to(region, touch->access),
         .presence = touch->presence,
     };
-    uint64_t begun = wr_touch_now(&f);
-    int error = serve(&f);
+    uint64_t begun = wr_touch_now(&f), took;
+    int error;
 
+    WR_PROBE2(fault_begin, touch->addr, touch->access);
+    error = serve(&f);
     if (error == REGION_GOES) {
         await_end(f.space);
         return WR_TRAP_RETRY;
     }
+    took = wr_touch_now(&f) - begun;
     wr_touch_count(&f, WR_COUNT_faults);
     wr_touch_count_here(&f, WR_REGION_faults);
-    wr_stats_time(f.space->stats, WR_TIME_fault, wr_touch_now(&f) - begun);
+    wr_stats_time(f.space->stats, WR_TIME_fault, took);
+    WR_PROBE3(fault_done, touch->addr, error, took);
     if (error != WEIR_OK)
         tell(&f, error);
     return error == WEIR_OK ? WR_TRAP_RETRY : WR_TRAP_REFUSED;

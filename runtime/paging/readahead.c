@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "runtime/base/usdt.h"
 #include "runtime/memory/gate.h"
 #include "runtime/memory/object.h"
 #include "runtime/paging/aging.h"
@@ -360,6 +361,7 @@ static void begin_fetch(struct wr_ahead *ahead, struct fetch_slot *slot,
         return;
     }
     slot->is_busy = true;
+    WR_PROBE3(read_begin, request->page, claimed, 1);
     wr_stats_add(space->stats, WR_COUNT_reads_ahead, claimed);
     wr_region_add(region, WR_REGION_reads_ahead, claimed);
     space->pager->ops->fetch(ahead->lane, &slot->fetch);

@@ -2,6 +2,7 @@
 #include "runtime/paging/touch.h"
 
 #include "runtime/base/bug.h"
+#include "runtime/base/usdt.h"
 #include "runtime/memory/chunk.h"
 
 /* What a store into a page that was never written is mapped onto. Never written to. */
@@ -403,7 +404,7 @@ int wr_touch_out(struct fault *f, struct wr_hold *hold)
 {
     uint64_t slot = wr_hold_slot(hold);
     uint32_t sum = wr_hold_sum(hold);
-    uint64_t begun;
+    uint64_t begun, took;
     uint32_t frame;
     bool is_proven;
     void *bytes;
@@ -413,9 +414,12 @@ int wr_touch_out(struct fault *f, struct wr_hold *hold)
     wr_touch_put(f, hold);
     frame = wr_cache_reader_take(&f->space->cache);
     bytes = wr_host_frame(f->space->host, frame);
+    WR_PROBE3(read_begin, f->page, 1, 0);
     begun = wr_touch_now(f);
     error = f->space->pager->ops->read(f->space->pager, slot, f->page, sum, bytes);
-    wr_stats_time(f->space->stats, WR_TIME_read, wr_touch_now(f) - begun);
+    took = wr_touch_now(f) - begun;
+    wr_stats_time(f->space->stats, WR_TIME_read, took);
+    WR_PROBE3(read_done, f->page, error, took);
     wr_page_take(&f->space->pages, f->page, hold);
     error = finish_read(f, hold, error, bytes);
     wr_cache_reader_put(&f->space->cache, frame);

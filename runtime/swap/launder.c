@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "runtime/base/usdt.h"
 #include "runtime/memory/gate.h"
 #include "runtime/memory/heat.h"
 #include "runtime/swap/swap.h"
@@ -237,11 +238,13 @@ static void write_done(struct weir_io *io)
     struct wr_writeout *w = io->owner;
     struct wr_swap_lane *lane = w->lane;
     struct wr_space *space = lane->swap->space;
+    const uint64_t took = space->host->ops->now_ns(space->host) - w->begun_ns;
 
+    WR_PROBE5(write_done, w->backend->number, io->slot, io->pages, io->error, took);
     lane->in_flight[w->backend->number]--;
     lane->writing[w->backend->number]--;
     lane->holding[w->backend->number] -= w->held;
-    wr_stats_time(space->stats, WR_TIME_write, space->host->ops->now_ns(space->host) - w->begun_ns);
+    wr_stats_time(space->stats, WR_TIME_write, took);
     lane->coming -= w->held;
     settle_all(w, io->error == WEIR_OK);
     judge(w->backend, space, io);
@@ -372,6 +375,7 @@ static void submit(struct wr_swap_lane *lane, struct wr_writeout *w, const struc
     if (w->count == WEIR_CLUSTER_SLOTS && run->place % WEIR_CLUSTER_SLOTS == 0)
         count(lane->swap, WR_COUNT_writes_full, 1);
     lane->in_flight[w->backend->number]++;
+    WR_PROBE3(write_begin, w->backend->number, run->place, w->count);
     if (!channel || channel->backend->ops->submit(channel, &io, 1) != 1) {
         /* There is room in the channel for all our writes: the back end is broken. */
         io->error = WEIR_EIO;

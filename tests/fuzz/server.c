@@ -8,7 +8,7 @@
 void server_forget(struct server *server)
 {
     server->fd = -1;
-    server->is_wrong = false;
+    server->is_wrong = server->is_cut = false;
     server->out_from = server->out_to = 0;
 }
 
@@ -43,8 +43,11 @@ uint8_t server_stamp(uint64_t slot, uint64_t story)
 
 static void put(struct server *server, const void *bytes, size_t count)
 {
-    if (count > SERVER_OUT - server->out_to)
-        count = SERVER_OUT - server->out_to; /* it breaks off */
+    if (server->is_cut)
+        return;
+    server->is_cut = count > SERVER_OUT - server->out_to;
+    if (server->is_cut)
+        count = SERVER_OUT - server->out_to;
     memcpy(server->out + server->out_to, bytes, count);
     server->out_to += count;
 }

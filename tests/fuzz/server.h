@@ -31,6 +31,7 @@ struct server {
     int fd; /* -1: it has hung up */
     struct wr_session session;
     bool is_wrong; /* since it said something that is */
+    bool is_cut;   /* it has broken off, and says nothing more on this line */
     uint8_t out[SERVER_OUT];
     size_t out_from, out_to;
 };

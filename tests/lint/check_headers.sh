@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
-# Every header stands alone in C; the public ones in C11 and in C++ too.
+# Every header stands alone in C; the public ones in C11, C++11 and C++17 too.
 set -u
 cd "$1" || exit 2
 bad=0
 for header in include/weir/*.h; do
-    for compiler in "gcc -std=c11 -x c" "g++ -std=c++11 -x c++"; do
+    for compiler in "gcc -std=c11 -x c" "g++ -std=c++11 -x c++" "g++ -std=c++17 -x c++"; do
         echo "#include <weir/$(basename "$header")>" |
             $compiler -Wall -Wextra -Wpedantic -Werror -Iinclude -fsyntax-only - ||
             { echo "$header does not stand alone: $compiler"; bad=1; }

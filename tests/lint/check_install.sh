@@ -1,20 +1,46 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
-# check_install.sh SOURCE BUILD: what is installed is enough to compile, link and run hello,
-# as somebody would who knows only pkg-config.
+# check_install.sh SOURCE BUILD: what is installed is enough for somebody else's program, in C and in
+# C++, found by pkg-config and by find_package(weir); and it still is when it was moved elsewhere.
 set -euo pipefail
 source=$1 build=$2
-prefix=$(mktemp -d)
-trap 'rm -rf "$prefix"' EXIT
+home=$(mktemp -d)
+trap 'rm -rf "$home"' EXIT
+say() { echo "check_install: $*"; }
+die() { say "$*"; exit 1; }
 
-cmake -S "$source" -B "$prefix/build" -DCMAKE_INSTALL_PREFIX="$prefix" -DCMAKE_BUILD_TYPE=Release \
-    -DWEIR_TESTS=OFF -DWEIR_EXAMPLES=OFF >/dev/null
-mkdir -p "$prefix/lib"
-cmake --install "$build" --prefix "$prefix" >/dev/null
-pc=$(find "$prefix/build" -name weir.pc)
-libdir=$(dirname "$(find "$prefix" -name 'libweir.so' | head -n 1)")
-flags=$(PKG_CONFIG_PATH=$(dirname "$pc") pkg-config --cflags --libs weir)
-# shellcheck disable=SC2086
-cc -x c "$source/examples/hello.c" -o "$prefix/hello" $flags
-LD_LIBRARY_PATH=$libdir WEIR_BUDGET=64m "$prefix/hello" | grep '= 2016'
-echo "check_install: clean"
+cmake --install "$build" --prefix "$home/first" >/dev/null
+mv "$home/first" "$home/moved"
+prefix=$home/moved
+cp -r "$source/tests/lint/outside" "$home/outside"
+cp "$source/examples/hello.c" "$home/outside"
+cd "$home/outside"
+
+libdir=$(dirname "$(find "$prefix" -name libweir.so)")
+export LD_LIBRARY_PATH=$libdir PKG_CONFIG_PATH=$libdir/pkgconfig
+named=$(grep -rlIF "$home/first" "$prefix" | grep -v '\.service$' || true)
+[ -z "$named" ] || die "these name the place they were installed to: $named"
+
+strict=(-Wall -Wextra -Wpedantic -Werror)
+read -ra flags <<<"$(pkg-config --cflags --libs weir)"
+cc -std=c11 "${strict[@]}" outside.c -o by_pc_c "${flags[@]}"
+c++ -std=c++17 "${strict[@]}" outside.cpp -o by_pc_cpp "${flags[@]}"
+cc hello.c -o hello "${flags[@]}"
+cmake -S . -B by_cmake -DCMAKE_PREFIX_PATH="$prefix" >log 2>&1 || { cat log; die "find_package(weir) failed"; }
+cmake --build by_cmake >log 2>&1 || { cat log; die "the project that uses find_package(weir) does not build"; }
+grep -q "^weir_DIR:PATH=$prefix/" by_cmake/CMakeCache.txt || die "another Weir than this one was found"
+
+# The sum of i % 251 for 16384 pages.
+wanted="sum $((65 * (250 * 251 / 2) + 68 * 69 / 2))"
+for program in by_pc_c by_pc_cpp by_cmake/outside_c by_cmake/outside_cpp; do
+    got=$("./$program") || die "$program failed"
+    [ "$got" = "$wanted" ] || die "$program: \"$got\" instead of \"$wanted\""
+done
+got=$(WEIR_BUDGET=64m ./hello) || die "hello failed"
+[[ $got == *"= 2016"* ]] || die "hello: $got"
+for page in man3/weir_open.3 man7/weir.7 man8/weir-memd.8; do
+    [ -s "$prefix/share/man/$page" ] || die "$page is not installed"
+done
+[ "$(pkg-config --modversion weir)" = "$("$prefix/bin/weir-memd" --version | awk '{print $NF}')" ] ||
+    die "weir.pc and weir-memd have different versions"
+say "clean"

@@ -7,8 +7,9 @@ import sys
 
 FLOOR = {"include/weir": 0, "runtime/base": 1, "runtime/host": 2, "runtime/memory": 3,
          "runtime/paging": 4, "runtime/swap": 4, "runtime": 5}
-OUTSIDE = {"runtime/cmd": {"include/weir", "runtime/cmd"},  # the command: likewise an application
+OUTSIDE = {"runtime/cmd": {"include/weir", "runtime/cmd"},  # the command, likewise
            "transport": {"include/weir", "transport"},  # plugs, not rooms
+           "runtime/calls": {"include/weir", "runtime/calls"}, # a user of the promises
            "examples": {"include/weir"},                # an application sees promises only
            "tests": None}                               # tests may open any door
 
