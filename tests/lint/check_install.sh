@@ -17,4 +17,23 @@ flags=$(PKG_CONFIG_PATH=$(dirname "$pc") pkg-config --cflags --libs weir)
 # shellcheck disable=SC2086
 cc -x c "$source/examples/hello.c" -o "$prefix/hello" $flags
 LD_LIBRARY_PATH=$libdir WEIR_BUDGET=64m "$prefix/hello" | grep '= 2016'
+
+flags=$(PKG_CONFIG_PATH=$(dirname "$pc") pkg-config --cflags --libs weir_heap)
+cat >"$prefix/heap.cc" <<'TEXT'
+#include <weir/weir_heap.h>
+int main()
+{
+    weir_runtime *rt;
+    weir_heap *heap;
+    if (weir_open(nullptr, &rt) != WEIR_OK || weir_heap_create(rt, 1 << 20, nullptr, &heap) != WEIR_OK)
+        return 1;
+    int *numbers = static_cast<int *>(weir_heap_calloc(heap, 100, sizeof(int)));
+    int sum = numbers ? numbers[99] : 1;
+    weir_heap_free(heap, numbers);
+    return weir_heap_destroy(heap) || weir_close(rt) || sum;
+}
+TEXT
+# shellcheck disable=SC2086
+c++ "$prefix/heap.cc" -o "$prefix/heap" $flags
+LD_LIBRARY_PATH=$libdir WEIR_BUDGET=64m "$prefix/heap"
 echo "check_install: clean"
