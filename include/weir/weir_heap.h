@@ -101,7 +101,7 @@ size_t weir_heap_usable_size(struct weir_heap *heap, const void *block);
 /*
  * Tell Weir of all freed memory now, what the calling thread keeps at hand included. Without it,
  * untold_bytes of the heap, and of each thread at most about 64 KiB for each of 40 sizes of block
- * (128 KiB of the largest), are treated like memory in use; and a page whose neighbours within
+ * (256 KiB of the largest), are treated like memory in use; and a page whose neighbours within
  * 64 KiB are in use is told of when they are freed, too. Costs a system call for each 64 pages.
  */
 void weir_heap_trim(struct weir_heap *heap);

@@ -4,7 +4,7 @@
 #include <string.h>
 
 #define STACK_BYTES ((size_t)64 << 10) /* about so much of each class */
-#define STACK_MIN   4u
+#define STACK_MIN   8u
 #define STACK_MAX   128u
 #define ENTRIES_MIN 64u
 
