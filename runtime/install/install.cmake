@@ -32,6 +32,7 @@ function(pkg_config name WEIR_PC_DESCRIPTION WEIR_PC_REQUIRES WEIR_PC_LIBS)
     DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
 endfunction()
 pkg_config(weir "${PROJECT_DESCRIPTION}" "" "-lweir")
+pkg_config(weir_heap "Weir: malloc on a memory larger than its machine" weir "-lweir_heap")
 # A program names nothing of it, so that the linker would leave it out.
 pkg_config(weir_calls "Weir: calls of the C library on memory that is away" weir
   "-Wl,--push-state,--no-as-needed -lweir_calls -Wl,--pop-state")

@@ -35,7 +35,8 @@
     X(remote_scan, "4x the budget read from a weir-memd, beside a bare stream")               \
     X(seal, "pages that are encrypted before they leave, beside pages that are not")          \
     X(rdma, "pages at a weir-memd over RDMA, beside bare reads; with a device at $WEIR_RDMA") \
-    X(rebuild, "a mirror of two memory servers, one of which is lost and comes back empty")
+    X(rebuild, "a mirror of two memory servers, one of which is lost and comes back empty")   \
+    X(heap, "blocks of the heap, within the budget and over it, beside mimalloc")
 
 /* Each prints its lines. False: it could not be finished, and why has been said. */
 #define BENCH_DECLARE(name, help) bool bench_drive_##name(struct bench *bench);
@@ -67,7 +68,9 @@ BENCH_MAP(BENCH_DECLARE)
     X(bare_scan)         \
     X(seal)              \
     X(rdma)              \
-    X(rebuild)
+    X(rebuild)           \
+    X(heap)              \
+    X(heap_over)
 
 #define BENCH_DECLARE(name) void bench_run_##name(void);
 BENCH_RUN_MAP(BENCH_DECLARE)

@@ -41,6 +41,9 @@ done
 for program in by_pc_calls by_cmake/outside_calls; do
     "./$program" || die "$program: read() is not that of weir_calls"
 done
+read -ra flags <<<"$(pkg-config --cflags --libs weir_heap)"
+c++ -std=c++17 "${strict[@]}" outside_heap.cpp -o by_pc_heap "${flags[@]}"
+WEIR_BUDGET=64m ./by_pc_heap || die "by_pc_heap failed"
 got=$(WEIR_BUDGET=64m ./hello) || die "hello failed"
 [[ $got == *"= 2016"* ]] || die "hello: $got"
 for page in man3/weir_open.3 man7/weir.7 man8/weir-memd.8; do

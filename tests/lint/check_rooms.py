@@ -10,6 +10,7 @@ FLOOR = {"include/weir": 0, "runtime/base": 1, "runtime/host": 2, "runtime/memor
 OUTSIDE = {"transport": {"include/weir", "transport"},  # plugs, not rooms
            "runtime/calls": {"include/weir", "runtime/calls"},  # a user of the promises
            "runtime/cmd": {"include/weir", "runtime/cmd"},  # the command: likewise an application
+           "runtime/heap": {"include/weir", "runtime/heap"},  # a user of the library
            "examples": {"include/weir"},                # an application sees promises only
            "tests": None}                               # tests may open any door
 
