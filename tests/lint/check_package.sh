@@ -15,6 +15,7 @@ holds() {
     done
 }
 holds libweir0 'libweir\.so\.0$\|libweir\.so\.0 '
+holds libweir-calls0 'libweir_calls\.so\.0 '
 holds libweir-dev weir/weir.h pkgconfig/weir.pc weirConfig.cmake man3/weir_open.3 man7/weir.7
 holds weir-tools bin/weir-memd man8/weir-memd.8 system/weir-memd.service
 echo "check_package: clean"
