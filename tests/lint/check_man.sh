@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
-# check_man.sh MAN LIBRARY MEMD: the man pages are well formed; every call has one; that of a
+# check_man.sh MAN LIBRARY MEMD WEIR: the man pages are well formed; every call has one; that of a
 # command names every option of it, and no other.
 set -uo pipefail
-man=$1 library=$2 memd=$3
+man=$1 library=$2 memd=$3 weir=$4
 bad=0
 complain() { echo "check_man: $*"; bad=1; }
 
@@ -21,11 +21,17 @@ sed -n 's/^\.so //p' man3/* | while read -r other; do
 done | grep . && bad=1
 
 options() { grep -oE -- '--[a-z][a-z-]+' | sort -u; }
-promised=$(grep -A1 '^\.TP' man8/weir-memd.8 | sed 's/\\-/-/g' | options)
-known=$("$memd" --help | options)
-if ! difference=$(diff <(echo "$promised") <(echo "$known")); then
-    complain "options in docs/man/weir-memd.8 (<) and in weir-memd --help (>) differ:"
-    echo "$difference"
-fi
+# check_options PAGE COMMAND
+check_options() {
+    local promised known difference
+    promised=$(grep -A1 '^\.TP' "$1" | sed 's/\\-/-/g' | options)
+    known=$("$2" --help | options)
+    if ! difference=$(diff <(echo "$promised") <(echo "$known")); then
+        complain "options in docs/man/$(basename "$1") (<) and in --help (>) differ:"
+        echo "$difference"
+    fi
+}
+check_options man8/weir-memd.8 "$memd"
+check_options man1/weir.1 "$weir"
 [ "$bad" -eq 0 ] && echo "check_man: $(find . -name '*.[1378]' | wc -l) pages"
 exit "$bad"
