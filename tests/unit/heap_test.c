@@ -26,8 +26,8 @@
 #define BLOCKS 2000u
 
 #if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
-#define STEPS 8000
-#define HEAPS 200
+#define STEPS 4000
+#define HEAPS 100
 #else
 #define STEPS 60000
 #define HEAPS 2000
@@ -323,10 +323,10 @@ static void drain(struct weir_heap *heap, void **last)
 Test(heap, a_full_heap_says_so_and_has_room_again)
 {
     static const size_t sizes[] = {16, 100, 4096, 20000, 32768, 65536, 700000};
-    struct weir_heap *heap = make(8 * MIB);
+    struct weir_heap *heap = make(2 * MIB);
 
     for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
-        const size_t least = 8 * MIB / (sizes[i] * 2 + 16);
+        const size_t least = 2 * MIB / (sizes[i] * 2 + 16);
         void *last = NULL;
 
         errno = 0;
