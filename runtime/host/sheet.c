@@ -204,6 +204,15 @@ static bool is_left(const struct stat *status, const struct weir_watched *which)
     return time(NULL) - status->st_mtime > LEFT_SECONDS && !started(which->pid, which->pid, &ticks);
 }
 
+/* Its writer was killed in the middle of it: who that was stands in its first page. */
+static bool is_broken_off(const struct wr_sheet_head *head, const struct weir_watched *which)
+{
+    return memcmp(head->magic, WR_SHEET_MAGIC, sizeof(head->magic)) == 0 &&
+           head->byte_order == WR_SHEET_BYTE_ORDER && head->version == WR_SHEET_VERSION &&
+           head->head_bytes == sizeof(*head) && head->pid == which->pid && head->thread > 0 &&
+           head->pid_space == own_pid_space() && !is_alive(head);
+}
+
 /* True: there it is. Else it may have been removed. */
 static bool look_at(int directory, const char *name, const struct weir_watched *which,
                     struct wr_sheet_head *room)
@@ -214,11 +223,13 @@ static bool look_at(int directory, const char *name, const struct weir_watched *
 
     if (file < 0)
         return false;
+    memset(room, 0, sizeof(*room));
     error = read_once(file, which, room);
     close(file);
     if (error == WEIR_OK && room->pid_space != own_pid_space())
         return false; /* of a container that shares the directory: its pids are not ours */
-    is_dead = error == WEIR_OK ? !is_alive(room) : is_left(&status, which);
+    is_dead = error == WEIR_OK ? !is_alive(room)
+                               : is_left(&status, which) || is_broken_off(room, which);
     /* Nobody ever makes another of this name. */
     if (is_dead)
         (void)unlinkat(directory, name, 0);

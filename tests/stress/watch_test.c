@@ -184,8 +184,12 @@ Test(watch, an_exec_ends_the_runtime_and_its_sheet)
     begin();
     child = fork();
     if (child == 0) {
+        struct weir_watched which;
+
         (void)open_published();
         wait_for(1);
+        cr_assert_eq(listed(&which, 1), 1u);
+        weir_watch_free(read_with(&which, 0)); /* it is whole */
         execlp("sleep", "sleep", "120", (char *)NULL);
         _exit(1);
     }
