@@ -228,7 +228,7 @@ static bool read_sheet(const struct wr_sheet_head *head, struct watch *watch)
     told->backends = watch->backends;
     told->regions = watch->regions;
     copy_text(told->program, head->program, sizeof(told->program));
-    copy_text(told->library, head->library, sizeof(told->library));
+    copy_text(told->library, head->release, sizeof(told->library));
     copy_text(told->how, head->how, sizeof(told->how));
     if (!read_stats(&parts, head, &watch->stats) || !read_backends(&parts, head, watch) ||
         !read_regions(&parts, head, watch))

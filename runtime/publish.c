@@ -202,7 +202,7 @@ static void begin(struct wr_publish *p)
     p->head.version = WR_SHEET_VERSION;
     p->head.head_bytes = sizeof(p->head);
     wr_sheet_sign(&p->head);
-    strncpy(p->head.library, weir_version(), sizeof(p->head.library) - 1);
+    strncpy(p->head.release, weir_version(), sizeof(p->head.release) - 1);
     memcpy(p->head.how, p->host->how, sizeof(p->head.how) - 1);
     p->head.opened_ns = p->host->ops->now_ns(p->host);
 }

@@ -121,7 +121,7 @@ class Header:
         self.groups = [b for b in found if b.calls]
         self.loose = self.adopt()
         library = re.search(r"\blib(weir_\w+)\b", self.top)  # one of its own says its name
-        self.library = library[1] if library else "weir"
+        self.linked = library[1] if library else "weir"
 
     def adopt(self):
         """Functions below no comment belong to the next one's page. Returns who has none."""
@@ -145,7 +145,7 @@ def call_page(block, header, every, given):
            f".B {include}", ".PP"]
     out += [f'.B "{plain(line)}"' for _, text in block.calls for line in textwrap.wrap(
         text, 76, subsequent_indent=" " * 8, break_long_words=False)]
-    out += [".fi", ".PP", f"Link with \\fI\\-l{header.library}\\fP.", ".SH DESCRIPTION", prose(block.comment, own)]
+    out += [".fi", ".PP", f"Link with \\fI\\-l{header.linked}\\fP.", ".SH DESCRIPTION", prose(block.comment, own)]
     signatures = " ".join(text for _, text in block.calls)
     used = [n for n in dict.fromkeys(re.findall(r"(?:struct|enum) (weir_\w+)", signatures))
             if n in every.types and every.types[n].count("\n") <= TYPE_LINES]

@@ -6,6 +6,7 @@
  */
 
 #include <dlfcn.h>
+#include <errno.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -42,6 +43,32 @@ struct mover {
     socklen_t *from_bytes;
 };
 
+/* A datagram that is not moved whole is another one, or lost. */
+static bool is_of_messages(int fd)
+{
+    int type = 0;
+    socklen_t bytes = sizeof(type);
+
+    return fd >= 0 && getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &bytes) == 0 &&
+           type != SOCK_STREAM;
+}
+
+/* As much as is moved at a time; 0: nothing, and errno says why. */
+static size_t hold_next(const struct mover *mover, const char *memory, size_t bytes)
+{
+    const int kept_errno = errno;
+    const size_t part = wr_hold_part(memory, bytes, mover->access);
+
+    if (part > 0 && part < bytes && part < WR_PART_BYTES && is_of_messages(mover->fd)) {
+        wr_let_go(memory, part);
+        errno = ENOMEM;
+        return 0;
+    }
+    if (part > 0)
+        errno = kept_errno; /* that was of tries with more, and of what is no socket */
+    return part;
+}
+
 __attribute__((access(none, 2))) static ssize_t move_all(const struct mover *mover,
                                                          const void *memory, size_t bytes)
 {
@@ -49,7 +76,7 @@ __attribute__((access(none, 2))) static ssize_t move_all(const struct mover *mov
     size_t done = 0;
 
     do {
-        const size_t part = wr_hold_part(start + done, bytes - done, mover->access);
+        const size_t part = hold_next(mover, start + done, bytes - done);
         ssize_t moved;
 
         if (part == 0 && bytes > done)
@@ -208,8 +235,11 @@ static ssize_t move_random(const struct mover *m, char *memory, size_t bytes, si
 
 ssize_t getrandom(void *memory, size_t bytes, unsigned flags)
 {
-    const struct mover mover = {
-        .move = move_random, .access = WEIR_WRITE, .is_filled = true, .flags = (int)flags};
+    const struct mover mover = {.move = move_random,
+                                .access = WEIR_WRITE,
+                                .is_filled = true,
+                                .fd = -1,
+                                .flags = (int)flags};
 
     return move_all(&mover, memory, bytes);
 }
@@ -260,7 +290,7 @@ WR_UNSEEN static bool is_far_things(const void *memory, size_t size, size_t coun
 size_t fread(void *restrict memory, size_t size, size_t count, FILE *restrict file)
 {
     const struct mover mover = {
-        .move = move_fread, .access = WEIR_WRITE, .is_filled = true, .file = file};
+        .move = move_fread, .access = WEIR_WRITE, .is_filled = true, .fd = -1, .file = file};
 
     if (!is_far_things(memory, size, count))
         return NEXT(fread)(memory, size, count, file);
@@ -269,8 +299,11 @@ size_t fread(void *restrict memory, size_t size, size_t count, FILE *restrict fi
 
 size_t fread_unlocked(void *restrict memory, size_t size, size_t count, FILE *restrict file)
 {
-    const struct mover mover = {
-        .move = move_fread_unlocked, .access = WEIR_WRITE, .is_filled = true, .file = file};
+    const struct mover mover = {.move = move_fread_unlocked,
+                                .access = WEIR_WRITE,
+                                .is_filled = true,
+                                .fd = -1,
+                                .file = file};
 
     if (!is_far_things(memory, size, count))
         return NEXT(fread_unlocked)(memory, size, count, file);
@@ -280,7 +313,7 @@ size_t fread_unlocked(void *restrict memory, size_t size, size_t count, FILE *re
 size_t fwrite(const void *restrict memory, size_t size, size_t count, FILE *restrict file)
 {
     const struct mover mover = {
-        .move = move_fwrite, .access = WEIR_READ, .is_filled = true, .file = file};
+        .move = move_fwrite, .access = WEIR_READ, .is_filled = true, .fd = -1, .file = file};
 
     if (!is_far_things(memory, size, count))
         return NEXT(fwrite)(memory, size, count, file);
@@ -289,8 +322,11 @@ size_t fwrite(const void *restrict memory, size_t size, size_t count, FILE *rest
 
 size_t fwrite_unlocked(const void *restrict memory, size_t size, size_t count, FILE *restrict file)
 {
-    const struct mover mover = {
-        .move = move_fwrite_unlocked, .access = WEIR_READ, .is_filled = true, .file = file};
+    const struct mover mover = {.move = move_fwrite_unlocked,
+                                .access = WEIR_READ,
+                                .is_filled = true,
+                                .fd = -1,
+                                .file = file};
 
     if (!is_far_things(memory, size, count))
         return NEXT(fwrite_unlocked)(memory, size, count, file);
@@ -307,7 +343,8 @@ ssize_t pwrite64(int fd, const void *memory, size_t bytes, off64_t offset)
 _Noreturn void __chk_fail(void);
 ssize_t __read_chk(int fd, void *memory, size_t bytes, size_t room);
 ssize_t __pread_chk(int fd, void *memory, size_t bytes, off_t offset, size_t room);
-ssize_t __pread64_chk(int fd, void *memory, size_t bytes, off_t offset, size_t room);
+ssize_t __pread64_chk(int fd, void *memory, size_t bytes, off_t offset, size_t room)
+    __attribute__((alias("__pread_chk")));
 ssize_t __recv_chk(int fd, void *memory, size_t bytes, size_t room, int flags);
 ssize_t __recvfrom_chk(int fd, void *memory, size_t bytes, size_t room, int flags,
                        struct sockaddr *from, socklen_t *from_bytes);
@@ -327,12 +364,6 @@ ssize_t __read_chk(int fd, void *memory, size_t bytes, size_t room)
 }
 
 ssize_t __pread_chk(int fd, void *memory, size_t bytes, off_t offset, size_t room)
-{
-    check_room(bytes, room);
-    return pread(fd, memory, bytes, offset);
-}
-
-ssize_t __pread64_chk(int fd, void *memory, size_t bytes, off_t offset, size_t room)
 {
     check_room(bytes, room);
     return pread(fd, memory, bytes, offset);

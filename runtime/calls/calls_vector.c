@@ -145,8 +145,8 @@ static bool is_far_list(const struct mmsghdr *list, unsigned count)
     return is_far;
 }
 
-/* One after the other, if any of it is far: the first as the caller waits, the others as
- * MSG_WAITFORONE. Fewer than were asked for is what both calls may return. */
+/* One after the other, if any of it is far. The time is looked at between messages, as the kernel
+ * does; here what is there when it is given is all that is waited for after the first. */
 int recvmmsg(int fd, struct mmsghdr *list, unsigned count, int flags, struct timespec *timeout)
 {
     int done = 0;
@@ -154,8 +154,9 @@ int recvmmsg(int fd, struct mmsghdr *list, unsigned count, int flags, struct tim
     if (!is_far_list(list, count))
         return NEXT(recvmmsg)(fd, list, count, flags, timeout);
     for (unsigned i = 0; i < count; i++) {
+        const bool may_wait = i == 0 || !(timeout || (flags & MSG_WAITFORONE));
         const ssize_t got = recvmsg(fd, &list[i].msg_hdr,
-                                    (flags & ~MSG_WAITFORONE) | (i > 0 ? MSG_DONTWAIT : 0));
+                                    (flags & ~MSG_WAITFORONE) | (may_wait ? 0 : MSG_DONTWAIT));
 
         if (got < 0)
             return done ? done : -1;

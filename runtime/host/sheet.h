@@ -42,7 +42,7 @@ struct wr_sheet_head {
     uint64_t pid_space; /* a process in another one cannot judge of pid and thread */
     uint64_t started;   /* of the thread, in ticks since boot                      */
     int32_t pid, thread;
-    char program[32], library[16], how[512];
+    char program[32], release[16], how[512];
     uint32_t names_bytes, value_count, time_count, bucket_count;
     uint32_t backend_count, backends_shown, backend_bytes; /* a row has so many bytes */
     uint32_t region_names_bytes, region_value_count;

@@ -289,6 +289,38 @@ Test(calls, more_than_fits_into_memory)
     cr_assert(is_filled(far_memory, FAR_BYTES));
 }
 
+/* While memory is let go page by page: refused, then sent whole, and never a part of it. */
+Test(calls, a_datagram_is_whole_or_not_sent)
+{
+    const ssize_t bytes = 40 * WEIR_PAGE_BYTES;
+    size_t pinned = 0;
+    ssize_t sent = -1, got = -1;
+    int ends[2];
+
+    cr_assert_eq(socketpair(AF_UNIX, SOCK_DGRAM | SOCK_NONBLOCK, 0, ends), 0);
+    cool();
+    while (weir_pin(push + pinned, WEIR_PAGE_BYTES, WEIR_WRITE) == WEIR_OK)
+        pinned += WEIR_PAGE_BYTES;
+    cr_assert(send(ends[0], far_memory, (size_t)bytes, 0) == -1 && errno == ENOMEM);
+    cr_assert_eq(send(ends[0], plain, (size_t)bytes, 0), bytes);
+    while (got == -1 && pinned > 0) {
+        got = recv(ends[1], far_memory, (size_t)bytes, 0);
+        cr_assert(got == bytes || (got == -1 && errno == ENOMEM), "%zd", got);
+        weir_unpin(push + (pinned -= WEIR_PAGE_BYTES), WEIR_PAGE_BYTES);
+    }
+    cr_assert_eq(got, bytes);
+    while (weir_pin(push + pinned, WEIR_PAGE_BYTES, WEIR_WRITE) == WEIR_OK)
+        pinned += WEIR_PAGE_BYTES;
+    while (sent == -1 && pinned > 0) {
+        sent = send(ends[0], far_memory, (size_t)bytes, 0);
+        cr_assert(sent == bytes || (sent == -1 && errno == ENOMEM), "%zd", sent);
+        weir_unpin(push + (pinned -= WEIR_PAGE_BYTES), WEIR_PAGE_BYTES);
+    }
+    cr_assert_eq(sent, bytes);
+    close(ends[0]);
+    close(ends[1]);
+}
+
 /* A pipe gives what it has; a read of more than a part must not wait for the rest. */
 Test(calls, what_may_be_short_is_short)
 {
